@@ -1,0 +1,40 @@
+"""The `golf` command: one file per subcommand, imported only when it is asked for.
+
+A subcommand module has ``HELP`` (a line), ``add_arguments(parser)`` and ``run(args) -> int``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from golf.cli.errors import main_guard
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "fetch": "get the default corpus, hash-checked",
+    "params": "print or write the parameters of a preset",
+}
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser(prog="golf", description="Language models that fit in 16,000,000 bytes.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else None
+    modules = {}
+    for name, help_line in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        if name == wanted:
+            modules[name] = importlib.import_module(f"golf.cli.{name}")
+            modules[name].add_arguments(sub)
+    args = parser.parse_args()
+    result = modules[args.command].run(args)
+    assert isinstance(result, int)
+    return result
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    main_guard(_main, name="golf")

@@ -1,0 +1,174 @@
+"""Files written whole or not at all, safetensors with reproducible bytes, and hashes.
+
+Two faults of safetensors 0.8 are fenced in here, so nothing else in the repository calls it to save:
+metadata with more than one key is written in random order (issue #584), and the numpy writer stores wrong data for
+arrays that are not C-contiguous (issue #825).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch costs 1.4 s to import and light stages never need it
+    import torch
+
+__all__ = [
+    "FileError",
+    "atomic_directory",
+    "atomic_file",
+    "load_numpy",
+    "load_torch",
+    "read_json",
+    "read_meta",
+    "require",
+    "save_numpy",
+    "save_torch",
+    "sha256_file",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+
+class FileError(ValueError):
+    """A file is missing, damaged or of the wrong kind; the message names it and the stage that makes it."""
+
+
+def require(path: str | Path, *, made_by: str) -> Path:
+    """Return ``path`` when it exists, else raise ``FileError`` naming the stage or command that makes it."""
+    path = Path(path)
+    if not path.exists():
+        raise FileError(f"{path}: not found; it is made by {made_by}")
+    return path
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success it is flushed to disk and renamed, on any error removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that replaces ``path`` as a whole on success and vanishes on any error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically as UTF-8 with its newlines as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` atomically as sorted, indented JSON; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, *, made_by: str) -> Any:
+    """Read a JSON file; ``FileError`` names the stage that makes it when it is missing or damaged."""
+    path = require(path, made_by=made_by)
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise FileError(f"{path}: damaged JSON ({error}); remove it and re-run {made_by}") from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's content, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
+    return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
+
+
+def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    with atomic_file(path) as temporary:
+        save_file(arrays, temporary, metadata=_metadata(meta))
+
+
+def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+    """Save torch tensors (moved to the CPU, made contiguous, tied storages copied) as ``save_numpy`` does."""
+    from safetensors.torch import save_file
+
+    cpu = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    with atomic_file(path) as temporary:
+        save_file(cpu, temporary, metadata=_metadata(meta))
+
+
+def _open(path: str | Path, framework: str, made_by: str) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    path = require(path, made_by=made_by)
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise FileError(f"{path}: not a readable safetensors file ({error}); re-run {made_by}") from error
+
+
+def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
+    """The ``meta`` mapping of a safetensors file saved by this module."""
+    with _open(path, "numpy", made_by) as file:
+        metadata = file.metadata() or {}
+    if "meta" not in metadata:
+        raise FileError(f"{path}: safetensors metadata has no `meta` key; re-run {made_by}")
+    meta = json.loads(metadata["meta"])
+    assert isinstance(meta, dict)
+    return meta
+
+
+def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """All tensors of a safetensors file as numpy arrays, and its ``meta``."""
+    with _open(path, "numpy", made_by) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    return tensors, read_meta(path, made_by=made_by)
+
+
+def load_torch(path: str | Path, *, made_by: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All tensors of a safetensors file as torch CPU tensors, and its ``meta``."""
+    with _open(path, "pt", made_by) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    return tensors, read_meta(path, made_by=made_by)
