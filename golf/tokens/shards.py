@@ -1,0 +1,224 @@
+"""Token shards: one folder of safetensors files per split, written in a stream and read through a memory map.
+
+Shapes: N tokens in a shard (or split), D documents in it.
+
+    shard_000000.safetensors: tokens uint16 (N,), doc_starts int64 (D,), doc_bytes int64 (D,)
+
+``doc_starts`` counts from the shard's own first token. A document begins with BOS and never straddles shards, so
+``doc_starts[0] == 0`` and the documents tile the shard. ``doc_bytes`` is the UTF-8 length of a document's text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.files import FileError, load_numpy, read_meta, require, save_numpy
+
+__all__ = ["MADE_BY", "ShardWriter", "Split", "SplitReader", "load_split", "open_split"]
+
+MADE_BY = "`python -m stages.tokenize`"
+TOKENS_PER_SHARD = 100_000_000  # as in the competition's shards: 200 MB a file
+_META_KEYS = ("vocab_size", "bos_id", "tokenizer_sha256")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split in memory: ``tokens`` uint16 (N,), ``doc_starts`` int64 (D,), ``doc_bytes`` int64 (D,)."""
+
+    tokens: np.ndarray
+    doc_starts: np.ndarray
+    doc_bytes: np.ndarray
+    vocab_size: int
+    bos_id: int
+    tokenizer_sha256: str
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of all documents."""
+        return int(self.doc_bytes.sum())
+
+
+class ShardWriter:
+    """Write documents one after another into shards of at most ``tokens_per_shard`` tokens.
+
+    Use ``add`` for each document and ``close`` once; memory holds one shard. Raises ``FileError`` for a token outside
+    the vocabulary, a document without BOS in front, or one longer than a shard.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        vocab_size: int,
+        bos_id: int,
+        tokenizer_sha256: str,
+        tokens_per_shard: int = TOKENS_PER_SHARD,
+    ) -> None:
+        self._folder = Path(folder)
+        self._meta: dict[str, Any] = {"vocab_size": vocab_size, "bos_id": bos_id, "tokenizer_sha256": tokenizer_sha256}
+        self._limit = tokens_per_shard
+        self._documents: list[np.ndarray] = []
+        self._bytes: list[int] = []
+        self._filled = 0
+        self.num_shards = 0
+        self.num_documents = 0
+        self.num_tokens = 0
+        self.num_bytes = 0
+
+    def add(self, tokens: Sequence[int] | np.ndarray, num_bytes: int) -> None:
+        """Append one document: its ids with BOS in front, and the UTF-8 bytes of its text."""
+        ids = np.asarray(tokens, dtype=np.int64)
+        where = f"{self._folder}: document {self.num_documents}"
+        _check_range(ids, self._meta["vocab_size"], where)
+        if len(ids) == 0 or ids[0] != self._meta["bos_id"]:
+            raise FileError(f"{where}: found no BOS ({self._meta['bos_id']}) in front, wanted one")
+        if len(ids) > self._limit:
+            raise FileError(f"{where}: found {len(ids)} tokens, wanted at most {self._limit} in one document")
+        if self._filled + len(ids) > self._limit:
+            self._flush()
+        self._documents.append(ids.astype(np.uint16))
+        self._bytes.append(num_bytes)
+        self._filled += len(ids)
+        self.num_documents += 1
+        self.num_tokens += len(ids)
+        self.num_bytes += num_bytes
+
+    def close(self) -> None:
+        """Write the last shard."""
+        if self._documents:
+            self._flush()
+
+    def _flush(self) -> None:
+        lengths = np.array([len(ids) for ids in self._documents], dtype=np.int64)
+        tensors = {
+            "tokens": np.concatenate(self._documents),
+            "doc_starts": np.cumsum(lengths) - lengths,
+            "doc_bytes": np.array(self._bytes, dtype=np.int64),
+        }
+        save_numpy(self._folder / f"shard_{self.num_shards:06d}.safetensors", tensors, self._meta)
+        self.num_shards += 1
+        self._documents, self._bytes, self._filled = [], [], 0
+
+
+class SplitReader:
+    """A split read through memory maps: nothing is copied until ``read``.
+
+    ``shards`` are uint16 arrays, one per file, which together make one stream of ``num_tokens`` tokens.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        paths = _shard_paths(folder)
+        self.meta = _common_meta(paths)
+        self.vocab_size = int(self.meta["vocab_size"])
+        self.bos_id = int(self.meta["bos_id"])
+        self.tokenizer_sha256 = str(self.meta["tokenizer_sha256"])
+        self.shards = [_map_tokens(path) for path in paths]
+        self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
+        self.num_tokens = int(self._starts[-1])
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Tokens ``[start, start + length)`` of the whole stream, uint16 (length,), across shards.
+
+        Raises ``FileError`` when the range leaves the stream or a token is outside the vocabulary.
+        """
+        if start < 0 or length < 0 or start + length > self.num_tokens:
+            raise FileError(f"tokens {start}:{start + length} wanted, the split has {self.num_tokens}")
+        out = np.empty(length, dtype=np.uint16)
+        done = 0
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while done < length:
+            offset = start + done - int(self._starts[index])
+            piece = self.shards[index][offset : offset + length - done]
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+            index += 1
+        _check_range(out, self.vocab_size, f"tokens {start}:{start + length}")
+        return out
+
+
+def open_split(folder: str | Path) -> SplitReader:
+    """Open the split in ``folder`` for reading by position; ``FileError`` when shards are missing or damaged."""
+    return SplitReader(folder)
+
+
+def load_split(folder: str | Path) -> Split:
+    """Load a (small) split whole, checked: ids in range, BOS at each document start, byte counts not negative."""
+    paths = _shard_paths(folder)
+    meta = _common_meta(paths)
+    tokens, starts, num_bytes, offset = [], [], [], 0
+    for path in paths:
+        tensors, _ = load_numpy(path, made_by=MADE_BY)
+        _check_shard(tensors, meta, path)
+        tokens.append(tensors["tokens"])
+        starts.append(tensors["doc_starts"] + offset)
+        num_bytes.append(tensors["doc_bytes"])
+        offset += len(tensors["tokens"])
+    return Split(
+        tokens=np.concatenate(tokens),
+        doc_starts=np.concatenate(starts),
+        doc_bytes=np.concatenate(num_bytes),
+        vocab_size=int(meta["vocab_size"]),
+        bos_id=int(meta["bos_id"]),
+        tokenizer_sha256=str(meta["tokenizer_sha256"]),
+    )
+
+
+def _shard_paths(folder: str | Path) -> list[Path]:
+    paths = sorted(require(folder, made_by=MADE_BY).glob("shard_*.safetensors"))
+    if not paths:
+        raise FileError(f"{folder}: found no shard_*.safetensors; they are made by {MADE_BY}")
+    return paths
+
+
+def _common_meta(paths: list[Path]) -> dict[str, Any]:
+    first = read_meta(paths[0], made_by=MADE_BY)
+    for path in paths:
+        meta = read_meta(path, made_by=MADE_BY)
+        for key in _META_KEYS:
+            if key not in meta:
+                raise FileError(f"{path}: metadata has no `{key}`; re-run {MADE_BY}")
+            if meta[key] != first[key]:
+                raise FileError(f"{path}: {key} is {meta[key]}, {paths[0].name} has {first[key]}; re-run {MADE_BY}")
+    return first
+
+
+def _check_range(ids: np.ndarray, vocab_size: int, where: str) -> None:
+    if len(ids) and (int(ids.max()) >= vocab_size or int(ids.min()) < 0):
+        at = int(np.argmax((ids >= vocab_size) | (ids < 0)))
+        raise FileError(
+            f"{where}: token {at} has id {int(ids[at])}, outside the vocabulary of {vocab_size}; re-run {MADE_BY}"
+        )
+
+
+def _check_shard(tensors: dict[str, np.ndarray], meta: dict[str, Any], path: Path) -> None:
+    wanted = {"tokens": np.uint16, "doc_starts": np.int64, "doc_bytes": np.int64}
+    for name, dtype in wanted.items():
+        if name not in tensors or tensors[name].dtype != dtype or tensors[name].ndim != 1:
+            raise FileError(f"{path}: tensor `{name}` is not {np.dtype(dtype)} (n,); re-run {MADE_BY}")
+    tokens, starts, num_bytes = tensors["tokens"], tensors["doc_starts"], tensors["doc_bytes"]
+    _check_range(tokens, meta["vocab_size"], str(path))
+    ordered = len(starts) > 0 and starts[0] == 0 and bool((np.diff(starts) > 0).all()) and starts[-1] < len(tokens)
+    if not ordered or len(starts) != len(num_bytes) or bool((num_bytes < 0).any()):
+        raise FileError(f"{path}: document starts or byte counts are inconsistent; re-run {MADE_BY}")
+    if bool((tokens[starts] != meta["bos_id"]).any()):
+        raise FileError(f"{path}: a document does not begin with BOS ({meta['bos_id']}); re-run {MADE_BY}")
+
+
+def _map_tokens(path: Path) -> np.ndarray:
+    """Memory map of the ``tokens`` tensor of a safetensors file: 8-byte header length, JSON header, data."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header_length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_length))
+    entry = header.get("tokens", {})
+    if entry.get("dtype") != "U16" or len(entry.get("shape", ())) != 1:
+        raise FileError(f"{path}: tensor `tokens` is not uint16 (n,); re-run {MADE_BY}")
+    begin, end = entry["data_offsets"]
+    assert 8 + header_length + end <= size, "safetensors checked the length when its metadata was read"
+    return np.memmap(path, dtype="<u2", mode="r", offset=8 + header_length + begin, shape=((end - begin) // 2,))

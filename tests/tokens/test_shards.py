@@ -1,0 +1,111 @@
+"""Token shards: what is written is read back, and damage is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golf.files import FileError, save_numpy
+from golf.tokens.shards import ShardWriter, load_split, open_split
+
+META = {"vocab_size": 300, "bos_id": 1, "tokenizer_sha256": "ab"}
+
+
+def write(folder: Path, documents: list[list[int]], limit: int = 100) -> ShardWriter:
+    writer = ShardWriter(folder, vocab_size=300, bos_id=1, tokenizer_sha256="ab", tokens_per_shard=limit)
+    for i, ids in enumerate(documents):
+        writer.add([1, *ids], num_bytes=i)
+    writer.close()
+    return writer
+
+
+@given(
+    st.lists(st.lists(st.integers(4, 299), max_size=9), min_size=1, max_size=30),
+    st.integers(10, 40),
+    st.data(),
+)
+def test_documents_survive_and_never_straddle(tmp_path_factory, documents, limit, data):
+    folder = tmp_path_factory.mktemp("split")
+    writer = write(folder, documents, limit)
+    stream = [t for ids in documents for t in [1, *ids]]
+    split = load_split(folder)
+    assert split.tokens.tolist() == stream and split.tokens.dtype == np.uint16
+    ends = [*split.doc_starts.tolist()[1:], len(stream)]
+    found = [split.tokens[a + 1 : b].tolist() for a, b in zip(split.doc_starts.tolist(), ends, strict=True)]
+    assert found == documents
+    assert split.doc_bytes.tolist() == list(range(len(documents)))
+    reader = open_split(folder)
+    assert len(reader.shards) == writer.num_shards
+    for shard in reader.shards:
+        assert len(shard) <= limit and shard[0] == 1  # each shard starts with a document
+    start = data.draw(st.integers(0, len(stream)))
+    length = data.draw(st.integers(0, len(stream) - start))
+    assert reader.read(start, length).tolist() == stream[start : start + length]
+
+
+def test_reader_maps_the_file_without_a_copy(tmp_path):
+    write(tmp_path, [[5, 6, 7]])
+    assert isinstance(open_split(tmp_path).shards[0], np.memmap)
+
+
+def test_id_outside_the_vocabulary_is_named(tmp_path):
+    writer = ShardWriter(tmp_path, vocab_size=300, bos_id=1, tokenizer_sha256="ab")
+    with pytest.raises(FileError, match="token 2 has id 300, outside the vocabulary of 300"):
+        writer.add([1, 299, 300], num_bytes=2)
+    tensors = {
+        "tokens": np.array([1, 301], np.uint16),
+        "doc_starts": np.array([0], np.int64),
+        "doc_bytes": np.array([1], np.int64),
+    }
+    save_numpy(tmp_path / "shard_000000.safetensors", tensors, META)
+    for read in (lambda: load_split(tmp_path), lambda: open_split(tmp_path).read(0, 2)):
+        with pytest.raises(FileError, match=r"id 301, outside the vocabulary of 300.*stages\.tokenize"):
+            read()
+
+
+def test_missing_bos_is_named(tmp_path):
+    writer = ShardWriter(tmp_path, vocab_size=300, bos_id=1, tokenizer_sha256="ab")
+    with pytest.raises(FileError, match=r"document 0: found no BOS \(1\)"):
+        writer.add([5], num_bytes=1)
+    tensors = {
+        "tokens": np.array([1, 5, 6], np.uint16),
+        "doc_starts": np.array([0, 1], np.int64),
+        "doc_bytes": np.array([1, 1], np.int64),
+    }
+    save_numpy(tmp_path / "shard_000000.safetensors", tensors, META)
+    with pytest.raises(FileError, match="does not begin with BOS"):
+        load_split(tmp_path)
+
+
+def test_range_outside_the_stream_is_named(tmp_path):
+    write(tmp_path, [[5, 6]])
+    with pytest.raises(FileError, match="tokens 2:4 wanted, the split has 3"):
+        open_split(tmp_path).read(2, 2)
+
+
+def test_missing_folder_and_truncated_shard_are_named(tmp_path):
+    with pytest.raises(FileError, match=r"none: not found; it is made by `python -m stages\.tokenize`"):
+        load_split(tmp_path / "none")
+    with pytest.raises(FileError, match="found no shard_"):
+        open_split(tmp_path)
+    write(tmp_path, [[5, 6, 7]])
+    path = tmp_path / "shard_000000.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(FileError, match="shard_000000.safetensors: not a readable safetensors file"):
+        open_split(tmp_path)
+
+
+def test_shards_of_different_tokenizers_do_not_mix(tmp_path):
+    write(tmp_path, [[5, 6, 7]])
+    tensors = {
+        "tokens": np.array([1, 5], np.uint16),
+        "doc_starts": np.array([0], np.int64),
+        "doc_bytes": np.array([1], np.int64),
+    }
+    save_numpy(tmp_path / "shard_000001.safetensors", tensors, META | {"tokenizer_sha256": "cd"})
+    with pytest.raises(FileError, match="tokenizer_sha256 is cd, shard_000000.safetensors has ab"):
+        load_split(tmp_path)
