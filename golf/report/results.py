@@ -1,0 +1,128 @@
+"""The results table and the flat summary, read from metrics files alone.
+
+Every figure shown here was written by the stage that measured it; this module adds, divides and formats nothing but
+what its column heading says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from golf.files import read_json
+
+__all__ = ["Metrics", "read_metrics", "results_markdown", "summary"]
+
+MODES = ("roundtrip", "sliding", "hedge")
+MODE_NAMES = {"roundtrip": "round trip", "sliding": "sliding window", "hedge": "Hedge mixture"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """The metrics of every stage, as their JSON files hold them; ``scores`` by evaluation mode."""
+
+    tokenize: dict[str, Any]
+    train: dict[str, Any]
+    average: dict[str, Any]
+    quantize: dict[str, Any]
+    compress: dict[str, Any]
+    scores: dict[str, dict[str, Any]]
+
+
+def read_metrics(folder: str | Path) -> Metrics:
+    """Read ``metrics/``; ``FileError`` names the stage whose file is missing."""
+    folder = Path(folder)
+    stages = ("tokenize", "train", "average", "quantize", "compress")
+    values = {name: read_json(folder / f"{name}.json", made_by=f"stage {name}") for name in stages}
+    scores = {mode: read_json(folder / f"evaluate_{mode}.json", made_by=f"stage evaluate@{mode}") for mode in MODES}
+    return Metrics(**values, scores=scores)
+
+
+def summary(metrics: Metrics) -> dict[str, float | int | str]:
+    """The figures a reviewer wants side by side between two commits, one flat mapping."""
+    flat: dict[str, float | int | str] = {
+        "parameters": metrics.train["parameters"],
+        "train_steps": metrics.train["steps"],
+        "val_bytes": metrics.scores["roundtrip"]["bytes"],
+        "xz_bits_per_byte": metrics.scores["roundtrip"]["xz_bits_per_byte"],
+    }
+    for key in ("artifact_bytes", "decoder_bytes", "total_bytes", "limit_bytes"):
+        flat[key] = metrics.compress[key]
+    for mode in MODES:
+        flat[f"{mode}_bits_per_byte"] = metrics.scores[mode][f"{mode}_bits_per_byte"]
+    return flat
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _score_rows(metrics: Metrics) -> list[list[str]]:
+    first = metrics.scores["roundtrip"]
+    rows = [["xz -9e on the same text", f"{first['xz_bits_per_byte']:.4f}", "", "", ""]]
+    for mode in MODES:
+        score = metrics.scores[mode]
+        rows.append(
+            [
+                f"golf, {MODE_NAMES[mode]}",
+                f"{score[f'{mode}_bits_per_byte']:.4f}",
+                f"{score[f'{mode}_nats_per_token']:.4f}",
+                f"{score['tokens']:,}",
+                f"{score[f'{mode}_seconds']:.1f}",
+            ]
+        )
+    return rows
+
+
+def _compressor_rows(metrics: Metrics, compressors: tuple[str, ...]) -> list[list[str]]:
+    sizes = {name: metrics.compress[f"{name}_bytes"] for name in ("raw", *compressors)}
+    ours = metrics.compress["payload_bytes"]
+    entropy = metrics.compress["order0_bytes"]
+    rows = [["order-0 entropy per tensor", f"{entropy:,.0f}", "1.0000"]]
+    rows.append(["**golf** (streams, tables, scales as stored)", f"**{ours:,}**", f"**{ours / entropy:.4f}**"])
+    names = {"raw": "packed 6-bit", "zlib": "zlib -9", "zstd": "zstd -22", "xz": "xz -9e", "brotli": "brotli -11"}
+    rows += [[names[name], f"{size:,}", f"{size / entropy:.4f}"] for name, size in sizes.items()]
+    return rows
+
+
+def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
+    """The results of one run as Markdown: scores, size, weights before quantization, compressors."""
+    text, size, train = metrics.tokenize, metrics.compress, metrics.train
+    parts = [
+        "# Results of this run",
+        f"Validation text: {text['val_documents']:,} documents, {text['val_bytes']:,} bytes, "
+        f"{text['val_tokens']:,} tokens; disjoint from the training documents by hash. "
+        f"Model: {train['parameters']:,} parameters, {train['steps']:,} steps, {train['tokens']:,} training tokens.",
+        _table(
+            ["score (whole validation text)", "bits per byte", "nats per token", "targets", "seconds"],
+            _score_rows(metrics),
+        ),
+        "## Size",
+        _table(
+            ["file", "bytes"],
+            [
+                ["artifact `artifacts/compress/model.golf`", f"{size['artifact_bytes']:,}"],
+                ["shipped decoder `artifacts/compress/decoder.zip`", f"{size['decoder_bytes']:,}"],
+                ["total", f"{size['total_bytes']:,}"],
+                ["limit", f"{size['limit_bytes']:,}"],
+            ],
+        ),
+        "## Weights on held-out training documents, before quantization",
+        _table(["weights", "nats per token"], _average_rows(metrics)),
+        "## The same integers under other compressors",
+        _table(["compressor", "bytes", "/ order-0"], _compressor_rows(metrics, compressors)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _average_rows(metrics: Metrics) -> list[list[str]]:
+    names = (("raw", "raw, last step"), ("mean", "mean of the snapshots"), ("ema", "exponential moving average"))
+    rows = []
+    for key, name in names:
+        value = metrics.average.get(f"holdout_{key}_nats_per_token")
+        if value is not None:
+            rows.append([name, f"{value:.4f}"])
+    return rows

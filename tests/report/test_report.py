@@ -1,0 +1,89 @@
+"""The report repeats what the stages measured, and its plots are the same bytes for the same input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from golf.files import FileError
+from golf.report.plots import draw_all, read_table
+from golf.report.results import read_metrics, results_markdown, summary
+
+COMPRESSORS = ("zlib", "xz")
+
+
+@pytest.fixture
+def metrics_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    sizes = {"raw_bytes": 1500, "zlib_bytes": 1400, "xz_bytes": 1300, "payload_bytes": 1001, "order0_bytes": 1000}
+    total = {"artifact_bytes": 1200, "decoder_bytes": 300, "total_bytes": 1500, "limit_bytes": 16_000_000}
+    values = {
+        "tokenize": {"val_documents": 7, "val_bytes": 5000, "val_tokens": 2100},
+        "train": {"parameters": 1_600_000, "steps": 600, "tokens": 2_457_600},
+        "average": {"holdout_raw_nats_per_token": 3.5, "holdout_mean_nats_per_token": 3.4},
+        "quantize": {},
+        "compress": {**sizes, **total},
+    }
+    for mode, score in (("roundtrip", 2.3), ("sliding", 2.2), ("hedge", 2.1)):
+        values[f"evaluate_{mode}"] = {
+            f"{mode}_bits_per_byte": score,
+            f"{mode}_nats_per_token": score * 1.7,
+            f"{mode}_seconds": 12.0,
+            "tokens": 2099,
+            "bytes": 5000,
+            "xz_bits_per_byte": 2.61234,
+        }
+    for name, value in values.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def test_table_repeats_the_measured_figures(metrics_folder: Path) -> None:
+    table = results_markdown(read_metrics(metrics_folder), compressors=COMPRESSORS)
+    for row in (
+        "| xz -9e on the same text | 2.6123 |",
+        "| golf, Hedge mixture | 2.1000 | 3.5700 | 2,099 | 12.0 |",
+        "| total | 1,500 |",
+        "| mean of the snapshots | 3.4000 |",
+        "| zlib -9 | 1,400 | 1.4000 |",
+    ):
+        assert row in table
+    assert "exponential moving average" not in table  # not measured in this run
+    assert "brotli" not in table  # not asked for
+
+
+def test_summary_is_flat_and_whole(metrics_folder: Path) -> None:
+    flat = summary(read_metrics(metrics_folder))
+    assert flat["sliding_bits_per_byte"] == 2.2 and flat["total_bytes"] == 1500
+    assert all(isinstance(value, int | float | str) for value in flat.values())
+
+
+def test_missing_metrics_name_their_stage(metrics_folder: Path) -> None:
+    (metrics_folder / "evaluate_sliding.json").unlink()
+    with pytest.raises(FileError, match=r"evaluate_sliding.json: not found; it is made by stage evaluate@sliding"):
+        read_metrics(metrics_folder)
+
+
+def test_plots_are_reproducible_and_whole(metrics_folder: Path, tmp_path: Path) -> None:
+    history, tensors = tmp_path / "history.tsv", tmp_path / "tensors.tsv"
+    history.write_text("step\tloss\tlr_multiplier\tdepth\n1\t6.9\t1.0\t2\n2\t6.5\t0.5\t3\n3\t6.0\t0.0\t4\n")
+    tensors.write_text("tensor\tbytes\na\t10\nb\t20\n")
+    written = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        metrics = read_metrics(metrics_folder)
+        draw_all(folder, metrics=metrics, history=history, tensors=tensors, compressors=COMPRESSORS)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1]
+    names = ("loss", "schedule", "score_size", "size")
+    assert sorted(written[0]) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
+    assert b"Schedules that fired" not in written[0]["loss.svg"]
+
+
+def test_a_missing_table_names_its_stage(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"history.tsv: not found; it is made by stage train"):
+        read_table(tmp_path / "history.tsv", made_by="stage train")
