@@ -1,0 +1,135 @@
+"""The interface every model family implements, and what all families share: tied head, loss, streaming loop, roles.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary, ``t`` tokens of one streaming call.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
+
+__all__ = ["LanguageModel", "Role"]
+
+Role = Literal["embedding", "attention", "mlp", "control"]
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal language model with tied embeddings and softcapped logits.
+
+    A family sets ``token_embedding`` (V,D), keeps its matrices under module names ``attention`` and ``mlp`` and its
+    lookup tables under names that contain ``embedding``, and implements the abstract methods. Parameters are float32
+    masters; lower precision comes from autocast around the call.
+    """
+
+    token_embedding: nn.Parameter
+    loss_rows: int = DEFAULT_ROWS  # tokens turned into logits at a time by `loss`
+
+    def __init__(self, *, softcap: float, max_depth: int = 1) -> None:
+        super().__init__()
+        self.softcap = softcap
+        self.max_depth = max_depth
+        self._depth = max_depth
+
+    @abstractmethod
+    def hidden(self, ids: Tensor) -> Tensor:
+        """All blocks and the final norm at the current depth: ``ids`` (B,T) int64 -> (B,T,D)."""
+
+    @abstractmethod
+    def new_state(self, batch: int, window: int, chunk: int = 256) -> Any:
+        """An empty streaming state for ``batch`` texts at the current depth.
+
+        Tokens attend to the last ``window`` keys; ``step`` works in passes of ``chunk`` tokens at most. Make it under
+        the same autocast setting as ``step``.
+        """
+
+    @abstractmethod
+    def _step(self, ids: Tensor, state: Any) -> Tensor:
+        """One streaming pass of at most ``state.chunk`` tokens."""
+
+    @property
+    def depth(self) -> int:
+        """Repeats of the blocks in use, 1..max_depth; always 1 for a flat model."""
+        return self._depth
+
+    def set_depth(self, repeats: int) -> None:
+        """Use ``repeats`` repeats from now on. Raises ``ValueError`` outside 1..max_depth."""
+        if not 1 <= repeats <= self.max_depth:
+            raise ValueError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
+        self._depth = repeats
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return self.token_embedding.size(0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped float32 logits (..., V) of ``hidden`` (..., D); call it only on the rows you score."""
+        return softcapped_logits(hidden, self.token_embedding, self.softcap)
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per token, float32 scalar; ``ids`` and ``targets`` (B,T) int64, targets already shifted."""
+        hidden = self.hidden(ids).flatten(0, -2)
+        return softcapped_cross_entropy(hidden, self.token_embedding, targets.flatten(), self.softcap, self.loss_rows)
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """The same as ``loss``, so that wrappers which call the module (DDP, functional_call) train it."""
+        return self.loss(ids, targets)
+
+    @torch.no_grad()
+    def step(self, ids: Tensor, state: Any) -> Tensor:
+        """Feed the next ``ids`` (B,t) of each text, each token once; returns (B,t,D) and advances ``state`` in place.
+
+        Within the first ``window`` tokens the result is that of ``hidden`` on the whole prefix, up to rounding,
+        however the text is cut into calls. Every t is allowed. No gradient flows.
+        """
+        pieces = [self._step(piece, state) for piece in ids.split(state.chunk, dim=1)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+    def role(self, name: str) -> Role:
+        """What the parameter ``name`` is to the optimiser and the quantizer; raises ``KeyError`` for unknown names.
+
+        ``embedding``: lookup tables. ``attention`` and ``mlp``: matrices of those modules. ``control``: all else
+        (gains, scales, mixes, depth tables), kept in high precision.
+        """
+        parameter = self.get_parameter_or_raise(name)
+        parts = name.split(".")
+        if parameter.ndim == 2 and any("embedding" in part for part in parts):
+            return "embedding"
+        if parameter.ndim == 2 and parts[-1] == "weight":
+            if "attention" in parts:
+                return "attention"
+            if "mlp" in parts:
+                return "mlp"
+        return "control"
+
+    def get_parameter_or_raise(self, name: str) -> nn.Parameter:
+        """The parameter called ``name``; ``KeyError`` with the name otherwise."""
+        try:
+            return self.get_parameter(name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def unique_parameters(self) -> dict[str, nn.Parameter]:
+        """Every trainable storage once, under its first name, in module order (tied weights are not repeated)."""
+        seen: set[tuple[int, tuple[int, ...]]] = set()
+        unique: dict[str, nn.Parameter] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            pointer = parameter.untyped_storage().data_ptr()
+            key = (pointer or id(parameter), tuple(parameter.shape))  # a meta tensor has no address
+            if key not in seen:
+                seen.add(key)
+                unique[name] = parameter
+        return unique
+
+    def quantizable_names(self) -> list[str]:
+        """Names of the matrices and tables that the quantizer turns into integers: every role but ``control``."""
+        return [name for name in self.unique_parameters() if self.role(name) != "control"]
+
+    def num_parameters(self) -> int:
+        """Trainable values, tied storage counted once."""
+        return sum(parameter.numel() for parameter in self.unique_parameters().values())

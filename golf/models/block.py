@@ -1,0 +1,108 @@
+"""The residual block and the streaming wiring that the attention-only families share.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``t`` tokens of one streaming pass.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from golf.models.base import LanguageModel
+from golf.models.layers import MLP, Attention, Rope, activation_dtype, rms_norm, rope_tables
+from golf.models.stream import StreamState, StreamStep
+
+__all__ = ["AttentionModel", "BlockConfig", "ResidualBlock"]
+
+
+class BlockConfig(Protocol):
+    """The configuration keys that a block and its rotary tables need."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def mlp_width(self) -> int: ...
+    @property
+    def negative_slope(self) -> float: ...
+    @property
+    def qk_gain(self) -> float: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def rope_base(self) -> float: ...
+
+
+class ResidualBlock(nn.Module):
+    """Mix with the embedding, then attention, then MLP, each added with learned per-channel scales.
+
+    ``x <- m0 x + m1 x0``, ``x <- x + s_a attention(norm(x))``, ``x <- x + s_m mlp(norm(x))``.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.norm_eps = config.norm_eps
+        self.attention = Attention(
+            width, config.heads, config.kv_heads, qk_gain=config.qk_gain, norm_eps=config.norm_eps
+        )
+        self.mlp = MLP(width, config.mlp_width, negative_slope=config.negative_slope)
+        self.attention_scale = nn.Parameter(torch.ones(width))
+        self.mlp_scale = nn.Parameter(torch.ones(width))
+        self.residual_mix = nn.Parameter(torch.stack((torch.ones(width), torch.zeros(width))))
+
+    def forward(
+        self, x: Tensor, x0: Tensor, rope: Rope, *, exclusive: bool = False, stream: StreamStep | None = None
+    ) -> Tensor:
+        """``x`` the residual stream and ``x0`` the normed embedding, both (B,T,D); returns the new residual stream."""
+        mix = self.residual_mix.to(x.dtype)
+        x = mix[0] * x + mix[1] * x0
+        attended = self.attention(rms_norm(x, self.norm_eps), rope, exclusive=exclusive, stream=stream)
+        x = x + self.attention_scale.to(x.dtype) * attended
+        out: Tensor = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x, self.norm_eps))
+        return out
+
+
+class AttentionModel(LanguageModel):
+    """A family whose only memory of earlier tokens is keys and values: it implements ``_run`` and the layer count."""
+
+    def __init__(self, config: BlockConfig, *, softcap: float, max_depth: int = 1) -> None:
+        super().__init__(softcap=softcap, max_depth=max_depth)
+        self._shape = config
+
+    @property
+    @abstractmethod
+    def attention_layers(self) -> int:
+        """Attention calls of one pass at the current depth."""
+
+    @abstractmethod
+    def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
+        """``ids`` (B,T) -> (B,T,D), every attention call over the pass itself or, with ``stream``, over its keys."""
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self._run(ids, self._rope(torch.arange(ids.size(1), device=ids.device)), None)
+
+    def new_state(self, batch: int, window: int, chunk: int = 256) -> StreamState:
+        shape, table = self._shape, self.token_embedding
+        head_dim, dtype = shape.width // shape.heads, activation_dtype(table)
+        return StreamState.empty(
+            self.attention_layers, batch, shape.kv_heads, head_dim, window, chunk, dtype, table.device
+        )
+
+    def _step(self, ids: Tensor, state: StreamState) -> Tensor:
+        stream = StreamStep(state, ids.size(1))
+        out = self._run(ids, self._rope(stream.positions), stream)
+        stream.finish()
+        return out
+
+    def _rope(self, positions: Tensor) -> Rope:
+        shape = self._shape
+        return rope_tables(
+            positions, shape.width // shape.heads, shape.rope_base, activation_dtype(self.token_embedding)
+        )

@@ -1,0 +1,117 @@
+"""Depth-recurrent model: a few physical blocks applied R times, told apart by small per-depth tables.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary, ``P`` physical blocks, ``R`` repeats; effective layer
+``l = P * r + b``. Source: openai/parameter-golf PR #895 and its lineage. Each effective layer adds its loop embedding,
+then learned mixes of token-indexed value tables, then a scaled copy of what the same block left in the residual stream
+one repeat before, and only then runs the block. All tables are allocated for the full R; a shallower phase uses the
+first P * r rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.models.block import AttentionModel, ResidualBlock
+from golf.models.checks import check_attention, check_positive
+from golf.models.layers import Rope, activation_dtype, rms_norm
+from golf.models.stream import StreamStep
+
+__all__ = ["DepthRecurrent", "DepthRecurrentConfig"]
+
+
+@dataclass(frozen=True)
+class DepthRecurrentConfig:
+    """Shape of a ``DepthRecurrent`` model; meaning and units of each key are in conf/model/depth_recurrent_small.yaml.
+
+    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    """
+
+    family: Literal["depth_recurrent"]
+    width: int
+    blocks: int
+    repeats: int
+    heads: int
+    kv_heads: int
+    mlp_ratio: float
+    value_tables: int
+    cross_repeat_skip: bool
+    xsa_last: int
+    negative_slope: float
+    softcap: float
+    rope_base: float
+    qk_gain: float
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "blocks", "repeats", "mlp_ratio", "softcap", "rope_base", "norm_eps")
+        check_attention(self.width, self.heads, self.kv_heads)
+        layers = self.blocks * self.repeats
+        if not 0 <= self.xsa_last <= layers:
+            raise ValueError(f"xsa_last: found {self.xsa_last}, wanted 0 to {layers} (blocks * repeats)")
+        if self.value_tables < 0:
+            raise ValueError(f"value_tables: found {self.value_tables}, wanted 0 or more")
+        if self.mlp_width < 1:
+            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
+
+class DepthRecurrent(AttentionModel):
+    """The model of PR #895 with float32 masters for every tensor and one explicit RMSNorm eps everywhere."""
+
+    def __init__(self, config: DepthRecurrentConfig, vocab_size: int) -> None:
+        super().__init__(config, softcap=config.softcap, max_depth=config.repeats)
+        self.config = config
+        width, blocks, repeats = config.width, config.blocks, config.repeats
+        layers = blocks * repeats
+        self.token_embedding = nn.Parameter(torch.randn(vocab_size, width) * 0.005)
+        self.value_embeddings = nn.ParameterList(
+            nn.Parameter(torch.randn(vocab_size, width)) for _ in range(config.value_tables)
+        )
+        self.loop_vectors = nn.Parameter(torch.zeros(layers, width))
+        tables, skips = config.value_tables, repeats - 1 if config.cross_repeat_skip else 0
+        self.value_scales = nn.Parameter(torch.zeros(layers, tables, width)) if tables else None
+        self.cross_repeat_scales = nn.Parameter(torch.zeros(blocks, skips, width)) if skips else None
+        self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(blocks))
+
+    def exclusive_layers(self, depth: int) -> range:
+        """Effective layers that run exclusive self-attention when ``depth`` repeats are in use: the last ones."""
+        layers = self.config.blocks * depth
+        return range(max(0, layers - self.config.xsa_last), layers)
+
+    @property
+    def attention_layers(self) -> int:
+        return self.config.blocks * self.depth
+
+    def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
+        config, dtype = self.config, activation_dtype(self.token_embedding)
+        x0 = rms_norm(F.embedding(ids, self.token_embedding).to(dtype), config.norm_eps)
+        tables = [F.embedding(ids, table).to(dtype) for table in self.value_embeddings]
+        loop = self.loop_vectors.to(dtype)
+        mixes = None if self.value_scales is None else self.value_scales.to(dtype)
+        skips = None if self.cross_repeat_scales is None else self.cross_repeat_scales.to(dtype)
+        exclusive = self.exclusive_layers(self.depth)
+        x = x0
+        before: list[Tensor] = []  # what each block left in the residual stream, one repeat ago
+        for repeat in range(self.depth):
+            after: list[Tensor] = []
+            for b, block in enumerate(self.blocks):
+                layer = repeat * config.blocks + b
+                x = x + loop[layer]
+                if mixes is not None:
+                    for mix, table in zip(mixes[layer], tables, strict=True):
+                        x = x + mix * table
+                if skips is not None and repeat:
+                    x = x + skips[b, repeat - 1] * before[b]
+                x = block(x, x0, rope, exclusive=layer in exclusive, stream=stream)
+                after.append(x)
+            before = after
+        return rms_norm(x, config.norm_eps)

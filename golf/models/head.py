@@ -1,0 +1,66 @@
+"""Softcapped cross-entropy over a tied head, in chunks of tokens, so that logits never exist whole in float32.
+
+Shapes: ``N`` tokens, ``D`` width, ``V`` vocabulary. With ``z = h W^T`` and ``c`` the cap,
+``loss = mean(logsumexp(c tanh(z/c)) - c tanh(z_y/c))`` in nats; its gradient to ``z`` is
+``(softmax - onehot) * (1 - tanh(z/c)^2) / N``. The gradients to ``h`` and ``W`` are formed chunk by chunk during
+the forward pass (the fused linear cross-entropy of arXiv 2410.10989), so nothing of size N x V is kept for backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["DEFAULT_ROWS", "softcapped_cross_entropy", "softcapped_logits"]
+
+DEFAULT_ROWS = 2048  # tokens per chunk: 8 MiB of float32 logits at 1,024 pieces
+
+
+def softcapped_logits(hidden: Tensor, weight: Tensor, cap: float) -> Tensor:
+    """Float32 logits (..., V) of ``hidden`` (..., D) against the embedding table ``weight`` (V, D)."""
+    return cap * torch.tanh(F.linear(hidden, weight).float() / cap)
+
+
+def softcapped_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, rows: int = DEFAULT_ROWS
+) -> Tensor:
+    """Mean nats per token, a float32 scalar, of ``targets`` (N,) int64 under ``hidden`` (N,D) and ``weight`` (V,D).
+
+    ``rows`` tokens are turned into logits at a time. The mean is over all N tokens, whatever ``rows`` is.
+    """
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss: Tensor = _FusedHead.apply(hidden, weight, targets, cap, rows)
+        return loss
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
+        total = total + F.cross_entropy(softcapped_logits(h, weight, cap), y, reduction="sum")
+    return total / targets.numel()
+
+
+class _FusedHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float, rows: int) -> Tensor:
+        count = targets.numel()
+        table = weight.to(hidden.dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight)
+        grad_hidden = []
+        for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
+            squashed = torch.tanh(F.linear(h, table).float() / cap)
+            log_probs = F.log_softmax(cap * squashed, dim=-1)
+            total = total - log_probs.gather(1, y[:, None]).sum()
+            onehot = torch.arange(weight.size(0), device=y.device) == y[:, None]
+            slope = ((log_probs.exp() - onehot.float()) * (1 - squashed.square()) / count).to(h.dtype)
+            grad_hidden.append(slope @ table)
+            grad_weight += (slope.t() @ h).to(weight.dtype)
+        ctx.save_for_backward(torch.cat(grad_hidden), grad_weight)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (scale,) = grad_outputs
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None, None

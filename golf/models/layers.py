@@ -1,0 +1,133 @@
+"""Building blocks of the language models: plain functions and small modules, no family-specific wiring.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``H`` query heads, ``K`` key/value heads, ``E`` head width (D / H),
+``M`` MLP width. Sources: RMSNorm arXiv 1910.07467; RoPE arXiv 2104.09864 (half-split pairing); GQA arXiv 2305.13245;
+exclusive self-attention arXiv 2603.09078 (grouped form of openai/parameter-golf PR #265); squared ReLU
+arXiv 2109.08668, leaky form of openai/parameter-golf PR #895; logit softcap arXiv 2408.00118.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.models.stream import StreamStep
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "Rope",
+    "activation_dtype",
+    "apply_rope",
+    "causal_attention",
+    "exclude_own_value",
+    "leaky_relu_squared",
+    "rms_norm",
+    "rope_tables",
+    "softcap",
+]
+
+Rope = tuple[Tensor, Tensor]
+
+
+def activation_dtype(parameter: Tensor) -> torch.dtype:
+    """The dtype of the residual stream: autocast's when autocast is on for this device, else the parameter's own."""
+    kind = parameter.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Divide the last axis by its root mean square, without gain: ``x / sqrt(mean(x^2) + eps)``, in ``x``'s dtype.
+
+    ``eps`` is always given: the library default once depended on dtype and version, and so on train or eval.
+    """
+    return F.rms_norm(x, (x.size(-1),), eps=eps).to(x.dtype)
+
+
+def rope_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rope:
+    """Cosine and sine, each (T, E/2), for integer ``positions`` (T,).
+
+    Angles are taken in float64, because a streamed text has positions beyond what float32 resolves.
+    """
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
+    angles = positions.to(torch.float64)[:, None] * torch.pow(base, -exponent)[None, :]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def apply_rope(x: Tensor, rope: Rope) -> Tensor:
+    """Rotate ``x`` (..., T, E): channel i of the first half is paired with channel i of the second half."""
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal softmax attention of ``q`` (B,H,T,E) over ``k``, ``v`` (B,K,T,E); head h reads group ``h // (H // K)``."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
+
+
+def exclude_own_value(y: Tensor, v: Tensor) -> Tensor:
+    """Exclusive self-attention: remove from ``y`` (B,H,T,E) its projection on the token's own value ``v`` (B,K,T,E)."""
+    batch, heads, tokens, width = y.shape
+    groups = v.size(1)
+    unit = F.normalize(v.float(), dim=-1, eps=1e-12).to(y.dtype).unsqueeze(2)
+    grouped = y.reshape(batch, groups, heads // groups, tokens, width)
+    projection = (grouped * unit).sum(dim=-1, keepdim=True) * unit
+    return (grouped - projection).reshape(batch, heads, tokens, width)
+
+
+def leaky_relu_squared(x: Tensor, negative_slope: float) -> Tensor:
+    """``leaky_relu(x)^2``; the square makes the negative side positive. Slope 0 is the plain squared ReLU."""
+    return F.leaky_relu(x, negative_slope).square() if negative_slope else F.relu(x).square()
+
+
+def softcap(z: Tensor, cap: float) -> Tensor:
+    """Squash logits smoothly into (-cap, cap): ``cap * tanh(z / cap)``."""
+    return cap * torch.tanh(z / cap)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with per-head RMS-normalised, rotated, gained queries and optional XSA.
+
+    Input and output (B,T,D). The output projection starts at zero, so a new block is the identity.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, *, qk_gain: float, norm_eps: float) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim, self.norm_eps = heads, kv_heads, width // heads, norm_eps
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, kv_heads * self.head_dim, bias=False)
+        self.value = nn.Linear(width, kv_heads * self.head_dim, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.query_gain = nn.Parameter(torch.full((heads,), qk_gain))
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, x: Tensor, rope: Rope, *, exclusive: bool = False, stream: StreamStep | None = None) -> Tensor:
+        """Attend causally over ``x``, or, with ``stream``, over the stream's kept keys and ``x``'s own."""
+        batch, tokens, width = x.shape
+        q = self.query(x).view(batch, tokens, self.heads, self.head_dim).transpose(1, 2)
+        k = self.key(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.value(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        q = apply_rope(rms_norm(q, self.norm_eps), rope) * self.query_gain.to(q.dtype).view(1, -1, 1, 1)
+        k = apply_rope(rms_norm(k, self.norm_eps), rope)
+        y = causal_attention(q, k, v) if stream is None else stream.attend(q, k, v)
+        if exclusive:
+            y = exclude_own_value(y, v)
+        out: Tensor = self.output(y.transpose(1, 2).reshape(batch, tokens, width))
+        return out
+
+
+class MLP(nn.Module):
+    """``output(leaky_relu(input(x))^2)``; the output projection starts at zero. Input and output (B,T,D)."""
+
+    def __init__(self, width: int, hidden: int, *, negative_slope: float) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+        self.input = nn.Linear(width, hidden, bias=False)
+        self.output = nn.Linear(hidden, width, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.output(leaky_relu_squared(self.input(x), self.negative_slope))
+        return out

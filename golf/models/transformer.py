@@ -1,0 +1,89 @@
+"""Flat transformer: the challenge's naive baseline, nine layers with U-Net skips.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width. Source: openai/parameter-golf baseline (a modded-nanogpt form). The
+first half of the layers keeps its outputs; the second half takes them back last-in first-out, times learned channel
+weights. Squared-ReLU MLP, GQA with normed and gained queries, one mix with the embedding per block, tied head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.models.block import AttentionModel, ResidualBlock
+from golf.models.checks import check_attention, check_positive
+from golf.models.layers import Rope, activation_dtype, rms_norm
+from golf.models.stream import StreamStep
+
+__all__ = ["Transformer", "TransformerConfig"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a ``Transformer``; meaning and units of each key are in conf/model/transformer_512.yaml.
+
+    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    """
+
+    family: Literal["transformer"]
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_ratio: float
+    unet_skips: bool
+    negative_slope: float
+    softcap: float
+    rope_base: float
+    qk_gain: float
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "layers", "mlp_ratio", "softcap", "rope_base", "norm_eps")
+        check_attention(self.width, self.heads, self.kv_heads)
+        if self.mlp_width < 1:
+            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def skips(self) -> int:
+        """Connections from the first half of the layers to the second."""
+        return self.layers // 2 if self.unet_skips else 0
+
+
+class Transformer(AttentionModel):
+    """Encoder half, decoder half with skips, tied head; depth is always 1."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int) -> None:
+        super().__init__(config, softcap=config.softcap)
+        self.config = config
+        self.token_embedding = nn.Parameter(torch.randn(vocab_size, config.width) * 0.005)
+        self.skip_scales = nn.Parameter(torch.ones(config.skips, config.width))
+        self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.layers))
+
+    @property
+    def attention_layers(self) -> int:
+        return self.config.layers
+
+    def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
+        config, dtype = self.config, activation_dtype(self.token_embedding)
+        x0 = rms_norm(F.embedding(ids, self.token_embedding).to(dtype), config.norm_eps)
+        scales = self.skip_scales.to(dtype)
+        x, kept = x0, list[Tensor]()
+        first_half = config.layers // 2
+        for layer, block in enumerate(self.blocks):
+            index = layer - first_half
+            if 0 <= index < config.skips:
+                x = x + scales[index] * kept.pop()
+            x = block(x, x0, rope, stream=stream)
+            if layer < first_half:
+                kept.append(x)
+        return rms_norm(x, config.norm_eps)
