@@ -14,6 +14,7 @@ from golf.guard import main_guard
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "audit": "audit other runs from their logs: implied bytes, size, seeds, phases that never fired",
     "deps": "compare or rewrite the code deps of dvc.yaml with the import closures",
     "fetch": "get the default corpus, hash-checked",
     "params": "print or write the parameters of a preset",

@@ -1,0 +1,38 @@
+"""`golf audit`: check other people's logs and JSON for the known families of invalid results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from golf.scoring.audit import audit_run, audit_seeds, read_run
+from golf.scoring.fingerprints import STREAMS
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "audit other runs from their logs: implied bytes, size, seeds, phases that never fired"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `golf audit`."""
+    parser.add_argument("files", nargs="+", metavar="LOG_OR_JSON", help="training logs or submission.json files")
+    parser.add_argument("--tokenizer", choices=[stream.name for stream in STREAMS], help="default: the nearest known")
+    parser.add_argument("--claimed-std", type=float, help="standard deviation the author states over these files")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print findings; exit 1 when one is FAIL."""
+    stream = next((s for s in STREAMS if s.name == args.tokenizer), None)
+    runs = [read_run(path) for path in args.files]
+    report = {one.path: audit_run(one, stream=stream) for one in runs}
+    if len(runs) > 1:
+        report["all files"] = audit_seeds(runs, claimed_std=args.claimed_std)
+    if args.json:
+        print(json.dumps({path: [vars(f) for f in found] for path, found in report.items()}, indent=2))
+    else:
+        for path, found in report.items():
+            print(path)
+            for finding in found:
+                print(f"  {finding.verdict:<8}{finding.check:<8}{finding.text}")
+    return int(any(finding.verdict == "FAIL" for found in report.values() for finding in found))

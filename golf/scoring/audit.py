@@ -1,0 +1,219 @@
+"""Audit of other people's results from their logs alone: bytes, size, seeds, phases.
+
+A log that states both a loss (nats per token) and a score (bits per byte) states, without meaning to, how many bytes
+per token it divided by: ``loss / (ln 2 * bpb)``. Compared with the stream's true figure this catches the largest
+family of invalid results in the field without a GPU (design facts: implied bytes of every merged record lie within
+0.007 % of each other).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from golf.score import bits_per_byte
+from golf.scoring.fingerprints import STREAMS, Stream, nearest_miscount
+
+__all__ = ["AuditError", "Finding", "Run", "audit_run", "audit_seeds", "read_run"]
+
+LIMIT_BYTES = 16_000_000
+TOLERANCE = 2e-4  # relative spread of implied bytes over all merged records is 7e-5
+
+
+class AuditError(ValueError):
+    """A file that holds no score to audit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the verdict."""
+
+    check: str  # bytes | size | floor | phases | tokens | seeds | spread
+    verdict: str  # PASS | FAIL | UNKNOWN
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one log or JSON says of itself."""
+
+    path: str
+    loss: float | None  # nats per token of the headline
+    bpb: float | None  # bits per byte of the headline
+    tokens: int | None
+    total_bytes: int | None  # artifact and code, as printed
+    seed: int | None
+    steps: int | None
+    settings: dict[str, float]  # iterations, warmdown, swa, qat ... as far as printed
+    fired: frozenset[str]  # phases whose start is logged
+
+
+_PAIR = re.compile(r"val_loss[:=]\s*([0-9.]+)\s+val_bpb[:=]\s*([0-9.]+)")
+_SIZE = re.compile(r"[Tt]otal (?:submission|artifact) size[^:\n]*[:=]\s*([0-9][0-9,]*)\s*bytes")
+_SEED = re.compile(r"\bseed[:=]\s*(\d+)", re.I)
+_STEP = re.compile(r"\bstep[:=]\s*(\d+)")
+_TOKENS = re.compile(r"\b(?:val_tokens|tokens_scored|targets)[:=]\s*([0-9][0-9,]*)|val_loader.*?tokens:(\d+)")
+_SETTING = re.compile(r"\b(iterations|warmdown_iters|swa_enabled|late_qat|qat_enabled|ema_enabled)[:=]\s*(\w+)", re.I)
+_FIRED = {
+    "swa": re.compile(r"swa:start|swa[: ]+(?:snapshot|averag)", re.I),
+    "qat": re.compile(r"(?:late_)?qat[:_ ]+(?:enabled|start|on)\b(?![:=])", re.I),
+    "warmdown": re.compile(r"warmdown[:_ ]+start", re.I),
+}
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a training log or a ``submission.json``. Raises ``AuditError`` when there is no score in it."""
+    path = Path(path)
+    if not path.is_file():
+        raise AuditError(f"{path}: no such file; give a training log or a submission.json")
+    text = path.read_text(errors="replace")
+    run = _from_json(path, text) if path.suffix == ".json" else _from_log(path, text)
+    if run.bpb is None:
+        raise AuditError(f"{path}: found no `val_loss: ... val_bpb: ...` pair and no `val_bpb` key, nothing to audit")
+    return run
+
+
+def _from_json(path: Path, text: str) -> Run:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise AuditError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise AuditError(f"{path}: found {type(data).__name__} at the top, wanted a mapping")
+
+    def first(*keys: str) -> Any:
+        return next((data[key] for key in keys if isinstance(data.get(key), int | float)), None)
+
+    return Run(
+        path=str(path),
+        loss=first("val_loss", "loss"),
+        bpb=first("val_bpb", "bpb"),
+        tokens=first("val_tokens", "tokens"),
+        total_bytes=first("bytes_total", "total_bytes", "artifact_bytes"),
+        seed=first("seed"),
+        steps=first("steps", "step_stop"),
+        settings={},
+        fired=frozenset(),
+    )
+
+
+def _whole(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _from_log(path: Path, text: str) -> Run:
+    pairs, sizes, seeds = _PAIR.findall(text), _SIZE.findall(text), _SEED.findall(text)
+    steps, tokens = _STEP.findall(text), _TOKENS.findall(text)
+    words = {"true": 1.0, "false": 0.0}
+    settings = {}
+    for name, value in _SETTING.findall(text):
+        if value.lower() in words or value.isdigit():
+            settings[name.lower()] = words.get(value.lower(), float(value) if value.isdigit() else 0.0)
+    return Run(
+        path=str(path),
+        loss=float(pairs[-1][0]) if pairs else None,
+        bpb=float(pairs[-1][1]) if pairs else None,
+        tokens=_whole(next(filter(None, tokens[-1]))) if tokens else None,
+        total_bytes=_whole(sizes[-1]) if sizes else None,
+        seed=int(seeds[0]) if seeds else None,
+        steps=max(map(int, steps)) if steps else None,
+        settings=settings,
+        fired=frozenset(name for name, pattern in _FIRED.items() if pattern.search(text)),
+    )
+
+
+def audit_run(run: Run, *, stream: Stream | None = None) -> list[Finding]:
+    """All single-run checks. ``stream`` names the tokenizer; without it the nearest known stream is meant."""
+    return [*_bytes(run, stream), *_tokens(run, stream), _size(run), *_floor(run), *_phases(run)]
+
+
+def _bytes(run: Run, stream: Stream | None) -> list[Finding]:
+    if run.loss is None or run.bpb is None or run.bpb <= 0:
+        return [Finding("bytes", "UNKNOWN", "the file states no loss beside its bits per byte")]
+    implied = run.loss / (math.log(2.0) * run.bpb)
+    known = [stream] if stream else sorted(STREAMS, key=lambda s: abs(math.log(s.bytes_per_token / implied)))
+    for candidate in known:
+        if abs(implied / candidate.bytes_per_token - 1.0) <= TOLERANCE:
+            return [Finding("bytes", "PASS", f"{implied:.4f} bytes per token is the true figure of {candidate.name}")]
+    for candidate in known:
+        fault = nearest_miscount(implied / candidate.bytes_per_token)
+        if fault is not None:
+            return [Finding("bytes", "FAIL", _miscounted(run.loss, implied, candidate, fault.name, fault.evidence))]
+    nearest = known[0]
+    cause = "no known stream or fault has this figure; state the tokenizer and the text"
+    return [Finding("bytes", "FAIL", _miscounted(run.loss, implied, nearest, cause, "unexplained"))]
+
+
+def _miscounted(loss: float, implied: float, stream: Stream, cause: str, evidence: str) -> str:
+    corrected = bits_per_byte(loss * stream.tokens, stream.num_bytes)
+    return (
+        f"{implied:.4f} bytes per token, {stream.name} has {stream.bytes_per_token:.4f} "
+        f"(x {implied / stream.bytes_per_token:.4f}): {cause} [{evidence}]; canonical score {corrected:.4f}"
+    )
+
+
+def _tokens(run: Run, stream: Stream | None) -> list[Finding]:
+    if run.tokens is None or stream is None:
+        return []
+    share = run.tokens / stream.tokens
+    if abs(share - 1.0) <= 1e-4:  # up to one window of tail is commonly dropped
+        return [Finding("tokens", "PASS", f"{run.tokens:,} targets: the whole {stream.name} stream")]
+    return [Finding("tokens", "FAIL", f"{run.tokens:,} targets, {share:.1%} of the {stream.tokens:,} of {stream.name}")]
+
+
+def _size(run: Run) -> Finding:
+    if run.total_bytes is None:
+        return Finding("size", "UNKNOWN", "the file states no total size")
+    over = run.total_bytes - LIMIT_BYTES
+    if over <= 0:
+        return Finding("size", "PASS", f"{run.total_bytes:,} bytes, {-over:,} under the cap")
+    mib = f" (reads {run.total_bytes / 2**20:.2f} MiB: the cap is decimal)" if run.total_bytes <= 2**24 else ""
+    return Finding("size", "FAIL", f"{run.total_bytes:,} bytes, {over:,} over the cap of {LIMIT_BYTES:,}{mib}")
+
+
+def _floor(run: Run) -> list[Finding]:
+    if run.bpb is not None and run.bpb < 1.0:
+        text = f"{run.bpb:.4f} is below any valid score known at 16 MB (1.056): suspect a peek or no distribution"
+        return [Finding("floor", "FAIL", text)]
+    return []
+
+
+def _phases(run: Run) -> list[Finding]:
+    found = []
+    iterations, warmdown = run.settings.get("iterations"), run.settings.get("warmdown_iters")
+    if iterations and warmdown and run.steps:
+        start = iterations - warmdown
+        if run.steps < start:
+            text = f"warmdown was to start at step {start:.0f}, the run ended at {run.steps}: it never fired"
+            found.append(Finding("phases", "FAIL", text))
+    for phase, keys in (("swa", ("swa_enabled",)), ("qat", ("late_qat", "qat_enabled"))):
+        if any(run.settings.get(key) for key in keys) and phase not in run.fired:
+            found.append(Finding("phases", "FAIL", f"{phase} is configured, the log shows no start of it"))
+    return found
+
+
+def audit_seeds(runs: Sequence[Run], *, claimed_std: float | None = None) -> list[Finding]:
+    """Checks over several seeds of one configuration: distinct seeds, n >= 3, the n-1 standard deviation."""
+    scores = [run.bpb for run in runs if run.bpb is not None]
+    if len(scores) < 2:
+        return [Finding("seeds", "UNKNOWN", "one score: nothing can be said of its spread")]
+    seeds = [run.seed for run in runs if run.seed is not None]
+    found = []
+    if len(set(seeds)) < len(seeds):
+        found.append(Finding("seeds", "FAIL", f"seeds {seeds} repeat"))
+    elif len(scores) < 3:
+        found.append(Finding("seeds", "FAIL", f"{len(scores)} seeds, the rule asks for 3"))
+    else:
+        found.append(Finding("seeds", "PASS", f"{len(scores)} scores"))
+    sample, population = statistics.stdev(scores), statistics.pstdev(scores)
+    text = f"mean {statistics.fmean(scores):.5f}, standard deviation {sample:.5f} (n-1)"
+    if claimed_std is not None and abs(claimed_std - sample) > 0.02 * sample:
+        why = "the population formula (n)" if abs(claimed_std - population) <= 0.02 * population else "neither formula"
+        return [*found, Finding("spread", "FAIL", f"{text}; claimed {claimed_std:.5f} is {why}")]
+    return [*found, Finding("spread", "PASS", text)]
