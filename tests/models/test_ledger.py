@@ -53,7 +53,10 @@ def test_scale_tables_are_allocated_for_the_full_number_of_repeats(root: Path) -
         assert sum(model.get_parameter(table).numel() for table in tables) == count
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml")), ids=lambda p: p.stem)
+SHIPPED = sorted((Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_configuration_round_trips(path: Path) -> None:
     data = read_params(path)
     assert config_to_dict(config_from_dict(data)) == data

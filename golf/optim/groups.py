@@ -1,0 +1,185 @@
+"""Which optimiser trains which tensor, and one object that steps, scales, saves and restores them together.
+
+Groups follow ``model.role``: matrices of role attention and mlp go to Muon, embedding tables and control tensors
+(vectors, scales, mixes, depth tables) to two AdamW groups with betas 0.9/0.95, eps 1e-8 and no weight decay.
+Source: openai/parameter-golf PR #895.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from golf.models.base import LanguageModel
+from golf.optim.muon import Muon
+from golf.optim.newton_schulz import Coefficients
+
+__all__ = ["Group", "OptimiserConfig", "OptimiserSizes", "Optimisers", "group_ledger"]
+
+Group = Literal["muon", "embedding", "control"]
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Settings of both optimisers; learning rates are those at multiplier 1.
+
+    Raises ``ValueError`` naming the key for a negative rate or decay, or a momentum outside [0, 1).
+    """
+
+    matrix_lr: float = 0.02
+    embedding_lr: float = 0.02
+    control_lr: float = 0.02
+    weight_decay: float = 0.04  # of the matrices, per step and unit of learning rate
+    momentum: float = 0.95
+    coefficients: Coefficients = "quintic"
+    row_norm: bool = False
+    newton_schulz_steps: int = 5
+    newton_schulz_precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+
+    def __post_init__(self) -> None:
+        for name in ("matrix_lr", "embedding_lr", "control_lr", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: found {self.momentum}, wanted 0 up to, not including, 1")
+
+
+@dataclass(frozen=True)
+class OptimiserSizes:
+    """Bytes on every rank, gradients in float32 included."""
+
+    master_bytes: int
+    gradient_bytes: int
+    muon_bytes: int
+    adamw_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Masters, gradients and optimiser states together."""
+        return self.master_bytes + self.gradient_bytes + self.muon_bytes + self.adamw_bytes
+
+
+def group_ledger(model: LanguageModel) -> dict[str, Group]:
+    """The optimiser group of every trainable tensor, by name; tied storage appears once."""
+    ledger: dict[str, Group] = {}
+    for name in model.unique_parameters():
+        role = model.role(name)
+        ledger[name] = "embedding" if role == "embedding" else "control" if role == "control" else "muon"
+    return ledger
+
+
+class Optimisers:
+    """Muon and AdamW over one model.
+
+    ``rank`` and ``world`` spread Muon's Newton-Schulz over an initialised process group.
+    """
+
+    def __init__(self, model: LanguageModel, config: OptimiserConfig, *, rank: int = 0, world: int = 1) -> None:
+        self.config, self.ledger = config, group_ledger(model)
+        self._parameters = model.unique_parameters()
+        members: dict[Group, list[Tensor]] = {"muon": [], "embedding": [], "control": []}
+        for name, parameter in self._parameters.items():
+            members[self.ledger[name]].append(parameter)
+        self._base_lr: dict[Group, float] = {
+            "muon": config.matrix_lr,
+            "embedding": config.embedding_lr,
+            "control": config.control_lr,
+        }
+        precision = {"auto": None, "bf16": torch.bfloat16, "fp32": torch.float32}[config.newton_schulz_precision]
+        self.muon = Muon(
+            [{"params": members["muon"], "name": "muon"}],  # type: ignore[list-item]
+            lr=config.matrix_lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            coefficients=config.coefficients,
+            steps=config.newton_schulz_steps,
+            row_norm=config.row_norm,
+            precision=precision,
+            rank=rank,
+            world=world,
+        )
+        adam_groups: tuple[Group, ...] = ("embedding", "control")
+        self.adamw = torch.optim.AdamW(
+            [{"params": members[group], "lr": self._base_lr[group], "name": group} for group in adam_groups],
+            betas=(0.9, 0.95),
+            eps=1e-8,
+            weight_decay=0.0,
+            fused=True,
+        )
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self.muon.zero_grad(set_to_none=True)
+        self.adamw.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One update of every tensor that has a gradient."""
+        self.muon.step()
+        self.adamw.step()
+
+    def set_lr_multiplier(self, multiplier: float) -> None:
+        """Every group's learning rate becomes its configured one times ``multiplier``."""
+        for group in (*self.muon.param_groups, *self.adamw.param_groups):
+            group["lr"] = self._base_lr[group["name"]] * multiplier
+
+    def set_momentum(self, momentum: float) -> None:
+        """Muon's momentum from the next step on."""
+        for group in self.muon.param_groups:
+            group["momentum"] = momentum
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All state as ``muon.momentum.NAME``, ``adamw.{first,second,steps}.NAME``; empty before the first step.
+
+        Learning rate and momentum are not state: they follow from the schedule at the resumed step.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            if self.ledger[name] == "muon":
+                for key, tensor in self.muon.state.get(parameter, {}).items():
+                    tensors[f"muon.{_MUON_KEYS[key]}.{name}"] = tensor
+            else:
+                for key, tensor in self.adamw.state.get(parameter, {}).items():
+                    tensors[f"adamw.{_ADAMW_KEYS[key]}.{name}"] = tensor
+        return tensors
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_tensors`` gave, bit for bit. Raises ``ValueError`` for a missing or foreign tensor."""
+        expected: dict[str, tuple[torch.optim.Optimizer, str, str]] = {}
+        for name, group in self.ledger.items():
+            keys, optimiser = (_MUON_KEYS, self.muon) if group == "muon" else (_ADAMW_KEYS, self.adamw)
+            prefix = "muon" if group == "muon" else "adamw"
+            for key, short in keys.items():
+                expected[f"{prefix}.{short}.{name}"] = (optimiser, name, key)
+        for problem, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected)):
+            if names and tensors:
+                raise ValueError(f"optimiser state: {problem} tensor `{min(names)}`, wanted one state per parameter")
+        self.muon.state.clear()
+        self.adamw.state.clear()
+        for full_name, tensor in tensors.items():
+            owner, name, key = expected[full_name]
+            parameter = self._parameters[name]
+            wanted = () if key == "step" else tuple(parameter.shape)
+            if tuple(tensor.shape) != wanted:
+                raise ValueError(f"optimiser state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
+            owner.state[parameter][key] = tensor.detach().to(parameter.device, torch.float32, copy=True)
+
+    def sizes(self) -> OptimiserSizes:
+        """Bytes of masters, gradients and states on this rank, before or after the first step."""
+        muon = sum(p.numel() for name, p in self._parameters.items() if self.ledger[name] == "muon")
+        adam = [p.numel() for name, p in self._parameters.items() if self.ledger[name] != "muon"]
+        total = muon + sum(adam)
+        return OptimiserSizes(
+            master_bytes=4 * total,
+            gradient_bytes=4 * total,
+            muon_bytes=4 * muon,
+            adamw_bytes=8 * sum(adam) + 4 * len(adam),
+        )
+
+
+_MUON_KEYS = {"momentum_buffer": "momentum"}
+_ADAMW_KEYS = {"exp_avg": "first", "exp_avg_sq": "second", "step": "steps"}
