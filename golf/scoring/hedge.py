@@ -1,0 +1,210 @@
+"""Online Hedge with fixed share over whole distributions: a mixture that a decoder could repeat.
+
+Shapes: n targets, K experts, V vocabulary, P sampled targets.
+
+Experts: the neural model, the same with its logits divided by each temperature, and unigram, bigram and trigram counts
+of the stream so far, additively smoothed. Each is a distribution over the whole vocabulary fixed before the target is
+read, so the weighted mean is one too. Prediction of target t is ``sum_k w_k p_k(x_t)``; then
+``w_k <- w_k p_k(x_t)^eta``, normalised, and a ``share`` of the mass is spread evenly (Herbster and Warmuth
+1998, fixed share; eta = 1 is Bayes). The public mixer with this name (openai/parameter-golf #688 and its line) has an
+"entropy" expert that is no distribution: ``docs/scores.md``.
+
+Counts need no table: with the text known, "how often did c and (c, x) occur before t" is the rank of t among equal
+keys in a stable sort. Keys are exact (mixed radix V), nothing is hashed. Memory is ``8 n (K + 4)`` bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from golf.scoring.neural import NeuralScores
+from golf.scoring.results import Score, make_score
+from golf.scoring.sliding import SlidingConfig, sliding_scores
+from golf.scoring.text import ScoringError, ValidationText
+
+__all__ = ["HedgeResult", "HedgeConfig", "probe_targets", "mix_hedge", "score_hedge"]
+
+PROBES = 256  # targets whose whole row is materialised as a check of every run
+MAX_ORDER = 2  # tokens of context of the longest count expert: unigram, bigram, trigram
+
+
+@dataclass(frozen=True)
+class HedgeConfig:
+    """``window``, ``stride``, ``batch`` and ``precision`` of the sliding pass below; ``learning_rate`` eta > 0,
+    ``share`` in [0, 1), ``temperatures`` > 0 of the tempered copies, ``smoothing`` > 0 added to every count."""
+
+    window: int
+    stride: int
+    batch: int
+    precision: Literal["fp32", "bf16"]
+    learning_rate: float
+    share: float
+    temperatures: tuple[float, ...]
+    smoothing: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0.0):
+            raise ScoringError(f"hedge learning_rate is {self.learning_rate}, wanted a number above 0")
+        if not 0.0 <= self.share < 1.0:
+            raise ScoringError(f"hedge share is {self.share}, wanted 0 or more and less than 1")
+        if not (math.isfinite(self.smoothing) and self.smoothing > 0.0):
+            raise ScoringError(f"hedge smoothing is {self.smoothing}, wanted a number above 0")
+        for temperature in self.temperatures:
+            if not (math.isfinite(temperature) and temperature > 0.0):
+                raise ScoringError(f"hedge temperature {temperature} found, wanted numbers above 0")
+
+
+@dataclass(frozen=True)
+class HedgeResult:
+    """``nats`` float64 (n,) of every target under the mixture; ``experts`` names (K,); ``weights`` float64 (K,) after
+    the last target; ``mean_weights`` (K,) over all targets; ``max_sum_error`` the largest |sum over V - 1| and
+    ``max_row_error`` the largest |row[truth] - exp(-nats)| over the sampled targets."""
+
+    nats: np.ndarray
+    experts: tuple[str, ...]
+    weights: np.ndarray
+    mean_weights: np.ndarray
+    max_sum_error: float
+    max_row_error: float
+
+
+def score_hedge(model: Any, text: ValidationText, config: HedgeConfig) -> Score:
+    """Sliding pass and mixture; the metrics hold the weights and the error of the sums over the vocabulary."""
+    sliding = SlidingConfig(config.window, config.stride, config.batch, config.precision)
+    probe = probe_targets(text.num_targets, PROBES)
+    neural, windows = sliding_scores(model, text, sliding, temperatures=config.temperatures, probe=probe)
+    result = mix_hedge(text, neural, config)
+    details: dict[str, float] = {}
+    for name, final, mean in zip(result.experts, result.weights, result.mean_weights, strict=True):
+        details[f"hedge_weight_final_{name}"] = float(final)
+        details[f"hedge_weight_mean_{name}"] = float(mean)
+    details["hedge_max_sum_error"] = result.max_sum_error
+    details["hedge_max_row_error"] = result.max_row_error
+    details["hedge_sampled_rows"] = len(probe)
+    return make_score("hedge", text, result.nats, windows=windows, details=details)
+
+
+def mix_hedge(text: ValidationText, neural: NeuralScores, config: HedgeConfig) -> HedgeResult:
+    """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order."""
+    assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
+    counts = [count_probabilities(text, order, config.smoothing) for order in range(MAX_ORDER + 1)]
+    probabilities = np.stack([np.exp(-neural.nats), *np.exp(-neural.tempered), *counts], axis=1)
+    nats, weights, probe_weights, mean = _mix(probabilities, config.learning_rate, config.share, neural.probe)
+    rows = [
+        probe_weights[i] @ expert_rows(text, int(target), neural.probe_logits[i], config)
+        for i, target in enumerate(neural.probe)
+    ]
+    truth = [abs(row[text.tokens[t + 1]] - math.exp(-nats[t])) for row, t in zip(rows, neural.probe, strict=True)]
+    names = ("neural", *(f"neural_t{t:g}" for t in config.temperatures), "unigram", "bigram", "trigram")
+    return HedgeResult(
+        nats=nats,
+        experts=names,
+        weights=weights,
+        mean_weights=mean,
+        max_sum_error=max((abs(math.fsum(row) - 1.0) for row in rows), default=0.0),
+        max_row_error=max(truth, default=0.0),
+    )
+
+
+def probe_targets(num_targets: int, samples: int) -> np.ndarray:
+    """int64 (P,): at most ``samples`` targets spread evenly from the first to the last."""
+    return np.unique(np.linspace(0, num_targets - 1, num=min(samples, num_targets)).astype(np.int64))
+
+
+def count_probabilities(text: ValidationText, order: int, smoothing: float) -> np.ndarray:
+    """float64 (n,): (count(context, x) + a) / (count(context) + aV) of every target, from the tokens before it.
+
+    The context is the last ``order`` tokens; a target with fewer tokens before it gets 1/V. For order 0 the stream's
+    first token counts as seen.
+    """
+    tokens, size = text.tokens, text.vocab_size
+    num_targets, skipped = text.num_targets, max(order - 1, 0)
+    assert size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
+    context = np.zeros(len(tokens) - order, dtype=np.int64)
+    for i in range(order):
+        context = context * size + tokens[i : len(tokens) - order + i]
+    seen = _ranks(context)
+    hits = _ranks(context * size + tokens[order:])
+    out = np.full(num_targets, 1.0 / size)
+    first = 1 if order == 0 else 0  # without context, token 0 itself is in the key list but no target
+    out[skipped:] = (hits[first:] + smoothing) / (seen[first:] + smoothing * size)
+    return out
+
+
+def expert_rows(text: ValidationText, target: int, logits: np.ndarray, config: HedgeConfig) -> np.ndarray:
+    """float64 (K, V): every expert's whole distribution for one target, counted afresh from the tokens before it."""
+    rows = []
+    for temperature in (1.0, *config.temperatures):
+        scaled = np.exp((logits - logits.max()) / temperature)
+        rows.append(scaled / scaled.sum())
+    past, size, a = text.tokens[: target + 1], text.vocab_size, config.smoothing
+    for order in range(MAX_ORDER + 1):
+        matches = np.ones(max(len(past) - order, 0), dtype=bool)
+        for i in range(order if len(matches) else 0):
+            matches &= past[i : len(past) - order + i] == past[len(past) - order + i]
+        counts = np.bincount(past[order:][matches], minlength=size)
+        rows.append((counts + a) / (counts.sum() + a * size))
+    return np.stack(rows)
+
+
+def _ranks(keys: np.ndarray) -> np.ndarray:
+    """int64, same shape: how many earlier elements equal each element."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    sizes = np.diff(np.append(begins, len(keys)))
+    ranks = np.empty(len(keys), dtype=np.int64)
+    ranks[order] = np.arange(len(keys)) - np.repeat(begins, sizes)
+    return ranks
+
+
+def _mix(
+    probabilities: np.ndarray, eta: float, share: float, probe: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Nats (n,), last weights (K,), weights (P, K) in force at the sampled targets, and mean weights (K,)."""
+    num_targets, num_experts = probabilities.shape
+    nats = np.empty(num_targets)
+    weights = np.full(num_experts, 1.0 / num_experts)
+    probe_weights = np.zeros((len(probe), num_experts))
+    sums = np.zeros(num_experts)
+    _compiled_mix()(probabilities, eta, share, probe, nats, weights, probe_weights, sums)
+    return nats, weights, probe_weights, sums / num_targets
+
+
+@functools.cache
+def _compiled_mix() -> Callable[..., None]:
+    """The compiled recursion over targets; numba is imported only by those who mix. Plain loops compile fastest."""
+    import numba
+
+    @numba.njit
+    def mix(
+        probabilities: Any, eta: float, share: float, probe: Any, nats: Any, weights: Any, probe_weights: Any, sums: Any
+    ) -> None:
+        num_targets, num_experts = probabilities.shape
+        next_probe = 0
+        for t in range(num_targets):
+            mixed = 0.0
+            best = 0.0
+            for k in range(num_experts):
+                mixed += weights[k] * probabilities[t, k]
+                best = max(best, probabilities[t, k])
+                sums[k] += weights[k]
+            if next_probe < len(probe) and probe[next_probe] == t:
+                for k in range(num_experts):
+                    probe_weights[next_probe, k] = weights[k]
+                next_probe += 1
+            nats[t] = -math.log(mixed)
+            total = 0.0
+            for k in range(num_experts):
+                weights[k] *= (probabilities[t, k] / best) ** eta
+                total += weights[k]
+            for k in range(num_experts):
+                weights[k] = (1.0 - share) * weights[k] / total + share / num_experts
+
+    return mix

@@ -1,0 +1,149 @@
+"""The model's own code length of every target, from windows of the stream.
+
+Shapes: n targets, B windows in a forward pass, W tokens in a window, R scored rows, V vocabulary, K temperatures.
+
+Only scored rows pass through the output head, at most ``HEAD_ROWS`` at a time. The log-partition function is taken
+in float64, so a row is normalised to 1e-15 whatever the precision of the logits. Every forward pass has whole
+windows (short ones are padded behind their last token, which a causal model cannot see) and at least ``MIN_ROWS``
+rows: with that, matrix products on a CPU give each row the same bits in a batch of any size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from golf.progress import bar
+from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.windows import WindowPlan
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["NeuralScores", "Rows", "head_rows", "inference", "iterate_rows", "score_rows", "target_nats"]
+
+HEAD_ROWS = 2048
+MIN_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scored rows in one piece: ``targets`` int64 (R,) target numbers, ``logits`` (R, V), ``ids`` (R,) of the truth."""
+
+    targets: np.ndarray
+    logits: torch.Tensor
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class NeuralScores:
+    """``nats`` float64 (n,) of every target; ``tempered`` float64 (K, n) under each temperature; and for the sampled
+    targets ``probe`` int64 (P,) the whole rows of logits ``probe_logits`` float64 (P, V)."""
+
+    nats: np.ndarray
+    tempered: np.ndarray
+    probe: np.ndarray
+    probe_logits: np.ndarray
+
+
+@contextlib.contextmanager
+def inference(model: Any, *, precision: str) -> Iterator[torch.device]:
+    """No gradients, evaluation mode, and bf16 autocast when ``precision`` is ``bf16``; yields the model's device."""
+    import torch
+
+    device = next(iter(model.parameters())).device
+    was_training = model.training
+    model.eval()
+    bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    try:
+        with torch.inference_mode(), bf16:
+            yield device
+    finally:
+        model.train(was_training)
+
+
+def iterate_rows(
+    model: Any, text: ValidationText, plan: WindowPlan, *, batch: int, precision: str = "fp32", what: str = "score"
+) -> Iterator[Rows]:
+    """Yield the logits of every scored row of ``plan``, in stream order; see ``golf.models.base`` for ``model``."""
+    import torch
+
+    if batch < 1:
+        raise ScoringError(f"batch is {batch} windows, wanted at least 1")
+    windows_per_pass = max(batch, -(-MIN_ROWS // plan.window))
+    with inference(model, precision=precision) as device, bar(what=what, total=text.num_targets, unit="tok") as shown:
+        for first in range(0, len(plan), windows_per_pass):
+            inputs, flat, targets = _batch(text, plan, first, min(first + windows_per_pass, len(plan)))
+            hidden = model.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)
+            yield from head_rows(model, hidden[torch.from_numpy(flat).to(device)], targets, text)
+            shown.update(len(targets))
+
+
+def head_rows(model: Any, hidden: torch.Tensor, targets: np.ndarray, text: ValidationText) -> Iterator[Rows]:
+    """Logits of the hidden states (R, D) that predict ``targets`` (R,), in pieces of ``HEAD_ROWS`` rows."""
+    import torch
+
+    for first in range(0, len(targets), HEAD_ROWS):
+        piece = targets[first : first + HEAD_ROWS]
+        rows = hidden[first : first + HEAD_ROWS]
+        missing = MIN_ROWS - len(piece)  # few rows take another matrix kernel with other rounding
+        if missing > 0:
+            rows = torch.cat([rows, rows[:1].expand(missing, -1)])
+        logits = model.logits(rows)[: len(piece)]
+        yield Rows(targets=piece, logits=logits, ids=torch.from_numpy(text.tokens[piece + 1]).to(hidden.device))
+
+
+def target_nats(rows: Rows, temperatures: tuple[float, ...] = (1.0,)) -> np.ndarray:
+    """Negative log-likelihood (nats) of each row's truth under each temperature, float64 (K, R)."""
+    import torch
+
+    logits = rows.logits.double()
+    truth = logits.gather(1, rows.ids[:, None])[:, 0]
+    nats = torch.stack([torch.logsumexp(logits / t, dim=1) - truth / t for t in temperatures])
+    if not bool(torch.isfinite(nats).all()):
+        at = int(rows.targets[int((~torch.isfinite(nats)).any(dim=0).nonzero()[0, 0])])
+        raise ScoringError(f"the model's score of target {at} is not finite; the artifact's weights are broken")
+    return np.asarray(nats.clamp_min(0.0).cpu().numpy())
+
+
+def score_rows(
+    pieces: Iterator[Rows],
+    text: ValidationText,
+    *,
+    temperatures: tuple[float, ...] = (),
+    probe: np.ndarray | None = None,
+) -> NeuralScores:
+    """Gather the nats of all targets from row pieces, in whatever order they come.
+
+    ``temperatures`` adds scores of the softmax of logits / T; ``probe`` (sorted) names targets whose whole row is
+    kept. Every target must come exactly once: anything else is a fault of the plan and stops here.
+    """
+    probe = np.zeros(0, dtype=np.int64) if probe is None else np.asarray(probe, dtype=np.int64)
+    nats = np.zeros((1 + len(temperatures), text.num_targets))
+    seen = np.zeros(text.num_targets, dtype=np.uint8)
+    kept = np.zeros((len(probe), text.vocab_size))
+    for rows in pieces:
+        nats[:, rows.targets] = target_nats(rows, (1.0, *temperatures))
+        np.add.at(seen, rows.targets, 1)  # plain += would count a target twice in one piece once
+        wanted = np.flatnonzero(np.isin(probe, rows.targets))
+        if len(wanted):
+            at = np.searchsorted(rows.targets, probe[wanted])
+            kept[wanted] = rows.logits[at].double().cpu().numpy()
+    assert bool((seen == 1).all()), "every target is scored exactly once"
+    return NeuralScores(nats=nats[0], tempered=nats[1:], probe=probe, probe_logits=kept)
+
+
+def _batch(text: ValidationText, plan: WindowPlan, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Input ids (B, W), flat indices (R,) of the scored positions in B*W, and their target numbers (R,)."""
+    offsets = np.arange(plan.window)
+    rows = max(last - first, -(-MIN_ROWS // plan.window))
+    inputs = np.zeros((rows, plan.window), dtype=np.int64)
+    starts, lengths = plan.starts[first:last, None], plan.lengths[first:last, None]
+    positions = np.minimum(starts + offsets, len(text.tokens) - 1)
+    inputs[: last - first] = text.tokens[positions]
+    scored = (offsets >= plan.score_from[first:last, None]) & (offsets < lengths)
+    return inputs, np.flatnonzero(scored), (starts + offsets)[scored]

@@ -1,0 +1,141 @@
+"""Streaming pass: equal to the whole-prefix model inside the first window, close to sliding on a trained model."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from golf.models.registry import build_model, config_from_dict
+from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
+from golf.scoring.sliding import SlidingConfig, score_sliding, sliding_scores
+from golf.scoring.streaming import StreamingConfig, plan_streams, score_streaming, streaming_scores
+from golf.scoring.text import ScoringError, ValidationText
+
+VOCAB = 16
+
+
+def make_text(num_tokens: int, seed: int) -> ValidationText:
+    """Words of a small random lexicon: something a tiny model can learn."""
+    lexicon = [np.random.default_rng(9 + i).integers(2, VOCAB, 3 + i % 4) for i in range(12)]
+    rng = np.random.default_rng(seed)
+    words = [np.append(lexicon[rng.integers(12)], 1) for _ in range(num_tokens)]
+    return ValidationText(np.concatenate(words)[:num_tokens], np.array([0]), np.array([num_tokens]), VOCAB)
+
+
+@functools.cache
+def trained_model(repeats: int = 2) -> torch.nn.Module:
+    config = {"family": "depth_recurrent", "width": 32, "blocks": 1, "repeats": repeats, "heads": 2, "kv_heads": 1}
+    config |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
+    config |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
+    torch.manual_seed(2)
+    model = build_model(config_from_dict(config), VOCAB)
+    tokens = torch.from_numpy(make_text(100 * 1024 + 1, seed=0).tokens)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(100):
+        first = 1024 * step
+        loss = model.loss(tokens[first : first + 1024].view(16, 64), tokens[first + 1 : first + 1025].view(16, 64))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 1.9, "the tiny model learned something (log 16 = 2.77)"
+    return model
+
+
+def config(window: int = 64, chunk: int = 32, streams: int = 1, warmup: int = 0) -> StreamingConfig:
+    return StreamingConfig(window=window, chunk=chunk, streams=streams, warmup=warmup, precision="fp32")
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 50))
+def test_streams_hold_every_target_once(num_targets: int, streams: int, warmup: int) -> None:
+    streams = min(streams, num_targets)
+    plan = plan_streams(num_targets, streams=streams, warmup=warmup)
+    spans = [np.arange(a, b) for a, b in zip(plan.first, plan.last, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(spans), np.arange(num_targets))
+    assert (plan.begin <= plan.first).all()
+    assert (plan.begin == np.maximum(plan.first - warmup, 0)).all()
+    assert (plan.last > plan.first).all()
+
+
+def test_first_window_equals_the_model_on_the_whole_prefix() -> None:
+    model, text = trained_model(), make_text(65, seed=1)
+    streamed = streaming_scores(model, text, config(window=64, chunk=7)).nats
+    with torch.no_grad():
+        logits = model.logits(model.hidden(torch.from_numpy(text.tokens[None, :-1])))[0].double()
+    log_probs = torch.log_softmax(logits, dim=-1).numpy()
+    np.testing.assert_allclose(streamed, -log_probs[np.arange(64), text.tokens[1:]], atol=5e-6)
+
+
+def test_chunk_does_not_change_the_score() -> None:
+    model, text = trained_model(), make_text(700, seed=1)
+    reference = streaming_scores(model, text, config(chunk=1)).nats
+    for chunk in (5, 64, 1000):
+        np.testing.assert_allclose(streaming_scores(model, text, config(chunk=chunk)).nats, reference, atol=1e-5)
+
+
+def test_window_bounds_what_one_attention_layer_sees() -> None:
+    """Two layers reach back 2 (window - 1) tokens; a token further back changes nothing, a nearer one does."""
+    model, text = trained_model(), make_text(60, seed=1)
+    reference = streaming_scores(model, text, config(window=8)).nats
+    tokens = text.tokens.copy()
+    tokens[20] = (tokens[20] + 3) % VOCAB
+    other = streaming_scores(
+        model, ValidationText(tokens, text.doc_starts, text.doc_bytes, VOCAB), config(window=8)
+    ).nats
+    np.testing.assert_array_equal(other[:19], reference[:19])
+    assert (np.abs(other[20:27] - reference[20:27]) > 1e-7).any()
+    np.testing.assert_allclose(other[20 + 15 :], reference[20 + 15 :], atol=1e-6)
+
+
+def test_one_attention_layer_makes_streaming_the_sliding_pass_of_stride_1() -> None:
+    """Keys of one layer do not depend on context, so here the two functions are the same."""
+    model, text = trained_model(repeats=1), make_text(300, seed=5)
+    sliding, _ = sliding_scores(model, text, SlidingConfig(window=32, stride=1, batch=64, precision="fp32"))
+    streamed = streaming_scores(model, text, config(window=32, chunk=9))
+    np.testing.assert_allclose(streamed.nats, sliding.nats, atol=1e-5)
+
+
+def test_close_to_sliding_and_better_than_round_trip_on_a_trained_model() -> None:
+    model, text = trained_model(), make_text(3000, seed=5)
+    sliding = score_sliding(model, text, SlidingConfig(window=48, stride=8, batch=16, precision="fp32"))
+    roundtrip = score_roundtrip(model, text, RoundtripConfig(window=48, batch=16, precision="fp32"))
+    streaming = score_streaming(model, text, config(window=48))
+    assert streaming.bits_per_byte == pytest.approx(sliding.bits_per_byte, rel=0.005)
+    assert streaming.bits_per_byte < 0.95 * roundtrip.bits_per_byte
+
+
+def test_warm_parallel_streams_are_close_to_one_stream_and_cold_ones_cost_more() -> None:
+    model, text = trained_model(), make_text(2000, seed=6)
+    one = score_streaming(model, text, config()).total_nats
+    warm = score_streaming(model, text, config(streams=16, warmup=64)).total_nats
+    cold = score_streaming(model, text, config(streams=16, warmup=0)).total_nats
+    assert warm == pytest.approx(one, rel=1e-3)
+    assert cold > warm
+
+
+def test_cold_streams_are_independent_texts() -> None:
+    model, text = trained_model(), make_text(201, seed=7)
+    together = streaming_scores(model, text, config(streams=4)).nats
+    for first in range(0, 200, 50):
+        part = ValidationText(text.tokens[first : first + 51], np.array([0]), np.array([1]), VOCAB)
+        alone = streaming_scores(model, part, config(window=50)).nats
+        np.testing.assert_allclose(together[first : first + 50], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"streams": 0}, "streams is 0, wanted 1 to 99"),
+        ({"streams": 100}, "streams is 100, wanted 1 to 99"),
+        ({"warmup": -1}, "warmup is -1 tokens"),
+        ({"window": 100}, "window is 100 tokens, the validation stream has 99 targets"),
+        ({"chunk": 0}, "chunk is 0 tokens"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ScoringError, match=message):
+        score_streaming(trained_model(), make_text(100, seed=1), config(**changes))

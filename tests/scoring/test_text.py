@@ -1,0 +1,80 @@
+"""The scored text: divisor, document bounds, and everything that must not be scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golf.files import FileError
+from golf.scoring.results import document_nats, make_score
+from golf.scoring.text import ScoringError, ValidationText, decode_documents, load_text
+from golf.tokens.shards import ShardWriter
+
+BOS = 1
+
+
+def write_split(folder: Path, documents: list[list[int]], num_bytes: list[int], *, sha: str = "a" * 64) -> None:
+    writer = ShardWriter(folder, vocab_size=16, bos_id=BOS, tokenizer_sha256=sha, tokens_per_shard=6)
+    for ids, size in zip(documents, num_bytes, strict=True):
+        writer.add([BOS, *ids], size)
+    writer.close()
+
+
+def test_load_joins_shards_and_counts_targets_by_document(tmp_path: Path) -> None:
+    write_split(tmp_path, [[5, 6, 7], [], [8, 9, 10, 11]], [3, 0, 9])
+    text = load_text(tmp_path, vocab_size=16, tokenizer_sha256="a" * 64)
+    assert text.tokens.tolist() == [BOS, 5, 6, 7, BOS, BOS, 8, 9, 10, 11]
+    assert text.num_targets == 9
+    assert text.num_bytes == 12, "BOS adds no byte"
+    assert text.doc_tokens.tolist() == [3, 1, 5], "every BOS but the stream's first is a target"
+    nats = np.arange(1.0, 10.0)
+    assert document_nats(text, nats).tolist() == [6.0, 4.0, 35.0]
+
+
+def test_stream_of_one_empty_document_first(tmp_path: Path) -> None:
+    write_split(tmp_path, [[], [5, 6]], [0, 2])
+    text = load_text(tmp_path, vocab_size=16, tokenizer_sha256="a" * 64)
+    assert text.doc_tokens.tolist() == [0, 3]
+    score = make_score("roundtrip", text, np.array([np.log(2.0)] * 3))
+    assert score.bits_per_byte == pytest.approx(1.5, abs=1e-15)
+    metrics = score.metrics(seconds=2.0)
+    assert metrics["roundtrip_nats_per_token"] == pytest.approx(np.log(2.0))
+    assert (metrics["tokens"], metrics["bytes"], metrics["roundtrip_tokens_per_second"]) == (3, 2, 1.5)
+
+
+def test_tokens_of_another_tokenizer_are_refused_naming_both(tmp_path: Path) -> None:
+    write_split(tmp_path, [[5]], [1], sha="b" * 64)
+    with pytest.raises(ScoringError, match=r"tokenizer b{16}, the artifact carries tokenizer a{16}"):
+        load_text(tmp_path, vocab_size=16, tokenizer_sha256="a" * 64)
+
+
+def test_token_outside_the_models_vocabulary_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, [[5, 9]], [1])
+    with pytest.raises(ScoringError, match=r"token 2 of the stream has id 9, outside the model's vocabulary of 8"):
+        load_text(tmp_path, vocab_size=8, tokenizer_sha256="a" * 64)
+
+
+def test_missing_split_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"stages\.tokenize"):
+        load_text(tmp_path / "val", vocab_size=8, tokenizer_sha256="a" * 64)
+
+
+def test_stream_without_targets_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, [[]], [0])
+    with pytest.raises(ScoringError, match="has 1 tokens, wanted at least 2"):
+        load_text(tmp_path, vocab_size=16, tokenizer_sha256="a" * 64)
+
+
+@pytest.mark.parametrize("starts", [[1], [0, 0], [0, 9], []])
+def test_documents_that_do_not_tile_the_stream_are_refused(starts: list[int]) -> None:
+    with pytest.raises(ScoringError, match="do not tile"):
+        ValidationText(np.array([1, 2, 3]), np.array(starts, dtype=np.int64), np.zeros(len(starts), dtype=np.int64), 4)
+
+
+def test_divisor_that_is_not_the_decoded_length_is_refused() -> None:
+    text = ValidationText(np.array([BOS, 5, 6, BOS, 7]), np.array([0, 3]), np.array([2, 1]), 16)
+    assert decode_documents(text, lambda ids: bytes(ids)) == bytes([5, 6, 7])
+    with pytest.raises(ScoringError, match=r"document 0 decodes to 4 bytes, the split says 2"):
+        decode_documents(text, lambda ids: bytes(ids) * 2)
