@@ -1,0 +1,115 @@
+"""Averaged weights, and what averaging is worth on held-out text.
+
+Shapes: ``B`` windows, ``L`` tokens of a window. Public logs of the snapshot average (parameter-golf PR #895) compare it
+with earlier raw validation losses, never with the final raw weights; here all three are scored on the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from golf.files import FileError, load_torch, require
+from golf.models.base import LanguageModel
+from golf.models.registry import build_model, config_from_dict
+from golf.progress import bar
+from golf.training.compiling import autocast
+
+__all__ = ["AverageConfig", "average_weights", "heldout_loss", "load_model", "mean_of", "snapshot_paths"]
+
+_MADE_BY = "`python -m stages.train`"
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Which weights go on to the quantizer."""
+
+    kind: Literal["mean", "ema", "raw"]  # mean of the snapshots, moving average, or the final weights
+    last: int  # snapshots averaged, counted from the last; 0: all
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.last < 0:
+            raise ValueError(f"last: found {self.last}, wanted 0 (all snapshots) or more")
+
+
+def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
+    """The last ``last`` (0: all) snapshot files of a training run, oldest first.
+
+    Raises ``FileError`` when there are none, ``ValueError`` when fewer than ``last``.
+    """
+    paths = sorted(require(folder, made_by=_MADE_BY).glob("snapshot_*.safetensors"))
+    if not paths:
+        raise FileError(
+            f"{folder}: found no snapshot_*.safetensors; train with train.snapshot_below above 0 or set average.kind"
+        )
+    if last > len(paths):
+        raise ValueError(f"average.last: found {last}, wanted at most {len(paths)}, the snapshots in {folder}")
+    return paths[-last:] if last else paths
+
+
+def mean_of(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """Mean of equally shaped weight files, summed in float64 and returned as float32."""
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        tensors, _ = load_torch(path, made_by=_MADE_BY)
+        for name, tensor in tensors.items():
+            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+    return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
+
+
+def average_weights(folder: str | Path, kind: str, last: int = 0) -> dict[str, Tensor]:
+    """Weights of ``kind`` (``mean``, ``ema`` or ``raw``) from the outputs of ``train``, float32.
+
+    Raises ``FileError`` naming the parameter that makes a missing file.
+    """
+    if kind == "mean":
+        return mean_of(snapshot_paths(folder, last))
+    name = "ema" if kind == "ema" else "final"
+    made_by = f"{_MADE_BY} (the moving average needs train.ema_decay above 0)" if kind == "ema" else _MADE_BY
+    tensors, _ = load_torch(Path(folder) / f"{name}.safetensors", made_by=made_by)
+    return tensors
+
+
+def load_model(meta: Mapping[str, Any], weights: Mapping[str, Tensor], device: str = "cpu") -> LanguageModel:
+    """The model of a weights file's ``meta`` with ``weights`` loaded, at full depth, for scoring."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config_from_dict(meta["model"]), int(meta["vocab_size"]))
+    model.load_state_dict(dict(weights))
+    return model.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def heldout_loss(
+    model: LanguageModel,
+    tokens: np.ndarray,
+    *,
+    length: int,
+    batch: int = 32,
+    precision: Literal["bf16", "fp32"] = "fp32",
+) -> float:
+    """Mean nats per token of ``tokens`` (N,) in windows of ``length`` tokens, every token but the first a target once.
+
+    Raises ``ValueError`` when there is no target.
+    """
+    if len(tokens) < 2:
+        raise ValueError(f"the held-out split has {len(tokens)} tokens, wanted at least 2; raise holdout_fraction")
+    stream = torch.from_numpy(tokens.astype(np.int64))
+    device = model.token_embedding.device
+    whole = (len(stream) - 1) // length * length
+    inputs, targets = stream[:whole].view(-1, length), stream[1 : whole + 1].view(-1, length)
+    pieces = list(zip(inputs.split(batch), targets.split(batch), strict=True)) if whole else []
+    if whole < len(stream) - 1:
+        pieces.append((stream[None, whole:-1], stream[None, whole + 1 :]))
+    total = 0.0
+    with bar(what="held-out loss", total=len(stream) - 1, unit="tok") as shown, autocast(precision, device):
+        for ids, wanted in pieces:
+            total += float(model.loss(ids.to(device), wanted.to(device))) * wanted.numel()
+            shown.update(wanted.numel())
+    return total / (len(stream) - 1)

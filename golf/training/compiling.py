@@ -1,0 +1,78 @@
+"""Precision and compilation of the loss: one graph per depth, all made before the clock starts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+__all__ = ["autocast", "deterministic", "has_bf16", "prepare_loss"]
+
+LossFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are native (Ampere or later; AVX-512 BF16 or AMX on CPUs), not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(probe is not None and probe() for probe in probes)
+
+
+def autocast(precision: Literal["bf16", "fp32"], device: torch.device) -> torch.autocast:
+    """Autocast to bf16 when asked for and native, else a context that changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16(device))
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On CPUs, only algorithms whose sums have a fixed order (compiled scatter-adds race otherwise).
+
+    GPU runs are reproducible to rounding only; demanding more costs speed and an environment variable of cuBLAS.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    flags: Any = torch.utils.deterministic
+    fill = flags.fill_uninitialized_memory
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        flags.fill_uninitialized_memory = False  # costs a pass over every new tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        flags.fill_uninitialized_memory = fill
+
+
+def prepare_loss(
+    model: Any,
+    depths: tuple[int, ...],
+    example: tuple[torch.Tensor, torch.Tensor],
+    context: torch.autocast,
+    *,
+    compile: bool,
+    log: Callable[[str], None],
+) -> LossFn:
+    """``model.loss``, compiled for every depth on ``example`` (ids, targets), or eager when that is not possible.
+
+    Weights and gradients are as before; the model is left at the last of ``depths``.
+    """
+    eager: LossFn = model.loss
+    if not compile:
+        return eager
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(depths) + 8)
+    compiled: LossFn = torch.compile(model.loss, dynamic=False, fullgraph=True)
+    try:
+        for depth in depths:
+            model.set_depth(depth)
+            with context:
+                loss = compiled(*example)
+            loss.backward()
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        log(f"warning: torch.compile is not possible here ({first}); training runs eagerly, slower")
+        compiled = eager
+    model.zero_grad(set_to_none=True)
+    return compiled

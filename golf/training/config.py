@@ -1,0 +1,88 @@
+"""Parameters of training (section ``train`` of the parameter file)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from golf.schedule.rules import Schedule, WarmdownShape
+
+__all__ = ["TrainConfig"]
+
+_POSITIVE = ("matrix_lr", "embedding_lr", "control_lr", "checkpoint_seconds", "log_seconds", "snapshot_every")
+_COUNTS = ("iterations", "tokens_per_step", "sequence_length", "micro_batch_tokens")
+_SHARES = ("momentum", "momentum_start", "ema_decay", "warmdown")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Units: tokens, steps (optimiser updates), seconds, fractions of progress."""
+
+    seed: int  # of initial weights and data order
+    iterations: int  # optimiser steps when no time budget ends the run first
+    budget_seconds: float  # wall-clock budget, seconds of training; 0 runs by steps alone
+    tokens_per_step: int  # tokens in the global batch of one step
+    sequence_length: int  # tokens in one sequence
+    micro_batch_tokens: int  # tokens in one forward pass on one device
+    depth_phases: tuple[tuple[float, int], ...]  # (until this fraction of progress, repeats); empty: full depth
+    warmdown: float  # fraction of progress, at the end, in which the learning rate falls; 0: constant
+    warmdown_shape: WarmdownShape
+    matrix_lr: float  # Muon learning rate
+    embedding_lr: float  # AdamW learning rate of the embedding tables
+    control_lr: float  # AdamW learning rate of vectors and scalars
+    weight_decay: float  # decoupled decay of the matrices, per step and unit of learning rate
+    momentum: float  # Muon momentum after its warm-up
+    momentum_start: float  # Muon momentum at step 0
+    momentum_warmup_steps: int  # steps over which the momentum rises
+    grad_clip: float  # global gradient norm at most; 0: off
+    snapshot_every: float  # fraction of progress between two snapshots
+    snapshot_below: float  # snapshots while the multiplier is below this; 0: none
+    ema_decay: float  # decay per step of the exponential moving average; 0: none
+    precision: Literal["bf16", "fp32"]  # bf16: autocast where the device has it
+    compile: bool  # torch.compile one graph per depth before the clock starts
+    checkpoint_seconds: float  # seconds between two checkpoints
+    log_seconds: float  # seconds between two lines of the run log
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the key, what was found and what was wanted."""
+        for name in _COUNTS:
+            _want(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in _POSITIVE:
+            _want(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        for name in _SHARES:
+            _want(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        for name in ("seed", "budget_seconds", "weight_decay", "grad_clip", "momentum_warmup_steps"):
+            _want(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        _want("snapshot_every", self.snapshot_every, self.snapshot_every <= 1, "at most 1")
+        _want("snapshot_below", self.snapshot_below, 0 <= self.snapshot_below <= 1, "between 0 and 1")
+        for name in ("tokens_per_step", "micro_batch_tokens"):
+            value, length = getattr(self, name), self.sequence_length
+            _want(name, value, value % length == 0, f"a multiple of sequence_length ({length})")
+        ends = [until for until, _ in self.depth_phases]
+        rising = all(a < b for a, b in zip(ends, ends[1:], strict=False))
+        if ends and not (rising and ends[0] > 0 and ends[-1] == 1.0):
+            raise ValueError(f"depth_phases: found ends {ends}, wanted rising fractions of progress that end at 1.0")
+        if any(repeats < 1 for _, repeats in self.depth_phases):
+            raise ValueError("depth_phases: every number of repeats must be at least 1")
+
+    def schedule(self, full_depth: int) -> Schedule:
+        """The part that says what acts when, for a model of ``full_depth`` repeats."""
+        return Schedule(
+            iterations=self.iterations,
+            budget_seconds=self.budget_seconds,
+            full_depth=full_depth,
+            depth_phases=self.depth_phases,
+            warmdown=self.warmdown,
+            warmdown_shape=self.warmdown_shape,
+            snapshot_every=self.snapshot_every,
+            snapshot_below=self.snapshot_below,
+            ema_decay=self.ema_decay,
+            momentum_start=self.momentum_start,
+            momentum=self.momentum,
+            momentum_warmup_steps=self.momentum_warmup_steps,
+        )
+
+
+def _want(name: str, value: float, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{name}: found {value}, wanted {wanted}")

@@ -1,0 +1,270 @@
+"""The training loop: progressive depth, Muon and AdamW, snapshots and a moving average, checkpoints, one run log.
+
+Shapes: ``B`` sequences of one micro batch, ``L`` tokens of a sequence. Losses are in nats per token.
+Recipe: openai/parameter-golf PR #895; what changed is that every schedule follows progress and every graph is compiled
+before the clock starts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from golf.batches import Batches, TokenSource, prefetch
+from golf.models.base import LanguageModel
+from golf.optim.groups import OptimiserConfig, Optimisers
+from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
+from golf.training.checkpoint import CheckpointFolder
+from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
+from golf.training.config import TrainConfig
+from golf.training.group import Group
+from golf.training.ledger import make_ledger
+from golf.training.outputs import weights_meta
+from golf.training.result import TrainResult
+from golf.training.signals import StopFlag, TrainingInterrupted
+from golf.training.state import TrainState
+
+__all__ = ["DivergedError", "Trainer"]
+
+_HISTORY_ROWS = 1000  # rows of the history at most, about
+_DIVERGED = 3.0  # a loss beyond this multiple of ln(vocabulary), the loss of knowing nothing, has diverged
+
+
+class DivergedError(ValueError):
+    """The loss is not finite or has exploded."""
+
+
+class Trainer:
+    """One training run on one device (or one process of a group).
+
+    ``model`` is freshly initialised; ``source`` is the training split; ``base_meta`` goes into the metadata of every
+    weights file. ``run`` continues from the newest checkpoint in ``checkpoints``.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        *,
+        source: TokenSource,
+        checkpoints: CheckpointFolder,
+        base_meta: Mapping[str, Any],
+        device: str = "cpu",
+        group: Group | None = None,
+        stop: StopFlag | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.device, self.log = config, torch.device(device), log
+        self.group, self.stop = group or Group(), stop or StopFlag()
+        self.model = model.to(self.device)
+        self.checkpoints, self.base_meta = checkpoints, base_meta
+        self.schedule: Schedule = config.schedule(model.max_depth)
+        sequences = config.tokens_per_step // config.sequence_length
+        self.batches = Batches(source, config.sequence_length, sequences, config.seed, model.vocab_size)
+        self.batches.share(0, self.group.rank, self.group.world)  # a split too short or a world that does not divide
+        local = sequences // self.group.world
+        self.micro = math.gcd(min(config.micro_batch_tokens // config.sequence_length, local), local)
+        self.accumulate = local // self.micro
+        settings = OptimiserConfig(
+            config.matrix_lr, config.embedding_lr, config.control_lr, config.weight_decay, config.momentum
+        )
+        self.optimisers = Optimisers(model, settings, rank=self.group.rank, world=self.group.world)
+        self.state = TrainState(model, self.optimisers, ema_decay=config.ema_decay)
+        self.parameters = list(model.unique_parameters().values())
+        self.context = autocast(config.precision, self.device)
+        self.row_every = max(1, config.iterations // _HISTORY_ROWS)
+        self.losses: list[Tensor] = []  # on the device, not read yet
+
+    def describe(self) -> list[str]:
+        """What the run will do, in words, before it starts."""
+        config, sizes, roles = self.config, self.optimisers.sizes(), Counter[str]()
+        for name, parameter in self.model.unique_parameters().items():
+            roles[self.model.role(name)] += parameter.numel()
+        bf16 = config.precision == "bf16" and has_bf16(self.device)
+        total = self.model.num_parameters()
+        share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
+        return [
+            f"parameters: {total:,} ({', '.join(f'{name} {count:,}' for name, count in roles.items())})",
+            f"memory: masters {sizes.master_bytes / 1e6:.1f} MB, gradients {sizes.gradient_bytes / 1e6:.1f} MB, Muon "
+            f"{sizes.muon_bytes / 1e6:.1f} MB, AdamW {sizes.adamw_bytes / 1e6:.1f} MB, moving average "
+            f"{sizes.master_bytes / 1e6 if self.state.ema else 0:.1f} MB (all float32)",
+            f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
+            f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
+            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {torch.get_num_threads()} threads",
+        ]
+
+    def run(self) -> TrainResult:
+        """Train to the end.
+
+        Raises ``DivergedError``, ``CheckpointError``, or ``TrainingInterrupted`` after a signal.
+        """
+        self.model.train()
+        saved = self.checkpoints.load()
+        if saved is not None:
+            self.state.restore(*saved)
+            self.log(f"resuming after step {self.state.events.step}, {self.state.events.elapsed:.0f} s of training")
+        with deterministic(self.device):
+            if self.state.events.progress < 1.0:
+                self._compile()
+                self._loop()
+        rows = self.state.events.history
+        tail = rows[-max(1, len(rows) // 50) :]
+        ledger = make_ledger(self.state)
+        final = sum(row[2] for row in tail) / len(tail)
+        return TrainResult(self.state, ledger, final, self.model.num_parameters())
+
+    def _compile(self) -> None:
+        depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
+        example = torch.zeros(self.micro, self.config.sequence_length, dtype=torch.int64, device=self.device)
+        began = time.monotonic()
+        compile = self.config.compile
+        self.loss_fn = prepare_loss(
+            self.model, tuple(sorted(depths)), (example, example), self.context, compile=compile, log=self.log
+        )
+        if compile:
+            self.log(f"compiled depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock")
+
+    def _loop(self) -> None:
+        config, events = self.config, self.state.events
+        self._start, self._logged, self._saved = time.monotonic() - events.elapsed, time.monotonic(), time.monotonic()
+        self._logged_tokens = events.tokens
+        steps = prefetch(
+            self.batches, events.step, config.iterations, rank=self.group.rank, world=self.group.world
+        )
+        with closing(steps) as stream:  # type: ignore[type-var]
+            while events.progress < 1.0:
+                if self.stop.signum:
+                    self._save()
+                    raise TrainingInterrupted(self.stop.signum, events.step)
+                self._step(*next(stream))
+                now = time.monotonic()
+                if now - self._logged >= config.log_seconds:
+                    self._log_line(now)
+                if now - self._saved >= config.checkpoint_seconds and events.progress < 1.0:
+                    self._save()
+        self._log_line(time.monotonic())
+        self._save()
+
+    def _step(self, windows: np.ndarray, rows: np.ndarray) -> None:
+        """One update: gradients of the global batch, clip, optimisers, moving average, then what is due."""
+        config, events, before = self.config, self.state.events, self.state.events.progress
+        depth = depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
+        multiplier = lr_multiplier(before, config.warmdown, config.warmdown_shape)
+        if self.model.depth != depth:
+            self.model.set_depth(depth)
+        events.begin_step(depth, multiplier)
+        loss = self._gradients(rows)
+        for parameter in self.parameters:
+            if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
+                parameter.grad = torch.zeros_like(parameter)
+        self.group.mean_gradients(self.parameters)
+        limit = config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.state.clipped += (norm > limit).float()
+        loss = torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
+        momentum = momentum_at(events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
+        self.optimisers.set_lr_multiplier(multiplier)
+        self.optimisers.set_momentum(momentum)
+        self.optimisers.step()
+        self.state.update_ema()
+        self.losses.append(loss)
+        events.chain_order(windows)
+        events.step += 1
+        events.tokens += config.tokens_per_step
+        elapsed = time.monotonic() - self._start
+        after = progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
+        after, elapsed = self.group.decide((after, elapsed), self.device)
+        events.phase_seconds[-1] += elapsed - events.elapsed
+        events.elapsed, events.progress = elapsed, after
+        if events.step % self.row_every == 0 or after >= 1.0:
+            self._history_row(depth, multiplier)
+        if snapshot_due(before, after, self.schedule):
+            self._snapshot()
+
+    def _gradients(self, rows: np.ndarray) -> Tensor:
+        """Accumulate gradients over the micro batches of ``rows`` (sequences, L + 1); returns the mean loss."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        total = torch.zeros((), device=self.device)
+        for piece in self._micro_batches(rows):
+            with self.context:
+                loss = self.loss_fn(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
+            (loss / self.accumulate).backward()
+            total += loss.detach()
+        return self.group.mean(total / self.accumulate)
+
+    def _micro_batches(self, rows: np.ndarray) -> Iterator[Tensor]:
+        tokens = torch.from_numpy(rows)
+        if self.device.type == "cuda":
+            tokens = tokens.pin_memory()
+        yield from tokens.to(self.device, non_blocking=True).split(self.micro)
+
+    def _history_row(self, depth: int, multiplier: float) -> None:
+        self._read_losses()
+        events = self.state.events
+        mean = sum(events.pending) / len(events.pending)
+        events.history.append([events.step, events.progress, mean, multiplier, depth, events.tokens])
+        events.pending = []
+
+    def _read_losses(self) -> None:
+        """Copy the losses from the device and stop when one shows that the run is lost."""
+        events = self.state.events
+        first = events.step - len(self.losses) + 1
+        values = [float(value) for value in torch.stack(self.losses).tolist()] if self.losses else []
+        self.losses = []
+        bound = _DIVERGED * math.log(self.model.vocab_size)
+        for step, value in enumerate(values, start=first):
+            if not math.isfinite(value) or value > bound:
+                saved = self.checkpoints.load()
+                last = f"step {saved[1]['events']['step']} in {self.checkpoints.path}" if saved else "none yet"
+                raise DivergedError(
+                    f"loss is {value:.3f} nats per token at step {step}, wanted a number below {bound:.1f}; last good "
+                    f"checkpoint: {last}; lower train.matrix_lr, train.embedding_lr or train.control_lr"
+                )
+        events.pending.extend(values)
+
+    def _snapshot(self) -> None:
+        events = self.state.events
+        if self.group.rank == 0:
+            index, meta = len(events.snapshot_steps), weights_meta(self.state, self.base_meta)
+            self.checkpoints.save_snapshot(index, self.state.weights, meta)
+        events.snapshot_steps.append(events.step)
+
+    def _save(self) -> None:
+        self._read_losses()
+        if self.group.rank == 0:
+            self.checkpoints.save(*self.state.to_checkpoint())
+        self._saved = time.monotonic()
+
+    def _log_line(self, now: float) -> None:
+        self._read_losses()
+        events, config = self.state.events, self.config
+        recent = events.pending or [row[2] for row in events.history[-10:]]
+        speed = (events.tokens - self._logged_tokens) / max(1e-9, now - self._logged)
+        self._logged, self._logged_tokens = now, events.tokens
+        self.log(
+            f"step {events.step}/{config.iterations}  loss {sum(recent) / len(recent):.4f} nats/token  "
+            f"{speed:,.0f} tok/s  depth {self.model.depth}  lr x{events.last_multiplier:.3f}  ETA {self._eta():.0f} s"
+        )
+
+    def _eta(self) -> float:
+        """Seconds left: cost of a step grows with depth, so the phases ahead are weighed by their repeats."""
+        events, schedule = self.state.events, self.schedule
+        if schedule.budget_seconds > 0:
+            return max(0.0, schedule.budget_seconds - events.elapsed)
+        phases = schedule.depth_phases or ((1.0, schedule.full_depth),)
+        done = ahead = start = 0.0
+        for until, repeats in phases:
+            done += repeats * max(0.0, min(until, events.progress) - start)
+            ahead += repeats * max(0.0, until - max(start, events.progress))
+            start = until
+        return events.elapsed * ahead / done if done > 0 else 0.0
+

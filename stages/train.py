@@ -1,0 +1,91 @@
+"""Stage 2: token shards to trained weights, snapshots, history and event ledger.
+
+Environment: GOLF_DEVICE (cpu, cuda), GOLF_CKPT_DIR (checkpoints, default .ckpt), OMP_NUM_THREADS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+from golf.cli.errors import main_guard
+from golf.closure import import_closure
+from golf.files import require, sha256_file, write_json
+from golf.params import load_section, read_params
+
+_NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds")  # parameters that do not change the weights
+
+
+def main() -> int:
+    """Train with the sections `model` and `train`; resume from the newest checkpoint of the same run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--root", default=".")
+    args = parser.parse_args()
+    return run(Path(args.params), Path(args.root))
+
+
+def run(params: Path, root: Path) -> int:
+    """Read, plan, train, write, compare with the plan."""
+    from golf.training.config import TrainConfig
+
+    config = load_section(params, "train", TrainConfig)  # a typo must not wait for torch
+
+    import torch
+
+    from golf.models.registry import build_model, config_from_dict, config_to_dict
+    from golf.schedule.plan import plan
+    from golf.tokens.shards import open_split
+    from golf.training.checkpoint import open_checkpoints, run_key
+    from golf.training.ledger import check_ledger
+    from golf.training.loop import Trainer
+    from golf.training.outputs import write_outputs
+    from golf.training.signals import TrainingInterrupted, end_with_parent, stop_on_signals
+
+    model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
+    tokens = root / "artifacts/tokens"
+    manifest = require(tokens / "manifest.json", made_by="`python -m stages.tokenize`")
+    split = open_split(tokens / "train")
+    torch.manual_seed(config.seed)
+    model = build_model(model_config, split.vocab_size)
+    planned = plan(config.schedule(model.max_depth))
+    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    end_with_parent()
+    of_the_run = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN}
+    sources = import_closure("stages.train", Path(__file__).resolve().parent.parent)
+    code = {path: sha256_file(Path(__file__).resolve().parent.parent / path) for path in sources}
+    shape = config_to_dict(model_config)
+    key = run_key({"train": of_the_run, "model": shape, "tokens": sha256_file(manifest), "code": code})
+    meta = {"model": shape, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
+    folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
+    with stop_on_signals() as stop, open_checkpoints(folder) as checkpoints:
+        trainer = Trainer(
+            model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, stop=stop, log=_say
+        )
+        for line in planned.lines() + trainer.describe():
+            _say(line)
+        try:
+            result = trainer.run()
+        except TrainingInterrupted as interrupted:
+            _say(f"train: {interrupted}")
+            return interrupted.exit_code
+        write_outputs(root / "artifacts/train", result.state, checkpoints, result.ledger, meta)
+        check_ledger(result.ledger, planned, timed=config.budget_seconds > 0)
+        metrics, timing = result.metrics()
+        write_json(root / "metrics/train.json", metrics)
+        write_json(root / "metrics/train_timing.json", timing)
+        checkpoints.remove()
+    for line in result.summary():
+        _say(line)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main_guard(main, name="train")

@@ -1,0 +1,89 @@
+"""The plan says when everything acts, and refuses what never would."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from golf.schedule.plan import PlanError, plan
+from golf.schedule.rules import Schedule
+
+GOOD = Schedule(
+    iterations=600,
+    budget_seconds=0.0,
+    full_depth=4,
+    depth_phases=((0.4, 2), (0.65, 3), (1.0, 4)),
+    warmdown=0.5,
+    snapshot_every=0.02,
+    snapshot_below=0.4,
+    ema_decay=0.99,
+    momentum_warmup_steps=100,
+)
+
+
+def test_the_default_plan() -> None:
+    got = plan(GOOD)
+    (case,) = got.cases
+    assert case.phases == ((1, 2), (241, 3), (391, 4))
+    assert case.warmdown_start == 302  # update 301 still runs at progress 0.5, multiplier 1
+    assert case.final_multiplier == pytest.approx(1 / 300)
+    assert case.snapshot_steps == tuple(range(492, 601, 12))
+    assert case.ema_horizon == pytest.approx(100)
+    assert got.warnings == ()
+    text = "\n".join(got.lines())
+    assert "depth 3 from step 241" in text and "10 snapshots, steps 492 to 600" in text
+    json.dumps(got.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth_phases": ((0.4005, 2), (0.401, 3), (1.0, 4))}, r"600 steps run at depths \[2, 4\], wanted"),
+        ({"depth_phases": ((0.4, 2), (1.0, 3))}, r"depth_phases: the last phase has 3 repeats.*end with \[1.0, 4\]"),
+        ({"warmdown": 0.001}, r"warmdown: 0.001 never acts in 600 steps; set it to 0.00333"),
+        ({"warmdown": 1.0}, r"warmdown: it acts from step 1; set it to 0.9 or less"),
+        ({"warmdown": 0.0}, r"snapshot_below: the multiplier never falls"),
+        ({"snapshot_every": 0.7}, r"snapshot_every: 1 snapshot\(s\) in 600 steps.*set it to at most 0.05"),
+        ({"momentum_warmup_steps": 600}, r"momentum_warmup_steps: 600 steps do not end within 600; set it to 150"),
+    ],
+)
+def test_what_never_acts_is_refused_with_its_key(change: dict, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan(dataclasses.replace(GOOD, **change))
+
+
+def test_all_refusals_are_told_at_once() -> None:
+    with pytest.raises(PlanError) as caught:
+        plan(dataclasses.replace(GOOD, warmdown=0.001, momentum_warmup_steps=700))
+    assert all(key in str(caught.value) for key in ("warmdown:", "snapshot_every:", "momentum_warmup_steps:"))
+
+
+def test_each_system_can_be_switched_off_alone() -> None:
+    for change in ({"warmdown": 0.0, "snapshot_below": 0.0}, {"snapshot_below": 0.0}, {"ema_decay": 0.0}):
+        (case,) = plan(dataclasses.replace(GOOD, **change)).cases
+        assert case.steps == 600
+    (case,) = plan(dataclasses.replace(GOOD, depth_phases=())).cases
+    assert case.phases == ((1, 4),)
+
+
+def test_a_long_average_is_a_warning_that_names_a_decay_that_fits() -> None:
+    got = plan(dataclasses.replace(GOOD, ema_decay=0.999))
+    assert "three horizons (3000 steps) are longer than the warmdown (299 steps)" in got.warnings[0]
+    assert "0.99 fits" in got.warnings[0]
+
+
+def test_a_timed_plan_fires_on_slow_and_fast_machines_alike() -> None:
+    timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=20_000, momentum_warmup_steps=500)
+    slow, fast = plan(timed, (1857, 2700)).cases
+    assert (slow.steps, fast.steps) == (1857, 2700)
+    assert len(slow.snapshot_steps) in (10, 11) and len(fast.snapshot_steps) in (10, 11)
+    assert max(slow.final_multiplier, fast.final_multiplier) < 0.01
+
+
+def test_a_step_cap_that_wastes_the_budget_is_refused() -> None:
+    timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=2200)
+    with pytest.raises(PlanError, match=r"iterations: 2200 .* with 19% of the budget unused.*2700 or more"):
+        plan(timed, (1857, 2700))
+    assert len(plan(timed, (1857, 2300)).cases) == 2  # 4 % is tolerated
