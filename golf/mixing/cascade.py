@@ -1,0 +1,221 @@
+"""Part C: a cascade of binary decisions "is it this candidate?", each a small online logistic regression.
+
+Candidates ``c_1..c_J`` are the last successors of the longest matching contexts, then the neural argmax. Decision j
+fires with ``pi_j = sigmoid((by_order[longest order, recency] + by_entropy[H, agreeing, is argmax]) . z)``; z holds
+``stretch(p(c_j) / remaining)``, 1, H and, for each matched order not yet refuted, the stretched hit rate of its last
+successor, in one slot when it proposes ``c_j`` and in another when it proposes something else.
+``P(c_j) = pi_j prod_{i<j} (1 - pi_i)``; any other v gets ``prod (1 - pi_i) p(v) / (1 - sum p(c_i))``: normalised.
+A candidate is skipped when too little neural mass would remain to divide by. All weights start at the neural model.
+
+Shapes: M matched orders of one position, K orders, D = 3 + 2 K inputs, J candidates, V vocabulary.
+Source: evaluation study section 2 C; logistic mixing after PAQ8 (Mahoney 2005).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from golf.mixing.config import MixtureConfig
+
+__all__ = ["CascadeState", "cascade_row", "cascade_score", "new_cascade"]
+
+HIT_SHAPE = (5, 4, 5, 3)  # last successor's count, distinct successors, other occurrences, recency
+STRETCH_LIMIT = 12.0
+HIT_RATE_FLOOR = 0.002
+AGREE_BUCKETS = 8
+
+
+class CascadeState(NamedTuple):
+    """Weights and hit rates of part C, and scratch of one position.
+
+    ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hit``, ``seen``, ``stretched`` (K, cells): hit
+    rate of the last successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far.
+    """
+
+    by_order: np.ndarray
+    by_entropy: np.ndarray
+    hit: np.ndarray
+    seen: np.ndarray
+    stretched: np.ndarray
+    step: np.ndarray
+    enabled: np.ndarray
+    inputs: np.ndarray
+    slots: np.ndarray
+    used: np.ndarray
+    error: np.ndarray
+    cells: np.ndarray
+    chosen: np.ndarray
+    chosen_prob: np.ndarray
+    rate: float
+    rate_decay: float
+    rate_floor: float
+    min_tail: float
+
+
+def new_cascade(config: MixtureConfig) -> CascadeState:
+    """Weights that reproduce the neural model; hit rates as the buckets' own counts suggest."""
+    num_orders = len(config.orders)
+    width = 3 + 2 * num_orders
+    by_order = np.zeros((num_orders + 1, 4, width))
+    by_order[:, :, 0] = 1.0
+    count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
+    prior = (0.4 * count / (count + other)).reshape(-1)
+    hit = np.tile(prior, (num_orders, 1))
+    return CascadeState(
+        by_order=by_order,
+        by_entropy=np.zeros((len(config.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
+        hit=hit,
+        seen=np.zeros(hit.shape),
+        stretched=np.log(hit / (1.0 - hit)),
+        step=np.zeros(1),
+        enabled=np.array([order in config.cascade_orders for order in config.orders]),
+        inputs=np.zeros((config.cascade_candidates + 1, width)),
+        slots=np.zeros((config.cascade_candidates + 1, width), dtype=np.int64),
+        used=np.zeros((config.cascade_candidates + 1, 4), dtype=np.int64),
+        error=np.zeros(config.cascade_candidates + 1),
+        cells=np.zeros(num_orders, dtype=np.int64),
+        chosen=np.zeros(config.cascade_candidates + 1, dtype=np.int64),
+        chosen_prob=np.zeros(config.cascade_candidates + 1),
+        rate=config.cascade_rate,
+        rate_decay=config.cascade_rate_decay,
+        rate_floor=config.cascade_rate_floor,
+        min_tail=config.cascade_min_tail,
+    )
+
+
+@njit(cache=True)
+def _log_bucket(value):  # type: ignore[no-untyped-def]
+    """0, 1, 2-3, 4-7, 8 and more -> 0..4."""
+    return 0 if value <= 0 else (1 if value == 1 else (2 if value <= 3 else (3 if value <= 7 else 4)))
+
+
+@njit(cache=True)
+def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
+    for k in range(len(n)):
+        count = min(4, last_count[k] - 1 if last_count[k] <= 2 else _log_bucket(last_count[k]))
+        distinct = 0 if u[k] <= 1 else (1 if u[k] == 2 else (2 if u[k] <= 4 else 3))
+        state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(n[k] - last_count[k])) * 3 + r[k] - 1
+
+
+@njit(cache=True)
+def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-def]
+    """Distinct candidates into ``state.chosen``, dropping those that leave less than ``min_tail``; their number."""
+    size = 0
+    tail = 1.0
+    for j in range(len(ids) + 1):
+        token = argmax if j == len(ids) else ids[j]
+        prob = argmax_prob if j == len(ids) else probs[j]
+        fresh = token >= 0
+        for i in range(size):
+            fresh = fresh and state.chosen[i] != token
+        if fresh and tail - prob >= state.min_tail:
+            state.chosen[size] = token
+            state.chosen_prob[size] = prob
+            tail -= prob
+            size += 1
+    return size, tail
+
+
+@njit(cache=True)
+def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[no-untyped-def]
+    """Probability of decision ``j``; its inputs stay in row j of ``state.inputs``, ``state.slots``, ``state.used``."""
+    token = state.chosen[j]
+    inputs, slots = state.inputs[j], state.slots[j]
+    num_orders = len(state.enabled)
+    ratio = state.chosen_prob[j] / remaining
+    ratio = min(max(ratio, 1e-6), 1.0 - 1e-6)
+    slots[0], inputs[0] = 0, math.log(ratio / (1.0 - ratio))
+    slots[1], inputs[1] = 1, 1.0
+    slots[2], inputs[2] = 2, entropy
+    size, agree, top, recency = 3, 0, 0, 0
+    for k in range(len(last) - 1, -1, -1):
+        if state.enabled[k]:
+            refuted = False
+            for i in range(j):
+                refuted = refuted or state.chosen[i] == last[k]
+            if not refuted:
+                slot = 3 + num_orders + k
+                if last[k] == token:
+                    slot = 3 + k
+                    agree += 1
+                    if top == 0:
+                        top, recency = k + 1, r[k]
+                slots[size] = slot
+                inputs[size] = state.stretched[k, state.cells[k]]
+                size += 1
+    agree = min(agree, 7)
+    is_argmax = 1 if token == argmax else 0
+    left, right = state.by_order[top, recency], state.by_entropy[h, agree, is_argmax]
+    total = 0.0
+    for i in range(size):
+        total += (left[slots[i]] + right[slots[i]]) * inputs[i]
+    total = min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT)
+    state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3] = top, recency, agree, size
+    return 1.0 / (1.0 + math.exp(-total))
+
+
+@njit(cache=True)
+def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
+    """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights."""
+    pace = max(state.rate / (1.0 + state.rate_decay * state.step[0]), state.rate * state.rate_floor)
+    for j in range(taken):
+        top, recency, agree, size = state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3]
+        is_argmax = 1 if state.chosen[j] == argmax else 0
+        left, right = state.by_order[top, recency], state.by_entropy[h, agree, is_argmax]
+        for i in range(size):
+            move = pace * state.error[j] * state.inputs[j, i]
+            left[state.slots[j, i]] += move
+            right[state.slots[j, i]] += move
+
+
+@njit(cache=True)
+def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
+    """``P_C`` of ``target``, then the updates: of the decisions up to the target's own, later ones say nothing."""
+    _find_cells(state, n, u, last_count, r)
+    size, tail = _choose(state, ids, probs, argmax, argmax_prob)
+    through, remaining = 1.0, 1.0
+    value, taken = -1.0, 0
+    for j in range(size):
+        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
+        hit = state.chosen[j] == target
+        state.error[j] = (1.0 if hit else 0.0) - pi
+        taken = j + 1
+        if hit:
+            value = through * pi
+            break
+        through *= 1.0 - pi
+        remaining -= state.chosen_prob[j]
+    if value < 0.0:
+        value = through * neural / tail
+    _learn(state, h, argmax, taken)
+    state.step[0] += 1.0
+    for k in range(len(n)):
+        if state.enabled[k]:
+            cell = state.cells[k]
+            state.seen[k, cell] += 1.0
+            hit_now = 1.0 if last[k] == target else 0.0
+            pace = max(1.0 / (state.seen[k, cell] + 1.5), HIT_RATE_FLOOR)
+            rate = state.hit[k, cell] + pace * (hit_now - state.hit[k, cell])
+            state.hit[k, cell] = rate
+            safe = min(max(rate, 1e-4), 1.0 - 1e-4)
+            state.stretched[k, cell] = math.log(safe / (1.0 - safe))
+    return value
+
+
+@njit(cache=True)
+def cascade_row(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, row):  # type: ignore[no-untyped-def]
+    """Turn ``row`` (V,) from ``p`` into ``P_C`` in place, learning nothing."""
+    _find_cells(state, n, u, last_count, r)
+    size, tail = _choose(state, ids, probs, argmax, argmax_prob)
+    through, remaining = 1.0, 1.0
+    for j in range(size):
+        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
+        row[state.chosen[j]] = -(through * pi)  # marked by its sign until the others are scaled
+        through *= 1.0 - pi
+        remaining -= state.chosen_prob[j]
+    for v in range(len(row)):
+        row[v] = -row[v] if row[v] < 0.0 else through * row[v] / tail

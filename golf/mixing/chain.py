@@ -1,0 +1,105 @@
+"""Part B: a back-off chain over exact counts whose gates are learnt by online EM.
+
+``P_0 = p``; for each matched order, shortest first, ``P_i(v) = g_i c_i(v) / n_i + (1 - g_i) P_{i-1}(v)`` with
+``g_i = use / (use + skip)`` read from a table bucketed by entropy, distinct-per-seen, log2 seen and recency.
+After token y is scored, the posterior that order i produced it is added to ``use`` and the rest to ``skip``: exact
+expectation maximisation, no learning rate. Sums to 1 because ``c_i`` and ``n_i`` come from one exact table.
+
+Shapes: M matched orders of one position, V vocabulary. Every function reads state before it writes it.
+Source: evaluation study section 2 B; gates after Jelinek and Mercer (1980), posterior update as in PPM-DP mixtures.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from golf.mixing.config import MixtureConfig
+
+__all__ = ["ChainState", "chain_row", "chain_score", "new_chain"]
+
+RATIO_BUCKETS, SEEN_BUCKETS, RECENCY_BUCKETS = 4, 8, 3
+
+
+class ChainState(NamedTuple):
+    """Gates of part B: ``use`` and ``skip`` (K, H, 4, 8, 3) float64 pseudo-counts and scratch of one position."""
+
+    use: np.ndarray
+    skip: np.ndarray
+    enabled: np.ndarray
+    gate: np.ndarray
+    responsibility: np.ndarray
+    cell: np.ndarray
+    forgetting: float
+
+
+def new_chain(config: MixtureConfig) -> ChainState:
+    """Gates before any token: every bucket at ``prior_use / (prior_use + prior_skip)``."""
+    orders = config.orders
+    shape = (len(orders), len(config.entropy_edges_nats) + 1, RATIO_BUCKETS, SEEN_BUCKETS, RECENCY_BUCKETS)
+    size = int(np.prod(shape))
+    return ChainState(
+        use=np.full(size, config.chain_prior_use).reshape(shape),
+        skip=np.full(size, config.chain_prior_skip).reshape(shape),
+        enabled=np.array([order in config.chain_orders for order in orders]),
+        gate=np.zeros(len(orders)),
+        responsibility=np.zeros(len(orders)),
+        cell=np.zeros((len(orders), 3), dtype=np.int64),
+        forgetting=config.chain_forgetting,
+    )
+
+
+@njit(cache=True)
+def _open_gate(state, k, h, n, u, r):  # type: ignore[no-untyped-def]
+    """Look up the gate of order ``k``; leaves its bucket in ``state.cell`` and its value in ``state.gate``."""
+    ratio = u / n
+    a = 0 if ratio <= 0.25 else (1 if ratio <= 0.5 else (2 if ratio <= 0.8 else 3))
+    b = 0
+    while b < 7 and (n >> (b + 1)) > 0:
+        b += 1
+    state.cell[k, 0] = a
+    state.cell[k, 1] = b
+    state.cell[k, 2] = r - 1
+    use = state.use[k, h, a, b, r - 1]
+    gate = use / (use + state.skip[k, h, a, b, r - 1])
+    state.gate[k] = gate
+    return gate
+
+
+@njit(cache=True)
+def chain_score(state, h, n, c, u, r, neural):  # type: ignore[no-untyped-def]
+    """``P_B`` of the target, then the EM update. ``n c u r`` (M,) are the position's entries, ``neural`` is p(y)."""
+    matched = len(n)
+    value = neural
+    for k in range(matched):
+        if state.enabled[k]:
+            gate = _open_gate(state, k, h, n[k], u[k], r[k])
+            here = gate * (c[k] / n[k])
+            value = here + (1.0 - gate) * value
+            state.responsibility[k] = here / value
+    rest = 1.0
+    for k in range(matched - 1, -1, -1):
+        if state.enabled[k]:
+            a, b, s = state.cell[k, 0], state.cell[k, 1], state.cell[k, 2]
+            share = state.responsibility[k]
+            state.use[k, h, a, b, s] = state.use[k, h, a, b, s] * state.forgetting + rest * share
+            state.skip[k, h, a, b, s] = state.skip[k, h, a, b, s] * state.forgetting + rest * (1.0 - share)
+            rest *= 1.0 - share
+    return value
+
+
+@njit(cache=True)
+def chain_row(state, h, n, u, r, bounds, successor, count, row):  # type: ignore[no-untyped-def]
+    """Turn ``row`` (V,) from ``p`` into ``P_B`` in place, learning nothing.
+
+    Order k's successors are ``successor[bounds[k]:bounds[k + 1]]`` with ``count`` occurrences each.
+    """
+    for k in range(len(n)):
+        if state.enabled[k]:
+            gate = _open_gate(state, k, h, n[k], u[k], r[k])
+            for v in range(len(row)):
+                row[v] = (1.0 - gate) * row[v]
+            for i in range(bounds[k], bounds[k + 1]):
+                row[successor[i]] = gate * (count[i] / n[k]) + row[successor[i]]

@@ -1,0 +1,71 @@
+"""Parameters of the online mixture: which parts run, their context orders, buckets and rates.
+
+Source of formulas and constants: the project's evaluation study (online EM gates, PAQ-style logistic cascade,
+exponentiated gradient); constants not named there were chosen on the first 200,000 validation tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MixtureConfig"]
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Knobs of the mixture. Lengths are in tokens, entropies in nats, rates per update; no unit means a plain number.
+
+    ``bias``, ``chain``, ``cascade`` and ``final`` switch parts A, B, C and D; ``final`` mixes whichever of B and C
+    run and needs both. Raises ``ValueError`` naming the key, what was found and what was wanted.
+    """
+
+    bias: bool = True
+    bias_chunk_tokens: int = 64
+    bias_global_rate: float = 0.002
+    bias_document_rate: float = 0.1
+    chain: bool = True
+    chain_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+    chain_prior_use: float = 0.3
+    chain_prior_skip: float = 6.0
+    chain_forgetting: float = 1.0
+    cascade: bool = True
+    cascade_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+    cascade_candidates: int = 3
+    cascade_rate: float = 0.01
+    cascade_rate_decay: float = 1e-5
+    cascade_rate_floor: float = 0.15
+    cascade_min_tail: float = 1e-4
+    final: bool = True
+    final_rate_floor: float = 0.005
+    near_tokens: int = 900
+    entropy_edges_nats: tuple[float, ...] = (0.5, 1.5, 2.5, 3.5)
+    check_positions: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("chain_orders", "cascade_orders"):
+            orders = getattr(self, name)
+            if not orders or list(orders) != sorted(set(orders)) or orders[0] < 1 or len(orders) > 30:
+                raise ValueError(f"{name}: found {list(orders)}, wanted 1 to 30 rising context lengths >= 1")
+        if list(self.entropy_edges_nats) != sorted(self.entropy_edges_nats) or not self.entropy_edges_nats:
+            raise ValueError(f"entropy_edges_nats: found {list(self.entropy_edges_nats)}, wanted rising numbers")
+        positive = ("bias_chunk_tokens", "chain_prior_use", "chain_prior_skip", "cascade_candidates", "near_tokens")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted more than 0")
+        for name in ("bias_global_rate", "bias_document_rate", "cascade_rate", "cascade_rate_decay", "check_positions"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted 0 or more")
+        for name in ("chain_forgetting", "cascade_rate_floor", "final_rate_floor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}: found {getattr(self, name)}, wanted a number from 0 to 1")
+        if not 0.0 < self.cascade_min_tail < 0.5:
+            raise ValueError(f"cascade_min_tail: found {self.cascade_min_tail}, wanted more than 0 and less than 0.5")
+        if self.cascade_candidates > 8:
+            raise ValueError(f"cascade_candidates: found {self.cascade_candidates}, wanted 1 to 8")
+        if self.final and not (self.chain and self.cascade):
+            raise ValueError("final: found true without both `chain` and `cascade`, wanted both or `final: false`")
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Every context length that is counted, rising."""
+        return tuple(sorted({*self.chain_orders, *self.cascade_orders}))

@@ -1,0 +1,234 @@
+"""The whole mixture over a scored text: parts B, C and D per token, score before update, with its own proof.
+
+At the record's sampled positions the whole distribution is materialised from the state before the token: contexts are
+recounted by a plain search of the earlier tokens, the row is summed and compared with the score of the target.
+
+Shapes: N tokens, K orders, S sampled positions, V vocabulary. Source: evaluation study sections 2, 3 and 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from golf.mixing.cascade import CascadeState, cascade_row, cascade_score, new_cascade
+from golf.mixing.chain import ChainState, chain_row, chain_score, new_chain
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import CountTable, candidates
+from golf.mixing.final import FinalState, chain_weight, final_score, new_final
+from golf.mixing.record import NeuralRecord
+
+__all__ = ["MixResult", "NormalisationReport", "Parts", "mix", "mixture_row", "new_parts", "score_token"]
+
+
+# The kernels here are compiled anew in every process: numba's cache does not see changes in the files they call into.
+
+
+class Parts(NamedTuple):
+    """Learnt state of all parts, updated in place; ``use_chain`` and ``use_cascade`` say which run."""
+
+    chain: ChainState
+    cascade: CascadeState
+    final: FinalState
+    edges: np.ndarray
+    use_chain: bool
+    use_cascade: bool
+
+
+def new_parts(config: MixtureConfig) -> Parts:
+    """State before any token."""
+    edges = np.asarray(config.entropy_edges_nats, dtype=np.float64)
+    return Parts(new_chain(config), new_cascade(config), new_final(config), edges, config.chain, config.cascade)
+
+
+@dataclass(frozen=True)
+class NormalisationReport:
+    """What the sampled positions (S,) showed; all zero-length without samples.
+
+    ``sums``: total of the materialised final distribution; ``target_errors``: ``|row[target] - exp(-nats)|``;
+    ``chain_weights``: weight of part B there; ``count_mismatches``: positions whose counts a plain search disputes.
+    """
+
+    positions: np.ndarray
+    sums: np.ndarray
+    target_errors: np.ndarray
+    chain_weights: np.ndarray
+    count_mismatches: int
+
+    @property
+    def max_sum_error(self) -> float:
+        """Largest ``|sum - 1|``."""
+        return float(np.abs(self.sums - 1.0).max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class MixResult:
+    """Nats of every token under each scorer, and what was learnt.
+
+    ``nats``: (N,) float64 each, keys ``neural`` and, as configured, ``chain`` (B), ``cascade`` (C), ``mixture`` (D or
+    the only part that runs); unscored tokens have 0. ``final_weights`` (H, 4): weight of B by entropy bucket and
+    recency of the longest match. ``gates`` (K, H, 4, 8, 3): gates of B. ``num_bytes``: memory of states and results.
+    """
+
+    nats: dict[str, np.ndarray]
+    final_weights: np.ndarray
+    gates: np.ndarray
+    report: NormalisationReport
+    num_bytes: int
+
+
+@njit
+def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
+    """Probabilities of ``target`` under B, C and the final mixture, then every update; 1.0 for a part that is off."""
+    h = 0
+    while h < len(parts.edges) and entropy > parts.edges[h]:
+        h += 1
+    chain, cascade = 1.0, 1.0
+    if parts.use_chain:
+        chain = chain_score(parts.chain, h, n, c, u, r, neural)
+    if parts.use_cascade:
+        cascade = cascade_score(
+            parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural
+        )
+    if parts.use_chain and parts.use_cascade:
+        recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
+        return chain, cascade, final_score(parts.final, h, recency, chain, cascade)
+    return chain, cascade, (chain if parts.use_chain else (cascade if parts.use_cascade else neural))
+
+
+@njit
+def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, count, ids, argmax, row):  # type: ignore[no-untyped-def]
+    """The whole final distribution (V,) from the neural one ``row`` (V,), and the weight of B; learns nothing."""
+    h = 0
+    while h < len(parts.edges) and entropy > parts.edges[h]:
+        h += 1
+    chain, cascade = row.copy(), row.copy()
+    if parts.use_chain:
+        chain_row(parts.chain, h, n, u, r, bounds, successor, count, chain)
+    if parts.use_cascade:
+        probs = np.zeros(len(ids))
+        for j in range(len(ids)):
+            probs[j] = row[ids[j]] if ids[j] >= 0 else 0.0
+        cascade_row(
+            parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, row[argmax], cascade
+        )
+    if not (parts.use_chain and parts.use_cascade):
+        return (chain if parts.use_chain else cascade), 1.0 if parts.use_chain else 0.0
+    recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
+    weight = chain_weight(parts.final, h, recency)
+    return weight * chain + (1.0 - weight) * cascade, weight
+
+
+@njit
+def _mix_range(  # type: ignore[no-untyped-def]
+    parts, begin, end, tokens, scored, matched, start, n, c, u, last, last_count, r, ids,
+    nll, entropy, argmax, argmax_log_prob, candidate_log_prob, out,
+):  # fmt: skip
+    probs = np.zeros(ids.shape[1])
+    for t in range(begin, end):
+        if scored[t]:
+            s, e = start[t], start[t] + matched[t]
+            for j in range(ids.shape[1]):
+                probs[j] = math.exp(np.float64(candidate_log_prob[t, j])) if ids[t, j] >= 0 else 0.0
+            chain, cascade, mixed = score_token(
+                parts, np.float64(entropy[t]), n[s:e], c[s:e], u[s:e], last[s:e], last_count[s:e], r[s:e], ids[t],
+                probs, np.int64(argmax[t]), math.exp(np.float64(argmax_log_prob[t])), np.int64(tokens[t]),
+                math.exp(-np.float64(nll[t])),
+            )
+            out[0, t], out[1, t], out[2, t] = -math.log(chain), -math.log(cascade), -math.log(mixed)
+
+
+def mix(tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig) -> MixResult:
+    """Score ``tokens`` (N,) in one pass: each is scored from the state its predecessors left, then learnt.
+
+    ``table`` counts the same tokens with ``config.orders`` (``count_contexts``), ``record`` is what the neural pass
+    hands over for the candidates of this table and configuration. Raises ``ValueError`` when the three do not fit.
+    """
+    ids = candidates(table, count=config.cascade_candidates, orders=config.cascade_orders)
+    _check(tokens, table, record, config, ids)
+    parts = new_parts(config)
+    out = np.zeros((3, len(tokens)))
+    stream = np.ascontiguousarray(tokens, dtype=np.int32)
+    positions = record.sample_positions
+    sums, errors, weights, mismatches = np.zeros((3, len(positions))), np.zeros(len(positions)), [], 0
+    begin = 0
+    for i, stop in enumerate([*positions.tolist(), len(tokens)]):
+        _mix_range(
+            parts, begin, stop, stream, record.scored, table.matched, table.start, table.n, table.c, table.u,
+            table.last, table.last_count, table.r, ids, record.nll, record.entropy, record.argmax,
+            record.argmax_log_prob, record.candidate_log_prob, out,
+        )  # fmt: skip
+        begin = stop
+        if stop < len(tokens):
+            row, weight, agrees = _materialise(stop, stream, table, record, ids, parts, record.sample_log_probs[i])
+            sums[0, i], sums[1, i] = row.sum(), row[stream[stop]]
+            weights.append(weight)
+            mismatches += not agrees
+    errors = np.abs(sums[1] - np.exp(-out[2, positions]))
+    report = NormalisationReport(positions, sums[0], errors, np.asarray(weights), mismatches)
+    nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64)}
+    nats |= {"chain": out[0]} if config.chain else {}
+    nats |= {"cascade": out[1]} if config.cascade else {}
+    nats["mixture"] = out[2]
+    chain = parts.chain
+    memory = out.nbytes + ids.nbytes + table.num_bytes + record.num_bytes
+    memory += sum(a.nbytes for part in parts[:3] for a in part if isinstance(a, np.ndarray))
+    weights_table = 1.0 / (1.0 + np.exp(-parts.final.logit))
+    return MixResult(nats, weights_table, chain.use / (chain.use + chain.skip), report, memory)
+
+
+def _check(
+    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, ids: np.ndarray
+) -> None:
+    if table.orders != config.orders:
+        raise ValueError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
+    if not len(tokens) == len(table.matched) == len(record.nll):
+        raise ValueError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
+                         "neural record; wanted three equal numbers")
+    if record.candidate_log_prob.shape != ids.shape:
+        raise ValueError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
+                         f"wanted {ids.shape} (cascade_candidates)")
+    positions = record.sample_positions
+    inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
+    if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():
+        raise ValueError("neural record: sample_positions must be rising scored positions")
+
+
+def _materialise(
+    t: int, tokens: np.ndarray, table: CountTable, record: NeuralRecord, ids: np.ndarray, parts: Parts,
+    log_probs: np.ndarray,
+) -> tuple[np.ndarray, float, bool]:  # fmt: skip
+    """The whole distribution at ``t`` and whether a plain recount of ``tokens[:t]`` agrees with the table."""
+    s = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))
+    bounds, successor, count = [0], [], []
+    agrees = True
+    ends = np.arange(1, t)  # positions that follow a context of one token or more, all earlier than t
+    length = 0
+    for k, order in enumerate(table.orders):
+        while length < order:
+            length += 1
+            ends = ends[ends >= length]
+            ends = ends[tokens[ends - length] == tokens[t - length]] if t >= length else ends[:0]
+        followers, counts = np.unique(tokens[ends], return_counts=True)
+        if k >= int(table.matched[t]):
+            agrees = agrees and len(ends) == 0
+            continue
+        e = int(table.start[t]) + k
+        target = counts[followers == tokens[t]].sum()
+        found = (len(ends), target, len(followers), tokens[ends[-1]] if len(ends) else -1)
+        agrees = agrees and found == (table.n[e], table.c[e], table.u[e], table.last[e])
+        successor.append(followers)
+        count.append(counts)
+        bounds.append(bounds[-1] + len(followers))
+    empty = np.zeros(0, np.int64)
+    row, weight = mixture_row(
+        parts, np.float64(record.entropy[t]), table.n[s], table.u[s], table.last[s], table.last_count[s], table.r[s],
+        np.asarray(bounds, np.int64), np.concatenate([empty, *successor]).astype(np.uint16),
+        np.concatenate([empty, *count]).astype(np.int32), ids[t], np.int64(record.argmax[t]),
+        np.exp(log_probs.astype(np.float64)),
+    )  # fmt: skip
+    return row, float(weight), bool(agrees)
