@@ -1,0 +1,234 @@
+"""The training loop in process: what it computes, counts and refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from golf.models.registry import build_model, config_from_dict
+from golf.params import from_dict
+from golf.schedule.plan import plan
+from golf.training.checkpoint import CheckpointFolder, open_checkpoints
+from golf.training.config import TrainConfig
+from golf.training.ledger import LedgerError, check_ledger
+from golf.training.loop import DivergedError, Trainer
+from golf.training.signals import StopFlag, TrainingInterrupted
+
+
+class Stream:
+    """A learnable random stream of 64 symbols in memory."""
+
+    num_tokens = 3000
+
+    def __init__(self) -> None:
+        self.tokens = (np.cumsum(np.random.default_rng(0).integers(0, 3, self.num_tokens)) % 64).astype(np.uint16)
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        return self.tokens[start : start + length]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Iterator[CheckpointFolder]:
+    with open_checkpoints(tmp_path / "run") as folder:
+        yield folder
+
+
+@pytest.fixture
+def trainer(sections: dict[str, dict[str, Any]], checkpoints: CheckpointFolder) -> Callable[..., Trainer]:
+    def make(stop: StopFlag | None = None, model: dict | None = None, **train: Any) -> Trainer:
+        config = from_dict(TrainConfig, {**sections["train"], **train})
+        torch.manual_seed(config.seed)
+        built = build_model(config_from_dict({**sections["model"], **(model or {})}), 64)
+        return Trainer(
+            built, config, source=Stream(), checkpoints=checkpoints, base_meta={}, stop=stop, log=lambda line: None
+        )
+
+    return make
+
+
+def test_the_loss_falls_and_the_ledger_equals_the_plan(trainer: Callable[..., Trainer]) -> None:
+    run = trainer()
+    result = run.run()
+    rows = result.state.events.history
+    assert rows[0][2] == pytest.approx(math.log(64), abs=0.1)
+    assert result.final_loss < rows[0][2] - 1.0
+    assert [row[0] for row in rows] == list(range(1, 25))
+    assert [row[4] for row in rows] == [1] * 12 + [2] * 12
+    assert rows[-1][5] == 24 * 64
+    check_ledger(result.ledger, plan(run.schedule), timed=False)
+    assert result.ledger["snapshot_steps"] == list(plan(run.schedule).cases[0].snapshot_steps)
+    groups = result.ledger["parameter_groups"]
+    assert groups["blocks.0.mlp.input.weight"] == "muon"
+    assert groups["token_embedding"] == "embedding"
+    assert groups["loop_vectors"] == "control"
+
+
+def test_gradient_accumulation_changes_nothing_but_rounding(trainer: Callable[..., Trainer]) -> None:
+    whole = trainer(precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0, momentum_warmup_steps=0)
+    parts = trainer(
+        precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0, momentum_warmup_steps=0, micro_batch_tokens=16
+    )
+    assert (whole.accumulate, parts.accumulate) == (1, 4)
+    losses = [[row[2] for row in run.run().state.events.history] for run in (whole, _fresh(parts))]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def _fresh(run: Trainer) -> Trainer:
+    run.checkpoints.remove()
+    run.checkpoints.path.mkdir()
+    return run
+
+
+def test_moving_average_is_the_weighted_mean_of_the_weights_after_each_step(trainer: Callable[..., Trainer]) -> None:
+    run = trainer()
+    seen: list[torch.Tensor] = []
+    update = run.state.update_ema
+
+    def spy() -> None:
+        seen.append(run.state.weights["token_embedding"].double().clone())
+        update()
+
+    run.state.update_ema = spy  # type: ignore[method-assign]
+    run.run()
+    shares = torch.tensor([0.1 * 0.9 ** (len(seen) - 1 - i) for i in range(len(seen))], dtype=torch.float64)
+    want = (torch.stack(seen) * (shares / shares.sum())[:, None, None]).sum(0)
+    assert torch.allclose(run.state.ema["token_embedding"].double(), want, atol=1e-6)
+
+
+def test_the_last_snapshot_is_the_final_weights(trainer: Callable[..., Trainer]) -> None:
+    from golf.files import load_torch
+
+    run = trainer()
+    result = run.run()
+    last = len(result.state.events.snapshot_steps) - 1
+    tensors, meta = load_torch(run.checkpoints.snapshot_path(last), made_by="test")
+    assert meta["step"] == 24 and meta["progress"] == 1.0
+    assert all(torch.equal(tensors[name], value) for name, value in result.state.weights.items())
+
+
+def test_a_signal_saves_and_the_continued_run_is_bit_exact(trainer: Callable[..., Trainer]) -> None:
+    whole = trainer().run()
+    wanted = {name: value.clone() for name, value in whole.state.weights.items()}
+    stop = StopFlag()
+    first = _fresh(trainer(stop=stop))
+    step = first._step
+
+    def stop_after_seven(windows: np.ndarray, rows: np.ndarray) -> None:
+        step(windows, rows)
+        stop.signum = 15 if first.state.events.step == 7 else 0
+
+    first._step = stop_after_seven  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted, match="SIGTERM after step 7: checkpoint saved") as caught:
+        first.run()
+    assert caught.value.exit_code == 143
+    second = trainer().run()
+    assert all(torch.equal(value, wanted[name]) for name, value in second.state.weights.items())
+    assert all(torch.equal(value, whole.state.ema[name]) for name, value in second.state.ema.items())
+    assert second.ledger == whole.ledger
+    assert second.state.events.history == whole.state.events.history
+
+
+def test_a_timed_run_ends_with_its_budget_and_finishes_its_warmdown(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(iterations=100_000, budget_seconds=1.5, momentum_warmup_steps=2)
+    result = run.run()
+    assert result.state.events.progress == 1.0 and 3 < result.ledger["steps"] < 100_000
+    assert result.state.events.elapsed >= 1.5
+    assert [depth for _, depth in result.ledger["depth_phases"]] == [1, 2]
+    assert result.ledger["lr_multiplier_last"] < 0.5
+
+
+def test_seconds_of_earlier_sessions_count(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(iterations=100_000, budget_seconds=1000.0)
+    run.state.events.elapsed = 999.9
+    tensors, meta = run.state.to_checkpoint()
+    run.optimisers.load_state_tensors({})
+    run.checkpoints.save(tensors, meta)
+    again = trainer(iterations=100_000, budget_seconds=1000.0).run()
+    assert again.ledger["steps"] < 1000 and again.state.events.progress == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, 1e9])
+def test_a_lost_run_stops_with_the_step_and_the_last_good_checkpoint(trainer: Callable[..., Trainer], bad: float) -> None:
+    run = trainer(checkpoint_seconds=1e-9)
+    gradients = run._gradients
+
+    def spoiled(rows: np.ndarray) -> torch.Tensor:
+        loss = gradients(rows)
+        return loss * bad if run.state.events.step == 9 else loss
+
+    run._gradients = spoiled  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match=r"at step 10, wanted .* last good checkpoint: step 9 in .*matrix_lr"):
+        run.run()
+
+
+def test_an_infinite_gradient_is_a_lost_run_though_its_loss_is_fine(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(grad_clip=0.0)
+    gradients = run._gradients
+
+    def spoiled(rows: np.ndarray) -> torch.Tensor:
+        loss = gradients(rows)
+        run.parameters[0].grad[0, 0] = math.inf  # type: ignore[index]
+        return loss
+
+    run._gradients = spoiled  # type: ignore[method-assign]
+    with pytest.raises(DivergedError, match="loss is nan nats per token at step 1"):
+        run.run()
+
+
+def test_parameters_unused_at_a_shallow_depth_resume(trainer: Callable[..., Trainer]) -> None:
+    # cross_repeat_scales has no gradient at depth 1; its optimiser state must exist all the same
+    run = trainer(stop=StopFlag())
+    run.stop.signum = 0
+    step = run._step
+
+    def stop_after_two(windows: np.ndarray, rows: np.ndarray) -> None:
+        step(windows, rows)
+        run.stop.signum = 2
+
+    run._step = stop_after_two  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        run.run()
+    assert trainer().run().state.events.step == 24
+
+
+def test_a_ledger_that_differs_from_the_plan_names_every_mismatch(trainer: Callable[..., Trainer]) -> None:
+    run = trainer()
+    ledger = run.run().ledger
+    planned = plan(run.schedule)
+    broken = {**ledger, "snapshot_steps": [], "ema_updates": 0, "depth_phases": [[1, 2]]}
+    broken["distance_from_initial"] = {**ledger["distance_from_initial"], "loop_vectors": 0.0}
+    with pytest.raises(LedgerError) as caught:
+        check_ledger(broken, planned, timed=False)
+    for text in ("snapshot_steps: planned", "0 updates in 24 steps", "depth_phases", "never moved: loop_vectors"):
+        assert text in str(caught.value)
+    with pytest.raises(LedgerError, match=r"depths: planned \[1, 2\], happened \[2\]"):
+        check_ledger(broken, planned, timed=True)
+
+
+def test_a_flat_model_trains_and_leaves_no_tensor_unmoved(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(model={"repeats": 1, "xsa_last": 0}, depth_phases=[])
+    check_ledger(run.run().ledger, plan(run.schedule), timed=False)
+
+
+def test_failed_compilation_falls_back_to_eager_with_one_warning(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*args: Any, **kwargs: Any) -> Any:
+        def call(*inner: Any) -> Any:
+            raise RuntimeError("No working C++ compiler found\nmore")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    run = trainer(compile=True)
+    lines: list[str] = []
+    run.log = lines.append
+    assert run.run().state.events.step == 24
+    warnings = [line for line in lines if line.startswith("warning")]
+    assert len(warnings) == 1 and "(No working C++ compiler found); training runs eagerly" in warnings[0]
