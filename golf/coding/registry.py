@@ -1,0 +1,164 @@
+"""The coders that an artifact's per-tensor record can name, by number, and the choice of the smallest.
+
+``R`` rows, ``C`` columns. A coder turns integers (R, C) int16 into ``side`` bytes (tables; packed together with the
+other small data of the artifact) and ``payload`` bytes (already dense). Numbers once given never change meaning; a new
+coder takes a new number and may use the scale codes in ``SideInfo``, which the decoder knows before the integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.rans import decode, encode
+from golf.coding.tables import TOTAL, build_table, read_table, write_table
+
+__all__ = ["CODERS", "Coder", "Encoded", "SideInfo", "encode_smallest"]
+
+Integers = NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class SideInfo:
+    """What both sides know of a tensor before its integers: name for errors, R, C, scales."""
+
+    name: str
+    rows: int
+    columns: int
+    row_scale: NDArray[np.float16] | NDArray[np.int8]  # (R,) fp16 steps or int8 codes of 1/8 octave
+    column_codes: NDArray[np.int8] | None  # (C,) codes of 1/4 octave
+
+
+@dataclass(frozen=True)
+class Coder:
+    """One entry of the registry: ``number`` is what the artifact stores."""
+
+    number: int
+    name: str
+    encode: Callable[[Integers, SideInfo], tuple[bytes, bytes]]
+    decode: Callable[[bytes, bytes, SideInfo], Integers]
+    least: Callable[[Integers], int] = lambda values: 0  # bytes it cannot get below: saves trying it in vain
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tensor's integers, coded: ``coder`` number, ``side`` and ``payload`` bytes."""
+
+    coder: int
+    side: bytes
+    payload: bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both, before the side bytes are compressed."""
+        return len(self.side) + len(self.payload)
+
+
+def _encode_static(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
+    if values.size == 0:
+        return b"", b""
+    table = build_table(values)
+    symbols = values.ravel().astype(np.int32) - table.offset
+    far = (symbols < 0) | (symbols >= table.alphabet)
+    outliers = values.ravel()[far]
+    symbols[far] = table.alphabet
+    side = write_table(table) + outliers.astype("<i2").tobytes()
+    return side, encode(symbols, table.frequencies)
+
+
+def _decode_static(side: bytes, payload: bytes, info: SideInfo) -> Integers:
+    reader = Reader(side, f"{info.name} side data")
+    if info.rows * info.columns == 0:
+        reader.end()
+        if payload:
+            raise ArtifactError("payload", f"{info.name}: {len(payload)} payload bytes for no values")
+        return np.zeros((info.rows, info.columns), np.int16)
+    table = read_table(reader, info.name)
+    symbols = decode(payload, info.rows * info.columns, table.frequencies, what=info.name)
+    values = symbols + np.int32(table.offset)
+    if table.escape:
+        places = np.flatnonzero(symbols == table.alphabet)
+        values[places] = np.frombuffer(reader.take(2 * len(places), "outliers"), "<i2")
+    reader.end()
+    return _as_int16(values, info)
+
+
+def _as_int16(values: NDArray[np.int32], info: SideInfo) -> Integers:
+    if values.size and (values.min() < -TOTAL // 2 or values.max() >= TOTAL // 2):
+        raise ArtifactError("tensor", f"{info.name}: integers {values.min()}..{values.max()} leave the int16 range")
+    return values.astype(np.int16).reshape(info.rows, info.columns)
+
+
+def _encode_raw(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
+    if values.size == 0:
+        return b"", b""
+    low, width = int(values.min()), _raw_width(values)
+    digits = values.ravel().astype(np.int32) - low
+    pieces = [  # a multiple of 8 values fills whole bytes, so pieces can be joined
+        np.packbits((digits[i : i + (1 << 20), None] >> np.arange(width - 1, -1, -1)) & 1) for i in _pieces(digits.size)
+    ]
+    return zigzag(low) + varint(width), np.concatenate(pieces).astype(np.uint8).tobytes()
+
+
+def _raw_width(values: Integers) -> int:
+    return (int(values.max()) - int(values.min())).bit_length() if values.size else 0
+
+
+def _raw_least(values: Integers) -> int:
+    return (values.size * _raw_width(values) + 7) // 8
+
+
+def _pieces(count: int) -> range:
+    return range(0, count, 1 << 20)
+
+
+def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
+    reader = Reader(side, f"{info.name} side data")
+    count = info.rows * info.columns
+    low = reader.signed("lowest integer", most=TOTAL // 2) if count else 0
+    width = reader.varint("bits per integer", most=16) if count else 0
+    reader.end()
+    if len(payload) != (count * width + 7) // 8:
+        wanted = f"{(count * width + 7) // 8} for {count} integers of {width} bits"
+        raise ArtifactError("payload", f"{info.name}: payload has {len(payload)} bytes, wanted {wanted}")
+    values = np.full(count, low, np.int32)
+    weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int32)
+    packed = np.frombuffer(payload, np.uint8)
+    for i in _pieces(count) if width else ():
+        size = min(1 << 20, count - i)
+        bits = np.unpackbits(packed[i * width // 8 :][: (size * width + 7) // 8], count=size * width)
+        values[i : i + size] += bits.reshape(size, width) @ weights
+    return _as_int16(values, info)
+
+
+CODERS: dict[int, Coder] = {
+    coder.number: coder
+    for coder in (
+        Coder(0, "raw", _encode_raw, _decode_raw, _raw_least),
+        Coder(1, "rans", _encode_static, _decode_static),
+    )
+}
+
+
+def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) -> Encoded:
+    """Code ``values`` (R, C) with each of the named coders and keep the smallest; the first wins a tie.
+
+    Raises ``ValueError`` for a name that is not registered.
+    """
+    known = {coder.name: coder for coder in CODERS.values()}
+    unknown = [name for name in coders if name not in known]
+    if unknown or not coders:
+        raise ValueError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
+    best: Encoded | None = None
+    for name in coders:
+        coder = known[name]
+        if best is not None and coder.least(values) >= best.num_bytes:
+            continue
+        tried = Encoded(coder.number, *coder.encode(values, info))
+        best = tried if best is None or tried.num_bytes < best.num_bytes else best
+    assert best is not None
+    return best

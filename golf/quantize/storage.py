@@ -1,0 +1,58 @@
+"""The file between `quantize` and `compress`: integers, steps and small tensors in safetensors.
+
+Per quantized tensor ``NAME`` the integers (R, C) as int8 where they fit, else int16; ``NAME/rows`` fp16 steps or int8
+codes; ``NAME/columns`` int8 codes. Other tensors under their own name. ``meta["tensors"]`` describes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf import files
+from golf.quantize.tensors import QuantizedModel, QuantizedTensor
+
+__all__ = ["load_quantized", "save_quantized"]
+
+_MADE_BY = "`quantize`"
+
+
+def save_quantized(path: str | Path, model: QuantizedModel, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``model``; ``extra`` (JSON-able) goes into the meta under ``extra``."""
+    arrays: dict[str, np.ndarray] = dict(model.plain)
+    described: dict[str, Any] = {}
+    for name, tensor in model.tensors.items():
+        fits = tensor.values.size == 0 or (tensor.values.min() >= -128 and tensor.values.max() <= 127)
+        arrays[name] = tensor.values.astype(np.int8) if fits else tensor.values
+        arrays[f"{name}/rows"] = tensor.row_scale
+        if tensor.column_codes is not None:
+            arrays[f"{name}/columns"] = tensor.column_codes
+        entry = {"role": tensor.role, "shape": list(tensor.shape), "trellis": tensor.trellis}
+        described[name] = entry
+    meta = {"model": model.config, "vocab_size": model.vocab_size, "tensors": described, "aliases": model.aliases}
+    files.save_numpy(path, arrays, {**meta, "extra": dict(extra or {})})
+
+
+def load_quantized(path: str | Path) -> tuple[QuantizedModel, dict[str, Any]]:
+    """Read what ``save_quantized`` wrote: the model and ``extra``. Raises ``FileError`` for a missing or other file."""
+    arrays, meta = files.load_numpy(path, made_by=_MADE_BY)
+    tensors = {}
+    try:
+        for name, entry in meta["tensors"].items():
+            tensors[name] = QuantizedTensor(
+                name=name,
+                role=entry["role"],
+                shape=tuple(entry["shape"]),
+                values=arrays.pop(name).astype(np.int16),
+                row_scale=arrays.pop(f"{name}/rows"),
+                column_codes=arrays.pop(f"{name}/columns", None),
+                trellis=entry["trellis"],
+            )
+        model = QuantizedModel(meta["model"], meta["vocab_size"], tensors, arrays, meta["aliases"])
+        extra: dict[str, Any] = meta["extra"]
+    except KeyError as error:
+        raise files.FileError(f"{path}: no {error} in it, not quantized weights; re-run {_MADE_BY}") from error
+    return model, extra

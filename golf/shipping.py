@@ -1,0 +1,154 @@
+"""The shipped decoder and the size of everything that counts against the limit.
+
+The decoder is the import closure of ``golf.decode``, minified, in a zip that Python imports from directly
+(``PYTHONPATH=decoder.zip``); it needs numpy, torch, zstandard and constriction from PyPI. Same sources and Python
+version, same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from golf.closure import import_closure
+from golf.coding.tables import entropy_bits
+from golf.container import CODERS, Unpacked
+
+__all__ = ["CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "size_metrics", "size_rows"]
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """Section `compress` of the parameters."""
+
+    coder: Literal["rans", "raw"]
+    zstd_level: int
+    limit_bytes: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.zstd_level <= 22:
+            raise ValueError(f"zstd_level: found {self.zstd_level}, wanted 1 to 22")
+        if self.limit_bytes < 1:
+            raise ValueError(f"limit_bytes: found {self.limit_bytes}, wanted a positive number of bytes")
+
+    @property
+    def coders(self) -> tuple[str, ...]:
+        """Coders tried on every tensor: bit-packing is the way out where tables cost more than they save."""
+        return ("rans", "raw") if self.coder == "rans" else ("raw",)
+
+
+def decoder_sources(root: str | Path) -> list[str]:
+    """Files below ``root`` that the shipped decoder is made of, sorted; `compress` depends on their content."""
+    return import_closure("golf.decode", root)
+
+
+def pack_decoder(root: str | Path) -> bytes:
+    """The decoder as a deterministic zip: minified sources, fixed dates, best deflate."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in decoder_sources(root):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # not the packing machine's
+            archive.writestr(entry, minify((Path(root) / name).read_text()), compresslevel=9)
+    return buffer.getvalue()
+
+
+def minify(source: str) -> str:
+    """``source`` without comments, docstrings and function annotations; it runs the same (dataclass fields stay)."""
+    tree = _Strip().visit(ast.parse(source))
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+
+
+class _Strip(ast.NodeTransformer):
+    def _body(self, node: Any) -> Any:
+        self.generic_visit(node)
+        kept = [item for item in node.body if not _is_docstring(item)]
+        node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+        return node
+
+    visit_Module = visit_ClassDef = _body
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        node.returns = None
+        for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+            arg.annotation = None
+        for star in (node.args.vararg, node.args.kwarg):
+            if star is not None:
+                star.annotation = None
+        return self._body(node)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:
+    """One row per tensor, largest first: role, shape, bits per weight, order-0 bits, coder, payload and side bytes.
+
+    Table and scale bytes are before their common compression; what the file really has is in ``sections``.
+    """
+    rows = []
+    for record in unpacked.records:
+        tensor = unpacked.model.tensors.get(record.name)
+        order0 = entropy_bits(tensor.values) / 8 if tensor is not None else float(record.scale_bytes)
+        num_bytes = record.payload_bytes + record.side_bytes + record.scale_bytes
+        rows.append(
+            {
+                "tensor": record.name,
+                "role": record.role,
+                "shape": "x".join(map(str, record.shape)) or "1",
+                "weights": record.weights,
+                "coder": CODERS[record.coder].name if tensor is not None else f"fp{16 * (record.grid + 1)}",
+                "bits_per_weight": 8 * num_bytes / max(1, record.weights),
+                "order0_bits_per_weight": 8 * order0 / max(1, record.weights),
+                "bytes": num_bytes,
+                "payload_bytes": record.payload_bytes,
+                "table_bytes": record.side_bytes,
+                "scale_bytes": record.scale_bytes,
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["bytes"], row["tensor"]))
+
+
+def size_metrics(unpacked: Unpacked, *, decoder_bytes: int, limit_bytes: int) -> dict[str, float]:
+    """Flat metrics of a written artifact: bytes of file, decoder, sections, order-0 entropy, and the margin.
+
+    ``payload_bytes`` is all that codes the integers, streams and tables, to set beside ``order0_bytes``.
+    """
+    tensors = unpacked.model.tensors.values()
+    order0 = sum(entropy_bits(tensor.values) for tensor in tensors) / 8
+    quantized = sum(tensor.values.size for tensor in tensors)
+    coded = unpacked.sections["payload"] + unpacked.sections["side"]
+    total = unpacked.num_bytes + decoder_bytes
+    return {
+        "artifact_bytes": unpacked.num_bytes,
+        "decoder_bytes": decoder_bytes,
+        "total_bytes": total,
+        "limit_bytes": limit_bytes,
+        "margin_bytes": limit_bytes - total,
+        "payload_bytes": coded,
+        "order0_bytes": order0,
+        "coded_to_order0_ratio": coded / order0 if order0 else 1.0,
+        "bits_per_weight": 8 * unpacked.num_bytes / max(1, unpacked.model.num_weights()),
+        "quantized_weights": quantized,
+        **{f"section_{name}_bytes": size for name, size in unpacked.sections.items()},
+    }
+
+
+def check_limit(metrics: dict[str, float]) -> None:
+    """Raise ``ValueError`` saying by how much the limit is exceeded and what to change."""
+    over = int(metrics["total_bytes"] - metrics["limit_bytes"])
+    if over <= 0:
+        return
+    saving = 8 * over / max(1.0, metrics["quantized_weights"])
+    raise ValueError(
+        f"artifact {metrics['artifact_bytes']:.0f} + decoder {metrics['decoder_bytes']:.0f} = "
+        f"{metrics['total_bytes']:.0f} bytes, {over} above compress.limit_bytes={metrics['limit_bytes']:.0f}. "
+        f"Save {saving:.2f} bits per weight (lower quantize.levels, or method sdclip with a larger quantize.clip) "
+        f"or make the model about {100 * over / metrics['artifact_bytes']:.1f} % smaller"
+    )

@@ -1,0 +1,50 @@
+"""Stage `compress`: quantized model and tokenizer to one artifact, packed decoder beside it, sizes checked.
+
+In: artifacts/quantize/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.decode.
+Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.json. Above the limit it fails after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from golf import files
+from golf.cli.errors import main_guard
+from golf.coding.compressors import compare
+from golf.container import pack, unpack
+from golf.params import load_section
+from golf.quantize.storage import load_quantized
+from golf.shipping import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows
+
+SOURCES = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Run the stage; ``ValueError`` for wrong parameters or inputs, or an artifact above the limit."""
+    parser = argparse.ArgumentParser(prog="python -m stages.compress", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--root", type=Path, default=Path("."))
+    args = parser.parse_args()
+    config = load_section(args.params, "compress", CompressConfig)
+    model, _ = load_quantized(args.root / "artifacts/quantize/model.safetensors")
+    tokenizer = files.require(args.root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
+    data = pack(model, tokenizer, coders=config.coders, zstd_level=config.zstd_level)
+    unpacked = unpack(data)  # what the decoder will see, checked before anything is written
+    decoder = pack_decoder(SOURCES)
+    out = args.root / "artifacts/compress"
+    files.write_bytes(out / "model.golf", data)
+    files.write_bytes(out / "decoder.zip", decoder)
+    rows = size_rows(unpacked)
+    lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
+    files.write_text(out / "tensors.tsv", "\n".join(lines) + "\n")
+    metrics = size_metrics(unpacked, decoder_bytes=len(decoder), limit_bytes=config.limit_bytes)
+    integers = [model.tensors[name].values for name in sorted(model.tensors)]
+    sizes = compare(integers, threads=os.cpu_count() or 1)
+    files.write_json(args.root / "metrics/compress.json", metrics | {f"{k}_bytes": v for k, v in sizes.items()})
+    check_limit(metrics)
+
+
+if __name__ == "__main__":
+    main_guard(main, name="compress")
