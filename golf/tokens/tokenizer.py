@@ -1,0 +1,156 @@
+"""SentencePiece tokenizers: our own lossless BPE, or an existing model with what it does to the text declared."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from golf.files import require
+from golf.tokens.ledger import SPACE, byte_table, piece_bytes
+
+__all__ = ["PROBE", "Tokenizer", "TokenizerError"]
+
+# Everything that a tokenizer for prose tends to change: NFKC letters, runs of spaces, newlines, edges, odd scripts.
+PROBE = (
+    " \ufeffTwo  spaces\tand tab\r\nnew\n\nlines\rNUL \0 \ufb01 \u2460 \uff21 e\u0301 \u00e9 \u00a0\u3000\u200b"
+    f"\u00ad\u2028 {SPACE}lower {SPACE} block{SPACE} <s></s> <0x41> <unk> <pad> "
+    "\U0001f600 \u10a0\u16a0 \u8a9e \u0645\u0631\u062d  "
+)
+_WORDS = re.compile(" *[^ ]+| +")
+_CACHED_WORDS = 1 << 18
+_LONGEST_CACHED = 64  # characters; longer "words" (other scripts, code) do not come back often
+
+
+class TokenizerError(ValueError):
+    """A tokenizer model is damaged, or cannot code a text; the message names it and the way out."""
+
+
+class Tokenizer:
+    """A SentencePiece model with its bytes-per-token table.
+
+    ``lossless`` is found by trial on ``PROBE``: then ``decode(encode(text))`` is the text, byte for byte, and a text's
+    bytes are the divisor of its score ("raw"). A model that normalises has the divisor "decoded": the bytes of what
+    its tokens decode to. ``encode`` proves its result on every text. ``token_bytes`` holds the bytes of each piece.
+    """
+
+    def __init__(self, model: bytes, *, name: str = "tokenizer.model") -> None:
+        self.name = name
+        self.model = model
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        try:
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(f"{name}: not a readable SentencePiece model ({error})") from error
+        self.vocab_size = int(self._sp.get_piece_size())
+        self.bos_id = int(self._sp.bos_id())
+        self.unk_id = int(self._sp.unk_id())
+        if self.bos_id < 0 or self.vocab_size > 1 << 16:
+            raise TokenizerError(
+                f"{name}: found BOS {self.bos_id} and {self.vocab_size} pieces, wanted a BOS and at most 65,536 pieces"
+            )
+        self.token_bytes = [piece_bytes(self._sp, token) for token in range(self.vocab_size)]
+        pieces = [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
+        # A space is only ever at the front of a piece, so no merge crosses "x y" and words can be coded one by one.
+        self._by_words = all(SPACE not in piece.lstrip(SPACE) for piece in pieces)
+        self._cache: dict[str, list[int]] = {}
+        self.lossless = self._restores(PROBE)
+        self.table = byte_table(self._sp, lossless=self.lossless)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, made_by: str = "tokenize.tokenizer") -> Tokenizer:
+        """Read a ``.model`` file."""
+        return cls(require(path, made_by=made_by).read_bytes(), name=str(path))
+
+    @property
+    def divisor(self) -> str:
+        """``raw`` or ``decoded``: whose bytes a score is divided by."""
+        return "raw" if self.lossless else "decoded"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without BOS, proved to decode to it.
+
+        Of a normalising model it is only proved that no piece is unknown. Raises ``TokenizerError``.
+        """
+        if self.lossless:
+            ids = self._encode_exact(text)
+            if self.decode(ids) != text.encode():
+                raise TokenizerError(
+                    f"{self.name}: changes this text: {_difference(self.decode(ids), text.encode())}; "
+                    "train a lossless one (tokenize.tokenizer: train)"
+                )
+            return ids
+        ids = self._sp.encode(text)
+        if self.unk_id in ids:
+            raise TokenizerError(
+                f"{self.name}: has no piece for a character of this text, so a score would be no code length of it; "
+                "use a tokenizer with byte fallback (tokenize.tokenizer: train)"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """UTF-8 bytes of one document's ids; BOS in front may be there or not."""
+        ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        if self.lossless:
+            return b"".join([self.token_bytes[token] for token in ids])
+        parts, after_boundary = [], True
+        for token in ids:
+            piece = self.token_bytes[token]
+            parts.append(piece[1:] if after_boundary and self.table.has_leading_space[token] else piece)
+            after_boundary = bool(self.table.is_boundary[token])
+        return b"".join(parts)
+
+    def document(self, text: str) -> tuple[np.ndarray, int]:
+        """One document as shards hold it: ids uint16 (T,) with BOS in front, and its bytes, proved by the ledger."""
+        ids = self.encode(text)
+        tokens = np.array([self.bos_id, *ids], dtype=np.uint16)
+        wanted = len(text.encode()) if self.lossless else len(self._sp.decode(ids).encode())
+        counted = self.table.num_bytes(tokens)
+        if counted != wanted:
+            raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the text has {wanted}")
+        return tokens, counted
+
+    def imported_document(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
+        """The same for ids that were made elsewhere; bytes are those of the decoded text."""
+        if bool((ids == self.unk_id).any()):
+            raise TokenizerError(f"{self.name}: unknown piece in the ids; a score would be no code length of the text")
+        tokens = np.concatenate([np.array([self.bos_id]), ids]).astype(np.uint16)
+        counted, decoded = self.table.num_bytes(tokens), len(self.decode(ids))
+        if counted != decoded:
+            raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the ids decode to {decoded}")
+        return tokens, counted
+
+    def _encode_exact(self, text: str) -> list[int]:
+        """A literal U+2581 would be coded like a space, so its three bytes go through byte fallback."""
+        parts = text.split(SPACE)
+        ids = self._encode_words(parts[0])
+        for part in parts[1:]:
+            ids += [self._sp.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+            ids += self._encode_words(part)
+        return ids
+
+    def _encode_words(self, text: str) -> list[int]:
+        if not self._by_words:
+            return list(self._sp.encode(text))
+        cache = self._cache
+        ids: list[int] = []
+        for word in _WORDS.findall(text):
+            found = cache.get(word)
+            if found is None:
+                found = self._sp.encode(word)
+                if len(word) <= _LONGEST_CACHED and len(cache) < _CACHED_WORDS:
+                    cache[word] = found
+            ids += found
+        return ids
+
+    def _restores(self, text: str) -> bool:
+        return b"".join(self.token_bytes[token] for token in self._encode_exact(text)) == text.encode()
+
+
+def _difference(found: bytes, wanted: bytes) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+    return f"at byte {at} found {found[at : at + 12]!r}, wanted {wanted[at : at + 12]!r}"

@@ -1,0 +1,31 @@
+"""tokenize: corpus to tokenizer, token shards and manifest (``golf.tokenize``)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from golf.cli.errors import main_guard
+from golf.params import load_section
+from golf.tokenize import TokenizeConfig, tokenize_corpus
+
+
+def main() -> None:
+    """Read section ``tokenize`` of the parameters and write the outputs below ``--root``."""
+    parser = argparse.ArgumentParser(prog="python -m stages.tokenize", description=__doc__)
+    parser.add_argument("--params", default="params.yaml", help="parameter file")
+    parser.add_argument("--root", default=".", type=Path, help="folder that holds data/, artifacts/ and metrics/")
+    args = parser.parse_args()
+    config = load_section(args.params, "tokenize", TokenizeConfig)
+    processes = int(os.environ.get("GOLF_PROCESSES") or len(os.sched_getaffinity(0)))
+    manifest = tokenize_corpus(config, args.root, processes=processes)
+    for split, counts in manifest["splits"].items():
+        print(
+            f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes, "
+            f"{counts['bytes_per_token']:.3f} bytes per token"
+        )
+
+
+if __name__ == "__main__":
+    main_guard(main, name="tokenize")
