@@ -1,0 +1,192 @@
+"""The evaluate stage on a real (tiny) artifact: it reads two things, writes two, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+import stages.evaluate as evaluate
+from golf.container import pack
+from golf.decode import load_artifact
+from golf.files import load_numpy
+from golf.models.registry import build_model, config_from_dict
+from golf.params import ParamsError, to_dict
+from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.scoring.text import ScoringError, load_text
+from golf.tokens.shards import ShardWriter
+from golf.tokens.tokenizer import Tokenizer
+from golf.tokens.trainer import train_tokenizer
+
+NEURAL = {"window": 32, "batch": 8, "precision": "fp32"}
+PARAMS = {
+    "evaluate": {
+        "roundtrip": NEURAL,
+        "sliding": {**NEURAL, "stride": 8},
+        "streaming": {"window": 32, "chunk": 16, "streams": 4, "warmup": 32, "precision": "fp32"},
+        "hedge": {
+            **{**NEURAL, "stride": 8, "learning_rate": 1.0, "share": 0.01},
+            **{"temperatures": [0.8, 1.25], "smoothing": 0.1},
+        },
+    }
+}
+
+
+def write_tokens(folder: Path, tokenizer: Tokenizer, documents: list[str]) -> None:
+    kept = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "tokenizer_sha256": tokenizer.sha256}
+    writer = ShardWriter(folder, **kept)
+    for document in documents:
+        writer.add(*tokenizer.document(document))
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def documents(root: Path) -> list[str]:
+    """Real prose of this repository, a document with odd characters, and an empty one."""
+    prose = (root / "docs" / "architecture.md").read_text()
+    return [*(prose[i : i + 1500] for i in range(0, 4500, 1500)), "tab\there \u2581 caf\u00e9 \U0001f600\n\n  end ", ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents: list[str]) -> Tokenizer:
+    return train_tokenizer(documents, 400)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, documents: list[str], tokenizer: Tokenizer) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    shape = {"family": "depth_recurrent", "width": 32, "blocks": 1, "repeats": 2, "heads": 2, "kv_heads": 1}
+    shape |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
+    shape |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
+    config = config_from_dict(shape)
+    torch.manual_seed(0)
+    model = build_model(config, tokenizer.vocab_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    levels = {"embedding": 31, "attention": 31, "mlp": 31}
+    method = QuantizeConfig(method="gptq_lite", levels=levels, percentiles=(0.999, 1.0), clip=12.85)
+    meta = {"model": to_dict(config), "vocab_size": tokenizer.vocab_size}
+    quantized = quantize_model(state, model, method, meta=meta).model
+    (root / "artifacts/compress").mkdir(parents=True)
+    (root / "artifacts/compress/model.golf").write_bytes(pack(quantized, tokenizer.model))
+    write_tokens(root / "artifacts/tokens/val", tokenizer, documents)
+    with open(root / "params.yaml", "w") as file:
+        YAML().dump(PARAMS, file)
+    return root
+
+
+def copy_inputs(project: Path, folder: Path) -> Path:
+    """Nothing but the artifact, the validation tokens and the parameters."""
+    shutil.copytree(project / "artifacts/tokens/val", folder / "artifacts/tokens/val")
+    (folder / "artifacts/compress").mkdir(parents=True)
+    shutil.copy(project / "artifacts/compress/model.golf", folder / "artifacts/compress/model.golf")
+    shutil.copy(project / "params.yaml", folder / "params.yaml")
+    return folder
+
+
+@pytest.mark.parametrize("mode", sorted(evaluate.MODES))
+def test_artifact_and_validation_tokens_are_all_it_needs(
+    mode: str, project: Path, tmp_path: Path, documents: list[str]
+) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    for root in (project, lonely):
+        assert evaluate.run(mode, root / "params.yaml", root) == 0
+    written = Path(f"artifacts/evaluate/{mode}.safetensors")
+    assert (project / written).read_bytes() == (lonely / written).read_bytes()
+    tensors, meta = load_numpy(lonely / written, made_by="evaluate")
+    assert tensors["doc_bytes"].tolist() == [len(text.encode()) for text in documents]
+    assert tensors["doc_nats"].shape == tensors["doc_tokens"].shape == (len(documents),)
+    assert meta["artifact_sha256"] == load_artifact(lonely / "artifacts/compress/model.golf").sha256
+    metrics = json.loads((lonely / f"metrics/evaluate_{mode}.json").read_text())
+    total, num_bytes = float(tensors["doc_nats"].sum()), sum(len(text.encode()) for text in documents)
+    assert metrics[f"{mode}_bits_per_byte"] == pytest.approx(total / np.log(2) / num_bytes, rel=1e-12)
+    assert metrics[f"{mode}_nats_per_token"] == pytest.approx(total / metrics["tokens"], rel=1e-12)
+    assert (metrics["bytes"], metrics["tokens"]) == (num_bytes, int(tensors["doc_tokens"].sum()))
+    assert metrics[f"{mode}_seconds"] > 0
+    left = {path.relative_to(lonely).as_posix() for path in lonely.rglob("*") if path.is_file()}
+    assert left - {"params.yaml", "artifacts/compress/model.golf", "artifacts/tokens/val/shard_000000.safetensors"} == {
+        written.as_posix(),
+        f"metrics/evaluate_{mode}.json",
+    }
+
+
+def test_roundtrip_says_what_xz_needs_for_the_same_text(project: Path, documents: list[str]) -> None:
+    evaluate.run("roundtrip", project / "params.yaml", project)
+    raw = "".join(documents).encode()
+    packed = lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
+    metrics = json.loads((project / "metrics/evaluate_roundtrip.json").read_text())
+    assert metrics["xz_bits_per_byte"] == 8 * len(packed) / len(raw)
+
+
+def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(project: Path) -> None:
+    from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
+
+    evaluate.run("roundtrip", project / "params.yaml", project)
+    decoded = load_artifact(project / "artifacts/compress/model.golf")
+    sha = decoded.tokenizer_sha256
+    text = load_text(project / "artifacts/tokens/val", vocab_size=decoded.vocab_size, tokenizer_sha256=sha)
+    model = build_model(config_from_dict(decoded.config), decoded.vocab_size)
+    model.load_state_dict(decoded.model.state_dict())
+    in_memory = score_roundtrip(model, text, RoundtripConfig(**NEURAL))
+    tensors, _ = load_numpy(project / "artifacts/evaluate/roundtrip.safetensors", made_by="evaluate")
+    np.testing.assert_array_equal(tensors["doc_nats"], in_memory.doc_nats)
+
+
+def test_hedge_reports_weights_and_sums(project: Path) -> None:
+    evaluate.run("hedge", project / "params.yaml", project)
+    metrics = json.loads((project / "metrics/evaluate_hedge.json").read_text())
+    final = [value for key, value in metrics.items() if key.startswith("hedge_weight_final_")]
+    assert len(final) == 6
+    assert sum(final) == pytest.approx(1.0)
+    assert metrics["hedge_max_sum_error"] <= 1e-9
+    assert metrics["hedge_max_row_error"] <= 1e-6
+
+
+def test_tokens_of_another_tokenizer_are_refused(project: Path, tmp_path: Path, documents: list[str]) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    shutil.rmtree(lonely / "artifacts/tokens/val")
+    write_tokens(lonely / "artifacts/tokens/val", train_tokenizer(documents, 380), documents)
+    with pytest.raises(ScoringError, match=r"made with tokenizer [0-9a-f]{16}, the artifact carries tokenizer"):
+        evaluate.run("roundtrip", lonely / "params.yaml", lonely)
+    assert not (lonely / "artifacts/evaluate").exists()
+
+
+def test_byte_counts_that_are_not_of_the_text_are_refused(
+    project: Path, tmp_path: Path, documents: list[str], tokenizer: Tokenizer
+) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    shutil.rmtree(lonely / "artifacts/tokens/val")
+    kept = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "tokenizer_sha256": tokenizer.sha256}
+    writer = ShardWriter(lonely / "artifacts/tokens/val", **kept)
+    ids, num_bytes = tokenizer.document(documents[0])
+    writer.add(ids, num_bytes + 1)  # one space counted twice
+    writer.close()
+    with pytest.raises(ScoringError, match=rf"decodes to {num_bytes} bytes, the split says {num_bytes + 1}"):
+        evaluate.run("roundtrip", lonely / "params.yaml", lonely)
+
+
+def test_misspelt_parameter_is_named_before_anything_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("evaluate:\n  roundtrip: {window: 32, bacth: 8, precision: fp32}\n")
+    with pytest.raises(ParamsError, match="unknown key `bacth`; did you mean `batch`"):
+        evaluate.run("roundtrip", tmp_path / "params.yaml", tmp_path)
+
+
+def test_command_prints_one_line_for_an_expected_error(root: Path, project: Path, tmp_path: Path) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    (lonely / "params.yaml").write_text("evaluate:\n  roundtrip: {window: 9999, batch: 8, precision: fp32}\n")
+    command = [sys.executable, "-m", "stages.evaluate", "roundtrip"]
+    command += ["--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("evaluate: error: window is 9999 tokens, the validation stream has ")
+    assert "Traceback" not in done.stderr
