@@ -1,7 +1,7 @@
 """Stage `compress`: quantized model and tokenizer to one artifact, packed decoder beside it, sizes checked.
 
 In: artifacts/quantize/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.decode.
-Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.json. Above the limit it fails after that.
+Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.json. Above the limit it then fails.
 """
 
 from __future__ import annotations

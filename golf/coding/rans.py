@@ -2,11 +2,13 @@
 
 ``N`` symbols, ``A`` alphabet. Facts of constriction 0.5 that shape this file: symbols are 1-D int32; integer
 frequencies as float32 are exact and ``perfect=False`` maps them to 24-bit fixed point the same way everywhere; an
-alphabet of one symbol is refused by the library and needs no bits; a damaged stream is not noticed by it, so the coder
-must be empty again after decoding. Source: Duda, arXiv 1311.2540; PR #1510 (order-0 rANS per tensor).
+alphabet of one symbol is refused by the library and needs no bits; a damaged stream is not noticed by it, and an empty
+coder gives symbol 0 for ever. So one bit, 1, ends the code, and after it the coder must be empty. Source: Duda, arXiv 1311.2540; PR #1510 (order-0 rANS per tensor).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ def encode(symbols: NDArray[np.int32], frequencies: NDArray[np.int64]) -> bytes:
 
     coder = constriction.stream.stack.AnsCoder()
     model = constriction.stream.model.Categorical(frequencies.astype(np.float32), perfect=False)
+    coder.encode_reverse(np.ones(1, np.int32), _end_model())
     coder.encode_reverse(np.ascontiguousarray(symbols, np.int32), model)
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
@@ -48,6 +51,13 @@ def decode(data: bytes, count: int, frequencies: NDArray[np.int64], *, what: str
     coder = constriction.stream.stack.AnsCoder(words)
     model = constriction.stream.model.Categorical(frequencies.astype(np.float32), perfect=False)
     symbols: NDArray[np.int32] = coder.decode(model, count)
-    if not coder.is_empty():
-        raise ArtifactError("payload", f"{what}: the rANS state is not empty after {count} symbols: damaged words")
+    if coder.decode(_end_model(), 1)[0] != 1 or not coder.is_empty():
+        raise ArtifactError("payload", f"{what}: the rANS code does not end after {count} symbols: damaged words")
     return symbols
+
+
+def _end_model() -> Any:
+    """One fair bit; its value 1 is never what an empty coder gives."""
+    import constriction
+
+    return constriction.stream.model.Categorical(np.ones(2, np.float32), perfect=False)
