@@ -1,0 +1,302 @@
+"""Compiled loops of the quantizers: error-compensated rounding, trellis search, and the triangular factors they need.
+
+Rows of a matrix are independent, so every kernel runs rows (or strips of columns) in parallel and each number is
+computed by one thread in one fixed order. No fused multiply-add and no re-association is allowed: the result is the
+same for any thread count and equals a plain column-by-column loop to the last bit. Ŵ is computed as the decoder does:
+(value * row step) * column step in float32.
+
+Shapes: R rows, C columns, S trellis states. ``feedback`` is U / diag(U) above the diagonal (C, C) float32,
+``importance`` is 1 / diag(U) (C,) float32, where H^-1 = U^T U. float32 suffices: a rounding error of 1e-7 against
+quantization errors of 1e-1; costs are summed in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+__all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper", "trellis_rows"]
+
+BLOCK = 64
+"""Columns whose errors are applied to the rest of the row together; changes speed, never results."""
+
+_TILE = 128
+_LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int16
+_PANEL = 32
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
+    """In place: the upper triangle of symmetric ``a`` (C, C) float64 becomes V with V^T V = a. False: not positive."""
+    n = a.shape[0]
+    for k0 in range(0, n, _PANEL):
+        k1 = min(n, k0 + _PANEL)
+        for k in range(k0, k1):
+            for p in range(k0, k):
+                factor = a[p, k]
+                for c in range(k, n):
+                    a[k, c] -= factor * a[p, c]
+            if not a[k, k] > 0.0:
+                return False
+            root = np.sqrt(a[k, k])
+            for c in range(k, n):
+                a[k, c] /= root
+        for i in prange(k1, n):
+            for k in range(k0, k1):
+                factor = a[k, i]
+                for c in range(i, n):
+                    a[i, c] -= factor * a[k, c]
+    return True
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
+    """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
+    n = r.shape[0]
+    for strip in prange((n + _TILE - 1) // _TILE):
+        c0 = strip * _TILE
+        c1 = min(n, c0 + _TILE)
+        for i in range(n):
+            for c in range(c0, c1):
+                out[i, c] = 1.0 if i == c else 0.0
+        for i in range(c1 - 1, -1, -1):
+            for k in range(i + 1, c1):
+                factor = r[i, k]
+                for c in range(c0, c1):
+                    out[i, c] -= factor * out[k, c]
+            for c in range(c0, c1):
+                out[i, c] /= r[i, i]
+
+
+@njit(cache=True, error_model="numpy", boundscheck=False)
+def _apply_errors(  # pragma: no cover - compiled
+    target: np.ndarray, start: int, errors: np.ndarray, feedback: np.ndarray, first: int, stride: int, width: int
+) -> None:
+    """target[start + c] -= errors[j] * feedback[first + j * stride + c] for c < ``width``, j in order; flat arrays.
+
+    Four j at a time in the same order of operations, with unsigned indices: signed ones may be negative to the
+    compiler, and it then does not vectorize.
+    """
+    begin, base, step, n = np.uint64(start), np.uint64(first), np.uint64(stride), np.uint64(width)
+    count = errors.shape[0]
+    quads = count // 4
+    for quad in range(quads):
+        e0, e1, e2, e3 = errors[4 * quad], errors[4 * quad + 1], errors[4 * quad + 2], errors[4 * quad + 3]
+        f0 = base + np.uint64(4 * quad) * step
+        f1 = f0 + step
+        f2 = f1 + step
+        f3 = f2 + step
+        for c in range(n):
+            value = target[begin + c] - e0 * feedback[f0 + c]
+            value -= e1 * feedback[f1 + c]
+            value -= e2 * feedback[f2 + c]
+            target[begin + c] = value - e3 * feedback[f3 + c]
+    for j in range(4 * quads, count):
+        f0 = base + np.uint64(j) * step
+        for c in range(n):
+            target[begin + c] -= errors[j] * feedback[f0 + c]
+
+
+@njit(cache=True, error_model="numpy", boundscheck=False)
+def _move_on(  # pragma: no cover - compiled
+    target: np.ndarray, to: int, source: np.ndarray, start: int, error: np.float32, feedback: np.ndarray, first: int,
+    width: int,
+) -> None:  # fmt: skip
+    """target[to + c] = source[start + c] - error * feedback[first + c] for c < ``width``; flat arrays."""
+    t, s, f = np.uint64(to), np.uint64(start), np.uint64(first)
+    for c in range(np.uint64(width)):
+        target[t + c] = source[s + c] - error * feedback[f + c]
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def gptq_rows(  # pragma: no cover - compiled
+    work: np.ndarray,
+    feedback: np.ndarray,
+    importance: np.ndarray,
+    row_steps: np.ndarray,
+    column_steps: np.ndarray,
+    values: np.ndarray,
+    losses: np.ndarray,
+    overflow: np.ndarray,
+) -> None:
+    """Round ``work`` (R, C) float32 column by column, pushing each error right; ``work`` is used up.
+
+    Writes ``values`` int16 (R, C), ``losses`` float64 (R,) = row of W-Ŵ in the norm of H, ``overflow`` bool (R,).
+    """
+    num_rows, num_columns = work.shape
+    flat = feedback.reshape(-1)
+    for r in prange(num_rows):
+        row = work[r]
+        error = np.empty(BLOCK, np.float32)
+        loss = 0.0
+        for b0 in range(0, num_columns, BLOCK):
+            b1 = min(num_columns, b0 + BLOCK)
+            for j in range(b0, b1):
+                step = row_steps[r] * column_steps[j]
+                q = np.rint(row[j] / step)
+                if not abs(q) <= np.float32(_LIMIT):
+                    overflow[r] = True
+                    q = np.float32(0.0)
+                values[r, j] = np.int16(q)
+                e = row[j] - q * row_steps[r] * column_steps[j]
+                error[j - b0] = e
+                scaled = e * importance[j]
+                loss += np.float64(scaled) * np.float64(scaled)
+                _move_on(row, j + 1, row, j + 1, e, flat, j * num_columns + j + 1, b1 - j - 1)
+            rest = num_columns - b1
+            _apply_errors(row, b1, error[: b1 - b0], flat, b0 * num_columns + b1, num_columns, rest)
+        losses[r] = loss
+
+
+@njit(inline="always", error_model="numpy")
+def _nearest(x: np.float32, offset: int) -> np.float32:  # pragma: no cover - compiled
+    """The whole number congruent to ``offset`` modulo 4 that is nearest to ``x``, as float32."""
+    shift = np.float32(offset)
+    return np.float32(4.0) * np.rint((x - shift) * np.float32(0.25)) + shift
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def trellis_rows(  # pragma: no cover - compiled
+    weights: np.ndarray,
+    parents: np.ndarray,
+    row_steps: np.ndarray,
+    column_steps: np.ndarray,
+    column_weight: np.ndarray,
+    values: np.ndarray,
+    losses: np.ndarray,
+    overflow: np.ndarray,
+) -> None:
+    """Viterbi without feedback: per row the path of least sum of (column_weight * error) ** 2, started in state 0."""
+    num_rows, num_columns = weights.shape
+    num_states = parents.shape[0]
+    for r in prange(num_rows):
+        metric = np.full(num_states, np.inf)
+        metric[0] = 0.0
+        fresh = np.empty(num_states)
+        choice = np.empty((num_columns, num_states), np.uint8)
+        nearest = np.empty((num_columns, 4), np.float32)
+        cost = np.empty(4)
+        for j in range(num_columns):
+            half = row_steps[r] * np.float32(0.5)
+            x = weights[r, j] / (half * column_steps[j])
+            for o in range(4):
+                m = _nearest(x, o)
+                nearest[j, o] = m
+                scaled = (weights[r, j] - m * half * column_steps[j]) * column_weight[j]
+                cost[o] = np.float64(scaled) * np.float64(scaled)
+            for s in range(num_states):
+                a = metric[parents[s, 0, 0]] + cost[parents[s, 0, 2]]
+                b = metric[parents[s, 1, 0]] + cost[parents[s, 1, 2]]
+                second = b < a
+                choice[j, s] = 1 if second else 0
+                fresh[s] = b if second else a
+            metric, fresh = fresh, metric
+        state = np.argmin(metric)
+        losses[r] = metric[state]
+        for j in range(num_columns - 1, -1, -1):
+            pick = parents[state, choice[j, state]]
+            k = (nearest[j, pick[2]] - np.float32(pick[0] & 1)) * np.float32(0.5)
+            if not abs(k) <= np.float32(_LIMIT):
+                overflow[r] = True
+                k = np.float32(0.0)
+            values[r, j] = np.int16(k)
+            state = pick[0]
+
+
+@njit(cache=True, error_model="numpy")
+def _choose(  # pragma: no cover - compiled
+    local: np.ndarray, j: int, metric: np.ndarray, fresh: np.ndarray, parents: np.ndarray, half: np.float32,
+    column_step: np.float32, weight: np.float32, origin: np.ndarray, numerator: np.ndarray, error: np.ndarray,
+) -> None:  # fmt: skip
+    """One trellis step: for each state the cheaper of its two parents, whose remaining weight is local[parent, j]."""
+    for s in range(parents.shape[0]):
+        best = np.inf
+        for i in range(2):
+            p = parents[s, i, 0]
+            m = _nearest(local[p, j] / (half * column_step), parents[s, i, 2])
+            e = local[p, j] - m * half * column_step
+            scaled = e * weight
+            total = metric[p] + np.float64(scaled) * np.float64(scaled)
+            if i == 0 or total < best:
+                best = total
+                origin[s] = p
+                numerator[s] = m
+                error[s] = e
+        fresh[s] = best
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def gptq_trellis_rows(  # pragma: no cover - compiled
+    weights: np.ndarray,
+    feedback: np.ndarray,
+    importance: np.ndarray,
+    row_steps: np.ndarray,
+    column_steps: np.ndarray,
+    parents: np.ndarray,
+    values: np.ndarray,
+    losses: np.ndarray,
+    overflow: np.ndarray,
+) -> None:
+    """Trellis search inside GPTQ: every survivor carries its own error-compensated rest of the row.
+
+    Within a block the S rests are (S, BLOCK) arrays moved on at each column; at the end of a block the errors on each
+    survivor's path are read back through the parents and applied to the rest of its row in column order.
+    """
+    num_rows, num_columns = weights.shape
+    num_states = parents.shape[0]
+    flat = feedback.reshape(-1)
+    for r in prange(num_rows):
+        rest = np.empty((num_states, num_columns), np.float32)
+        moved = np.empty((num_states, num_columns), np.float32)
+        local = np.empty((num_states, BLOCK), np.float32)
+        spare = np.empty((num_states, BLOCK), np.float32)
+        origin = np.empty((num_columns, num_states), np.uint8)
+        numerator = np.empty((num_columns, num_states), np.float32)
+        error = np.empty((BLOCK, num_states), np.float32)
+        path = np.empty(BLOCK, np.float32)
+        metric = np.full(num_states, np.inf)
+        metric[0] = 0.0
+        fresh = np.empty(num_states)
+        half = row_steps[r] * np.float32(0.5)
+        for s in range(num_states):
+            rest[s] = weights[r]
+        for b0 in range(0, num_columns, BLOCK):
+            b1 = min(num_columns, b0 + BLOCK)
+            width = b1 - b0
+            for s in range(num_states):
+                for c in range(width):
+                    local[s, c] = rest[s, b0 + c]
+            for j in range(width):
+                column = b0 + j
+                _choose(
+                    local, j, metric, fresh, parents, half, column_steps[column], importance[column], origin[column],
+                    numerator[column], error[j],
+                )  # fmt: skip
+                first = column * num_columns + column + 1
+                for s in range(num_states):
+                    to, start = s * BLOCK + j + 1, origin[column, s] * BLOCK + j + 1
+                    _move_on(spare.reshape(-1), to, local.reshape(-1), start, error[j, s], flat, first, width - j - 1)
+                local, spare = spare, local
+                metric, fresh = fresh, metric
+            for t0 in range(b1, num_columns, _TILE):
+                tile = min(num_columns, t0 + _TILE) - t0
+                for s in range(num_states):
+                    ancestor = s
+                    for j in range(width - 1, -1, -1):
+                        path[j] = error[j, ancestor]
+                        ancestor = origin[b0 + j, ancestor]
+                    for c in range(t0, t0 + tile):
+                        moved[s, c] = rest[ancestor, c]
+                    start, first = s * num_columns + t0, b0 * num_columns + t0
+                    _apply_errors(moved.reshape(-1), start, path[:width], flat, first, num_columns, tile)
+            rest, moved = moved, rest
+        state = np.argmin(metric)
+        losses[r] = metric[state]
+        for j in range(num_columns - 1, -1, -1):
+            parent = origin[j, state]
+            k = (numerator[j, state] - np.float32(parent & 1)) * np.float32(0.5)
+            if not abs(k) <= np.float32(_LIMIT):
+                overflow[r] = True
+                k = np.float32(0.0)
+            values[r, j] = np.int16(k)
+            state = parent

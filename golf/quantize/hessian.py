@@ -1,0 +1,140 @@
+"""Second moments of layer inputs: accumulation, damping, the factor GPTQ needs, and their file.
+
+For a linear layer y = W x the squared output error of Ŵ is tr((W-Ŵ) H (W-Ŵ)^T) with H = mean of x x^T (Frantar et
+al., GPTQ, arXiv 2210.17323). A weight used several times (tied, or a block run again at each depth) has one H: the sum
+over all its uses, which ``HessianSums`` does by name.
+
+Shapes: N samples (token positions), C input channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from golf import files
+
+__all__ = ["Factor", "HessianError", "HessianSums", "factorize", "load_hessians", "save_hessians"]
+
+
+class HessianError(ValueError):
+    """A Hessian is missing, damaged or not positive; the message names it and the remedy."""
+
+
+class HessianSums:
+    """Sums of x x^T per weight name over all samples and all uses, float64."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._samples: dict[str, int] = {}
+
+    def add(self, name: str, inputs: np.ndarray, *, chunk: int = 4096) -> None:
+        """Add ``inputs`` (..., C), the input activations of weight ``name``.
+
+        Chunks of ``chunk`` samples are multiplied in float32 and summed in float64: the rounding of one product is
+        far below the sampling error of H, the sum over millions of samples stays exact. Raises ``HessianError`` for
+        another C than before or for NaN and infinity.
+        """
+        flat = np.asarray(inputs, dtype=np.float32)
+        flat = flat.reshape(-1, flat.shape[-1])
+        total = self._sums.setdefault(name, np.zeros((flat.shape[1], flat.shape[1])))
+        if total.shape[0] != flat.shape[1]:
+            raise HessianError(f"{name}: found {flat.shape[1]} input channels, wanted {total.shape[0]} as before")
+        for start in range(0, len(flat), chunk):
+            part = flat[start : start + chunk]
+            product = part.T @ part
+            if not np.isfinite(product).all():
+                raise HessianError(f"{name}: its input activations hold NaN or infinity; the model is damaged")
+            total += product
+        self._samples[name] = self._samples.get(name, 0) + len(flat)
+
+    def means(self) -> dict[str, np.ndarray]:
+        """H = sum / samples per name, float32 (C, C)."""
+        return {name: (total / max(1, self._samples[name])).astype(np.float32) for name, total in self._sums.items()}
+
+    def samples(self) -> dict[str, int]:
+        """Samples seen per name, all uses counted."""
+        return dict(self._samples)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What GPTQ needs of a damped Hessian, in processing order: H^-1 = U^T U with U upper triangular."""
+
+    feedback: np.ndarray
+    """float32 (C, C): U / diagonal of U, strictly above the diagonal; row j says where the error of column j goes."""
+    importance: np.ndarray
+    """float32 (C,): 1 / diagonal of U; the loss is the sum of (error * importance) ** 2."""
+    order: np.ndarray
+    """int64 (C,): ``order[i]`` is the column processed i-th."""
+    dead: np.ndarray
+    """bool (C,), in storage order: input channels that never were non-zero; their weights are set to 0."""
+
+    def importance_in_storage_order(self) -> np.ndarray:
+        """``importance`` (C,) put back to the order of the weight's columns, for ``column_steps``."""
+        out = np.empty_like(self.importance)
+        out[self.order] = self.importance
+        return out
+
+
+def factorize(hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = False, name: str = "hessian") -> Factor:
+    """Factor H + damping * mean(diag H) * I; with ``act_order`` the columns of largest H_jj are processed first.
+
+    Computed in float64 by one fixed order of operations, so the same bits for any thread count. Raises
+    ``HessianError`` (naming ``name``) when H is no square matrix, not finite, all zero, or not positive after damping.
+    """
+    h = np.array(hessian, dtype=np.float64)
+    if h.ndim != 2 or h.shape[0] != h.shape[1] or not h.size:
+        raise HessianError(f"{name}: found shape {h.shape}, wanted a square matrix (C, C)")
+    if not np.isfinite(h).all():
+        raise HessianError(f"{name}: holds NaN or infinity; re-run calibrate")
+    if damping < 0:
+        raise HessianError(f"damping: found {damping}, wanted >= 0 (0.01 is usual)")
+    diagonal = np.diag(h).copy()
+    dead = diagonal <= 0
+    if dead.all():
+        raise HessianError(f"{name}: no input channel was ever active; re-run calibrate on text")
+    h[dead, :] = 0.0
+    h[:, dead] = 0.0
+    extra = damping * float(diagonal[~dead].mean())
+    h[np.arange(len(h)), np.arange(len(h))] += extra + np.where(dead, float(diagonal[~dead].mean()), 0.0)
+    order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(len(h))
+    upper = _inverse_factor(h[np.ix_(order, order)], name)
+    scale = np.diag(upper).copy()
+    feedback = np.triu(upper / scale[:, None], 1).astype(np.float32)
+    return Factor(feedback, (1.0 / scale).astype(np.float32), order.astype(np.int64), dead)
+
+
+def _inverse_factor(h: np.ndarray, name: str) -> np.ndarray:
+    """Upper U with U^T U = H^-1, float64: H = R R^T from the last row up, then U = R^-1."""
+    from golf.quantize import gptq_kernels
+
+    flipped = np.ascontiguousarray(h[::-1, ::-1])
+    if not gptq_kernels.cholesky_upper(flipped):
+        raise HessianError(f"{name}: not positive definite; raise the damping (0.01 is usual) or use more text")
+    r = np.ascontiguousarray(np.triu(flipped).T[::-1, ::-1])
+    upper = np.empty_like(r)
+    gptq_kernels.invert_upper(r, upper)
+    return upper
+
+
+def save_hessians(path: str | Path, hessians: Mapping[str, np.ndarray], meta: Mapping[str, object]) -> None:
+    """Save {weight name: H (C, C)} as float32 safetensors with ``meta`` (say: source of the text, samples)."""
+    for name, h in hessians.items():
+        if h.ndim != 2 or h.shape[0] != h.shape[1]:
+            raise HessianError(f"{name}: found shape {h.shape}, wanted a square matrix (C, C)")
+    files.save_numpy(path, {name: h.astype(np.float32) for name, h in hessians.items()}, meta)
+
+
+def load_hessians(
+    path: str | Path, *, made_by: str = "stage calibrate"
+) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """Load what ``save_hessians`` wrote; ``FileError`` when missing or damaged, ``HessianError`` when not square."""
+    hessians, meta = files.load_numpy(path, made_by=made_by)
+    for name, h in hessians.items():
+        if h.ndim != 2 or h.shape[0] != h.shape[1]:
+            raise HessianError(f"{path}: {name}: found shape {h.shape}, wanted square; re-run {made_by}")
+    return hessians, meta
