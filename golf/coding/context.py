@@ -1,0 +1,227 @@
+"""Context-mixing coder of an integer matrix, below its order-0 entropy; integer arithmetic only.
+
+``R`` rows, ``C`` columns. Values are coded row by row as paths in an alphabetic tree; each decision is predicted by
+``golf.coding.mixing`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a linear
+prediction from the left part of the row (``golf.coding.predict``), which pays on embeddings and on most matrices.
+
+Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, centre zigzag, below varint, above varint, code bytes.
+Values outside ``centre - below .. centre + above`` escape, so any int32 can be coded. Source: docs/results/coding.md.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golf.coding import predict
+from golf.coding.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
+from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.fixed import compiled, normal_cdf, squash_table, stretch_table
+from golf.coding.mixing import (
+    ERROR_INVERSE,
+    ERROR_SPREAD,
+    FAST,
+    INVERSE,
+    ROW_CELLS,
+    SLOW,
+    SPREAD,
+    ZONES,
+    code_leaf,
+    expectation,
+    learn,
+    new_state,
+    new_weights,
+    refresh,
+    row_context,
+)
+
+__all__ = ["decode", "encode"]
+
+_LINEAR, _TRANSPOSED = 1, 2
+_MAX_HALF = 127  # integers on each side of the centre that the tree covers at most
+_MIN_ROWS_FOR_COLUMNS = 256  # below this, columns share one set of counters: they could not learn, only cost memory
+_RIDGE, _FORGET_ROWS, _FIRST_FIT, _MAX_GAP = 128, 8192, 16, 1024
+
+
+_Header = tuple[int, int, int, int, int]  # shift, spread code, centre, below, above
+
+
+@lru_cache(maxsize=1)
+def _reciprocals() -> NDArray[np.int64]:
+    return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
+
+
+@compiled
+def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, shape: Any) -> Any:
+    """Code what the tree left open, the distance of an escape and the low bits; returns the whole integer."""
+    shift, centre, below, above = shape[0], shape[1], shape[2], shape[3]
+    top = inside
+    if inside == above:
+        top += code_escape(coder, data, decoding, (value >> shift) - centre - above)
+    elif inside == -below:
+        top -= code_escape(coder, data, decoding, -below - (value >> shift) + centre)
+    result = (top + centre) << shift
+    for i in range(shift - 1, -1, -1):
+        result |= code_bit(coder, data, decoding, (value >> i) & 1, 32768) << i
+    return result
+
+
+@compiled
+def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> Any:
+    """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
+    if not linear:
+        return summed
+    predict.accumulate(covariance, deviations)
+    summed += 1
+    if summed == _FORGET_ROWS:
+        predict.halve(covariance)
+        summed >>= 1
+    return summed
+
+
+@compiled
+def _code_matrix(
+    values: Any, data: Any, decoding: bool, linear: bool, deviation: Any, shape: Any, tree: Any, stretch: Any,
+    squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any, factor: Any,
+) -> Any:  # fmt: skip
+    """Code all values (R, C) int32; returns the bytes written or read, -1 for a damaged stream."""
+    rows, columns = values.shape
+    nodes, shift, centre, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
+    stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
+    first_row_cell = columns * stride + (nodes if stride == 0 else 0)
+    first_zone = first_row_cell + ROW_CELLS * nodes
+    predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+    coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
+    start(coder, data, decoding)
+    next_refresh, next_fit, summed, fitted, scale = 0, _FIRST_FIT, 0, False, deviation
+    for r in range(rows):
+        fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
+        if r == next_refresh:
+            scale = refresh(state)
+            next_refresh = r + 1 + min(r >> 4, 15)
+        if linear and r == next_fit:
+            predict.fit(covariance, summed, _RIDGE, factor)
+            fitted = True
+            next_fit = r + min(max(r // 4, 1), _MAX_GAP)
+        predictions[:] = 0
+        row_sum, row_size = np.int64(0), np.int64(0)
+        for c in range(columns):
+            if c & 7 == 0:
+                row_context(row_sum, row_size, c, scale, context)
+            fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
+            if linear:
+                expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
+                spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
+            else:
+                expected = slow + context[0]
+                spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+            value = np.int64(values[r, c])
+            inside = code_leaf(
+                coder, data, decoding, min(max((value >> shift) - centre, -below), above), tree, stretch, squash, cdf,
+                reciprocal, counters, c * stride, first_row_cell + context[2] * nodes,
+                first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast, state[c, INVERSE],
+                expected, (inverse * context[1]) >> 16,
+            ) - below  # fmt: skip
+            result = inside + centre
+            if shift or inside == above or inside == -below:
+                result = _code_rest(coder, data, decoding, value, inside, shape)
+                if result > 2147483647 or result < -2147483648:
+                    return -1
+            if decoding:
+                values[r, c] = result
+            row_sum += inside - ((slow + 128) >> 8)
+            row_size += abs(inside) << 8
+            if linear:
+                away = ((inside << 8) - fast) * to_units
+                deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
+                if fitted:
+                    innovation = (((inside << 8) - expected) * to_units + 32768) >> 16
+                    predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
+            learn(state, c, inside, expected, fast_rate, slow_rate)
+        summed = _rows_end(linear, covariance, deviations, summed)
+        if decoding and coder[3] > len(data):
+            return -1
+    return coder[3] if decoding else finish(coder, data)
+
+
+def _run(matrix: NDArray[np.int32], data: NDArray[np.uint8], decoding: bool, linear: bool, header: _Header) -> int:
+    shift, spread, centre, below, above = header
+    tree = build_tree(spread, below, above)
+    rows, columns = matrix.shape
+    cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
+    side = columns if linear else 1
+    deviation = int(spreads()[spread])
+    return int(_code_matrix(
+        matrix, data, decoding, linear, deviation, np.array([shift, centre, below, above], np.int64), tree,
+        stretch_table(), squash_table(), normal_cdf(), _reciprocals(), new_state(columns, deviation * deviation),
+        new_weights(len(tree)), np.zeros(cells * len(tree), np.uint32), np.zeros((side, side), np.int32),
+        np.zeros((side, side), np.int32),
+    ))  # fmt: skip
+
+
+def _header(values: NDArray[np.int32]) -> _Header:
+    """Shift, spread code, centre, below, above: encoder's choice, any other would decode as well."""
+    centre = int(np.median(values))
+    deviation = float(np.abs(values.astype(np.int64) - centre).mean()) * 1.25
+    shift = 0
+    while deviation / (1 << shift) > 24:
+        shift += 1
+    centre >>= shift
+    top = (values >> shift).astype(np.int64) - centre
+    deviation = max(float(np.sqrt(np.mean(np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)))), 0.25)
+    spread = int(np.clip(round(4 * np.log2(deviation)) + 8, 0, SPREADS - 1))
+    reach = min(int(6 * deviation) + 2, _MAX_HALF)
+    below, above = min(max(1 - int(top.min()), 1), reach), min(max(1 + int(top.max()), 1), reach)
+    return shift, spread, centre, below, above
+
+
+def encode(values: NDArray[np.integer], *, linear: bool = False) -> bytes:
+    """Code integers (R, C) of the int32 range; ``linear`` turns the linear prediction on (min(R, C) <= 1024).
+
+    Raises ``ValueError`` for a wrong shape, integers outside int32, or ``linear`` on a matrix too wide for it.
+    """
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+    if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
+        raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
+    if linear and min(values.shape) > predict.MAX_COLUMNS:
+        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {predict.MAX_COLUMNS}")
+    if values.size == 0:
+        return b""
+    transposed = linear and values.shape[1] > values.shape[0]
+    matrix = np.ascontiguousarray(values.T if transposed else values, np.int32)
+    header = _header(matrix)
+    data = np.zeros(matrix.size * 12 + 64, np.uint8)
+    size = _run(matrix, data, False, linear, header)
+    shift, spread, centre, below, above = header
+    flags = _LINEAR * linear | _TRANSPOSED * transposed
+    return bytes([flags, shift, spread]) + zigzag(centre) + varint(below) + varint(above) + data[:size].tobytes()
+
+
+def decode(data: bytes, rows: int, columns: int, *, what: str) -> NDArray[np.int32]:
+    """Inverse of ``encode``: integers (R, C) int32; ``what`` names the tensor in errors.
+
+    Raises ``ArtifactError`` for a header no encoder writes and for a stream that is too short or too long.
+    """
+    reader = Reader(data, f"{what} context stream")
+    if rows * columns == 0:
+        reader.end()
+        return np.zeros((rows, columns), np.int32)
+    flags, shift, spread = reader.byte("flags"), reader.byte("shift"), reader.byte("spread")
+    centre = reader.signed("centre", most=1 << 31)
+    below, above = reader.varint("below", most=_MAX_HALF), reader.varint("above", most=_MAX_HALF)
+    linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
+    if flags > 3 or shift > 31 or spread >= SPREADS or min(below, above) < 1:
+        raise ArtifactError("tensor", f"{what}: context header {flags}, {shift}, {spread}, {below}, {above} unknown")
+    if linear and (rows if transposed else columns) > predict.MAX_COLUMNS:
+        raise ArtifactError("tensor", f"{what}: {rows} x {columns} is too wide for linear prediction")
+    values = np.zeros((columns, rows) if transposed else (rows, columns), np.int32)
+    stream = np.frombuffer(reader.take(reader.left, "code"), np.uint8).copy()
+    size = _run(values, stream, True, linear, (shift, spread, centre, below, above))
+    if size != len(stream):
+        raise ArtifactError("payload", f"{what}: {len(stream)} code bytes, the model read {size}: damaged stream")
+    return np.ascontiguousarray(values.T) if transposed else values

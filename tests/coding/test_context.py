@@ -1,0 +1,119 @@
+"""Context coder: exact round trips over shapes and ranges, golden bytes, size against entropy, damaged streams."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from golf.coding.blocks import ArtifactError
+from golf.coding.context import decode, encode
+
+
+def _entropy_bytes(values: np.ndarray) -> float:
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / values.size)).sum() / 8)
+
+
+def _pattern(rows: int, columns: int) -> np.ndarray:
+    """Integers from a fixed integer recurrence, so golden bytes need no random generator."""
+    state, out = 12345, []
+    for _ in range(rows * columns):
+        total = 0
+        for _ in range(4):
+            state = (state * 1103515245 + 12345) % 2**31
+            total += (state >> 16) % 7 - 3
+        out.append(total)
+    return np.array(out, np.int16).reshape(rows, columns)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=arrays(
+        np.int32,
+        array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12),
+        elements=st.integers(-(2**31), 2**31 - 1),
+    ),
+    linear=st.booleans(),
+)
+def test_round_trip_any_int32(values: np.ndarray, linear: bool) -> None:
+    assert np.array_equal(decode(encode(values, linear=linear), *values.shape, what="t"), values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 40)),
+    scale=st.floats(0.01, 3000),
+    linear=st.booleans(),
+)
+def test_round_trip_heavy_tails(seed: int, shape: tuple[int, int], scale: float, linear: bool) -> None:
+    noise = np.random.default_rng(seed).standard_t(2, shape) * scale
+    values = np.clip(np.rint(noise), -32768, 32767).astype(np.int16)
+    assert np.array_equal(decode(encode(values, linear=linear), *shape, what="t"), values)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_round_trip_past_forgetting_and_column_counters(linear: bool) -> None:
+    values = _pattern(9000, 6)
+    assert np.array_equal(decode(encode(values, linear=linear), 9000, 6, what="t"), values)
+
+
+@pytest.mark.parametrize(("linear", "golden"), [(False, "0a0c372e04cf5664"), (True, "a7edc17cb47878b9")])
+def test_golden_bytes(linear: bool, golden: str) -> None:
+    assert hashlib.sha256(encode(_pattern(300, 24), linear=linear)).hexdigest()[:16] == golden
+
+
+def test_normal_noise_costs_its_entropy() -> None:
+    values = np.rint(np.random.default_rng(0).normal(size=(1000, 400)) * 2.41).astype(np.int16)
+    assert len(encode(values)) <= 1.002 * _entropy_bytes(values)
+
+
+def test_linear_prediction_finds_dependent_columns() -> None:
+    rng = np.random.default_rng(1)
+    hidden = rng.normal(size=(2000, 8)) @ rng.normal(size=(8, 32)) + rng.normal(size=(2000, 32))
+    values = np.rint(hidden * 2).astype(np.int16)
+    plain, linear = encode(values), encode(values, linear=True)
+    ideal = 0.5 * np.log2(np.linalg.eigvalsh(np.corrcoef(hidden.T))).sum() * 2000 / 8  # bytes of the dependence
+    assert len(linear) - len(plain) < 0.8 * ideal
+
+
+def test_columns_of_different_width_cost_less_than_order_0() -> None:
+    rng = np.random.default_rng(2)
+    values = np.rint(rng.normal(size=(600, 64)) * np.geomspace(1, 8, 64)).astype(np.int16)
+    assert len(encode(values)) < 0.94 * _entropy_bytes(values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_streams_end_in_a_named_error_or_in_the_right_shape(data: st.DataObject) -> None:
+    values = _pattern(20, 8)
+    stream = bytearray(encode(values, linear=data.draw(st.booleans())))
+    kind = data.draw(st.sampled_from(["cut", "extend", "flip", "shape"]))
+    rows = 20
+    if kind == "cut":
+        stream = stream[: data.draw(st.integers(0, len(stream) - 1))]
+    elif kind == "extend":
+        stream += data.draw(st.binary(min_size=1, max_size=9))
+    elif kind == "flip":
+        stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        rows = data.draw(st.integers(0, 40))
+    try:
+        decoded = decode(bytes(stream), rows, 8, what="t")
+    except ArtifactError:
+        return
+    assert kind in ("flip", "shape") and decoded.shape == (rows, 8)
+
+
+def test_refuses_wide_linear_prediction_and_wrong_shapes() -> None:
+    with pytest.raises(ValueError, match="side <= 1024"):
+        encode(np.zeros((1025, 1025), np.int16), linear=True)
+    with pytest.raises(ValueError, match=r"wanted integers \(R, C\)"):
+        encode(np.zeros(4, np.int16))
+    with pytest.raises(ValueError, match="int32 range"):
+        encode(np.full((1, 1), 2**40))
