@@ -16,12 +16,15 @@ def main() -> int:
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--root", default=".")
     args = parser.parse_args()
-    root = Path(args.root)
+    return run(Path(args.params), Path(args.root))
 
+
+def run(params: Path, root: Path) -> int:
+    """Average, score on the held-out split, write."""
     from golf.tokens.shards import load_split
     from golf.training.average import AverageConfig, average_weights, heldout_loss, load_model
 
-    config = load_section(args.params, "average", AverageConfig)
+    config = load_section(params, "average", AverageConfig)
     trained = root / "artifacts/train"
     meta = read_meta(trained / "final.safetensors", made_by="`python -m stages.train`")
     chosen = average_weights(trained, config.kind, config.last)

@@ -70,10 +70,8 @@ def test_the_loss_falls_and_the_ledger_equals_the_plan(trainer: Callable[..., Tr
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(trainer: Callable[..., Trainer]) -> None:
-    whole = trainer(precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0, momentum_warmup_steps=0)
-    parts = trainer(
-        precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0, momentum_warmup_steps=0, micro_batch_tokens=16
-    )
+    whole = trainer(precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0)
+    parts = trainer(precision="fp32", iterations=6, snapshot_below=0.0, ema_decay=0.0, micro_batch_tokens=16)
     assert (whole.accumulate, parts.accumulate) == (1, 4)
     losses = [[row[2] for row in run.run().state.events.history] for run in (whole, _fresh(parts))]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
@@ -154,7 +152,7 @@ def test_seconds_of_earlier_sessions_count(trainer: Callable[..., Trainer]) -> N
 
 
 @pytest.mark.parametrize("bad", [math.nan, 1e9])
-def test_a_lost_run_stops_with_the_step_and_the_last_good_checkpoint(trainer: Callable[..., Trainer], bad: float) -> None:
+def test_a_lost_run_names_its_step_and_the_last_good_checkpoint(trainer: Callable[..., Trainer], bad: float) -> None:
     run = trainer(checkpoint_seconds=1e-9)
     gradients = run._gradients
 

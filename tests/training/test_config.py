@@ -1,0 +1,41 @@
+"""Every wrong value of the section ``train`` is named with what was wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from golf.params import ParamsError, from_dict, load_section
+from golf.schedule.plan import plan
+from golf.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "train: iterations: found 0, wanted at least 1"),
+        ({"tokens_per_step": 65}, r"tokens_per_step: found 65, wanted a multiple of sequence_length \(16\)"),
+        ({"micro_batch_tokens": 8}, "micro_batch_tokens: found 8, wanted a multiple"),
+        ({"matrix_lr": 0.0}, "matrix_lr: found 0.0, wanted above 0"),
+        ({"warmdown": 1.0}, "warmdown: found 1.0, wanted at least 0 and below 1"),
+        ({"ema_decay": -0.1}, "ema_decay: found -0.1"),
+        ({"snapshot_below": 1.5}, "snapshot_below: found 1.5, wanted between 0 and 1"),
+        ({"grad_clip": -1.0}, "grad_clip: found -1.0, wanted at least 0"),
+        ({"depth_phases": [[0.5, 1], [0.4, 2]]}, r"depth_phases: found ends \[0.5, 0.4\], wanted rising"),
+        ({"depth_phases": [[0.5, 1], [0.9, 2]]}, "fractions of progress that end at 1.0"),
+        ({"depth_phases": [[0.5, 0], [1.0, 2]]}, "every number of repeats must be at least 1"),
+        ({"depth_phases": [[0.5, 1.5], [1.0, 2]]}, r"train.depth_phases\[0\]"),
+        ({"warmdown_shape": "square"}, "warmdown_shape: found 'square'.*linear, cosine"),
+    ],
+)
+def test_bad_values(sections: dict[str, dict[str, Any]], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        from_dict(TrainConfig, {**sections["train"], **change}, where="train")
+
+
+def test_the_committed_parameters_load_and_their_plan_is_accepted(root: Path) -> None:
+    config = load_section(root / "params.yaml", "train", TrainConfig)
+    (case,) = plan(config.schedule(config.depth_phases[-1][1] if config.depth_phases else 1)).cases
+    assert case.steps == config.iterations and len(case.snapshot_steps) >= 4
