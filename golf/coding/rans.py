@@ -3,7 +3,8 @@
 ``N`` symbols, ``A`` alphabet. Facts of constriction 0.5 that shape this file: symbols are 1-D int32; integer
 frequencies as float32 are exact and ``perfect=False`` maps them to 24-bit fixed point the same way everywhere; an
 alphabet of one symbol is refused by the library and needs no bits; a damaged stream is not noticed by it, and an empty
-coder gives symbol 0 for ever. So one bit, 1, ends the code, and after it the coder must be empty. Source: Duda, arXiv 1311.2540; PR #1510 (order-0 rANS per tensor).
+coder gives symbol 0 for ever. So one bit, 1, ends the code, and after it the coder must be empty.
+Source: Duda, arXiv 1311.2540; PR #1510 (order-0 rANS per tensor).
 """
 
 from __future__ import annotations
