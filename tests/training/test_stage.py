@@ -89,7 +89,7 @@ def test_messages_of_bad_input(root: Path, workspace: Workspace, sections: Secti
     sections["train"]["iterations"] = sections["train"].pop("iteration")
     sections["train"]["warmdown"] = 0.01
     folder = workspace()
-    with pytest.raises(ValueError, match=r"the plan is refused:\n.*warmdown: 0.01 never acts in 24 steps; set it to 0.08"):
+    with pytest.raises(ValueError, match=r"plan is refused:\n.*warmdown: 0.01 never acts in 24 steps; set it to 0.08"):
         stages.train.run(folder / "params.json", folder)
     assert not (folder / "artifacts/train").exists()
     with pytest.raises(ValueError, match="final.safetensors: not found; it is made by `python -m stages.train`"):
