@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
@@ -24,9 +24,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises ``TokenizerError`` when the text is too small (or has too many characters) for ``vocab_size``.
     """
     model = io.BytesIO()
+    guarded = _Guarded(texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(guarded),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -46,10 +47,27 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             minloglevel=3,
         )
     except RuntimeError as error:
+        if guarded.error is not None:
+            raise guarded.error from None
         raise TokenizerError(_explain(str(error), vocab_size)) from error
     tokenizer = Tokenizer(model.getvalue())
     assert tokenizer.lossless, "identity normalisation with byte fallback restores the probe"
     return tokenizer
+
+
+class _Guarded:
+    """An iterable that remembers its own error: SentencePiece turns each into a RuntimeError with a traceback in it."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._texts
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def _explain(message: str, vocab_size: int) -> str:
