@@ -1,0 +1,59 @@
+"""One table of all scorers by document, from the files that `evaluate` caches.
+
+Shapes: D documents, M modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from golf.files import load_numpy
+from golf.scoring.text import ScoringError
+
+__all__ = ["DocumentTable", "load_documents"]
+
+
+@dataclass(frozen=True)
+class DocumentTable:
+    """``doc_bytes`` and ``doc_tokens`` int64 (D,), and float64 (D,) nats under each mode's name."""
+
+    doc_bytes: np.ndarray
+    doc_tokens: np.ndarray
+    nats: Mapping[str, np.ndarray]
+
+    def tsv(self) -> str:
+        """Tab-separated: document, bytes, tokens, then nats and bits per byte of each mode (empty text: no number)."""
+        modes = list(self.nats)
+        names = ["document", "bytes", "tokens", *(f"{m}_{unit}" for m in modes for unit in ("nats", "bits_per_byte"))]
+        lines = ["\t".join(names)]
+        for d, num_bytes in enumerate(self.doc_bytes.tolist()):
+            cells = [str(d), str(num_bytes), str(int(self.doc_tokens[d]))]
+            for mode in modes:
+                nats = float(self.nats[mode][d])
+                cells += [f"{nats:.6f}", f"{nats / np.log(2.0) / num_bytes:.6f}" if num_bytes else ""]
+            lines.append("\t".join(cells))
+        return "\n".join(lines) + "\n"
+
+
+def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
+    """Join the safetensors of several modes (name -> path).
+
+    Raises ``FileError`` for a missing file and ``ScoringError`` when two are of different artifacts or texts.
+    """
+    nats: dict[str, np.ndarray] = {}
+    first: tuple[str, str, np.ndarray, np.ndarray] | None = None
+    for mode, path in paths.items():
+        tensors, meta = load_numpy(path, made_by=f"`python -m stages.evaluate {mode}`")
+        found = (mode, str(meta["artifact_sha256"]), tensors["doc_bytes"], tensors["doc_tokens"])
+        first = first or found
+        same = found[1] == first[1] and np.array_equal(found[2], first[2]) and np.array_equal(found[3], first[3])
+        if not same:
+            raise ScoringError(f"{path}: scores another artifact or text than `{first[0]}`; re-run `dvc repro`")
+        nats[mode] = tensors["doc_nats"]
+    if first is None:
+        raise ScoringError("found no mode to tabulate, wanted at least one")
+    return DocumentTable(doc_bytes=first[2], doc_tokens=first[3], nats=nats)

@@ -1,0 +1,38 @@
+"""The per-document table joins what belongs together and refuses the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golf.files import FileError, save_numpy
+from golf.scoring.documents import load_documents
+from golf.scoring.text import ScoringError
+
+
+def write(path: Path, nats: list[float], *, sha: str = "a", num_bytes: tuple[int, ...] = (10, 0)) -> Path:
+    tensors = {"doc_nats": np.array(nats), "doc_bytes": np.array(num_bytes), "doc_tokens": np.array([4, 1])}
+    save_numpy(path, tensors, {"artifact_sha256": sha})
+    return path
+
+
+def test_table_has_nats_and_bits_per_byte_of_each_mode(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a", [np.log(2.0) * 20, 1.5]), write(tmp_path / "b", [np.log(2.0) * 10, 1.0])
+    lines = load_documents({"roundtrip": one, "sliding": two}).tsv().splitlines()
+    assert lines[0].split("\t")[:5] == ["document", "bytes", "tokens", "roundtrip_nats", "roundtrip_bits_per_byte"]
+    assert lines[1].split("\t") == ["0", "10", "4", "13.862944", "2.000000", "6.931472", "1.000000"]
+    assert lines[2].split("\t") == ["1", "0", "1", "1.500000", "", "1.000000", ""]
+
+
+@pytest.mark.parametrize("changes", [{"sha": "b"}, {"num_bytes": (9, 0)}])
+def test_scores_of_another_artifact_or_text_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    one, two = write(tmp_path / "a", [1.0, 1.0]), write(tmp_path / "b", [1.0, 1.0], **changes)
+    with pytest.raises(ScoringError, match="another artifact or text than `roundtrip`"):
+        load_documents({"roundtrip": one, "sliding": two})
+
+
+def test_missing_mode_names_its_command(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"stages\.evaluate hedge"):
+        load_documents({"hedge": tmp_path / "none"})
