@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from golf.coding.blocks import ArtifactError, Reader, pack_block, unpack_block, varint
+from golf.coding.pieces import join_pieces, split_pieces
 from golf.coding.registry import CODERS, Encoded, SideInfo, encode_smallest
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
@@ -132,8 +133,9 @@ def pack(
             records.append(Record(name, "control", _PLAIN.index(array.dtype), array.shape))
             _write_planes(array, streams)
     index = _write_index(model, records)
-    small = [index, *(b"".join(streams[name]) for name in _BLOCKS), tokenizer]
-    body = b"".join([*(pack_block(data, level=zstd_level) for data in small), *payload])
+    small = [pack_block(data, level=zstd_level) for data in (index, *(b"".join(streams[name]) for name in _BLOCKS))]
+    small.append(pack_block(split_pieces(tokenizer), level=zstd_level, try_lzma=True))
+    body = b"".join([*small, *payload])
     sizes = (_PREFIX.size + len(body), model.num_weights(), sum(map(len, payload)))
     head = _PREFIX.pack(MAGIC, VERSION, 0, *sizes, bytes(32))[:_HASH_AT]
     return head + hashlib.sha256(head + body).digest() + body
@@ -209,7 +211,7 @@ def _unpack(data: bytes) -> Unpacked:
 
     config, vocab_size, records, aliases = _read_index(Reader(block("index"), "index"), num_weights)
     streams = {name: Reader(block(name), name) for name in _BLOCKS}
-    tokenizer = block("tokenizer")
+    tokenizer = join_pieces(block("tokenizer"))
     sections["payload"] = reader.left
     if reader.left != payload_bytes or payload_bytes != sum(record.payload_bytes for record in records):
         wanted = f"the prefix says {payload_bytes}, the index {sum(record.payload_bytes for record in records)}"

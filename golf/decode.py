@@ -45,8 +45,8 @@ def decode_artifact(data: bytes, *, where: str = "artifact") -> Decoded:
     names = len(stored.tensors) + len(stored.plain) + len(stored.aliases)
     for key in ("blocks", "layers"):  # a lie here would build modules for ever before shapes could be compared
         if isinstance(stored.config.get(key), int) and stored.config[key] > names:
-            found = f"model.{key} is {stored.config[key]}, more than the {names} names stored"
-            raise ArtifactError("index", f"{where}: {found}")
+            message = f"model.{key} is {stored.config[key]}, more than the {names} names stored"
+            raise ArtifactError("index", f"{where}: {message}")
     try:
         config = config_from_dict(stored.config, where="model")
         with torch.device("meta"):  # no memory and no random numbers: every weight comes from the file

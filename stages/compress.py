@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 from golf import files
-from golf.cli.errors import main_guard
 from golf.coding.compressors import compare
 from golf.container import pack, unpack
+from golf.guard import main_guard
 from golf.params import load_section
 from golf.quantize.storage import load_quantized
 from golf.shipping import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from golf import files
-from golf.cli.errors import main_guard
+from golf.guard import main_guard
 from golf.models.registry import build_model, config_from_dict
 from golf.params import load_section
 from golf.quantize.pipeline import QuantizeConfig, quantize_model

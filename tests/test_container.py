@@ -234,7 +234,7 @@ def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(s
         except ArtifactError:
             refused += 1
         else:
-            assert pack(found.model, found.tokenizer, zstd_level=1)  # what is accepted is well-formed
+            found.model.state()  # what is accepted can be used
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert refused > 50

@@ -1,17 +1,18 @@
 """Bytes with known lengths: a bounds-checked reader, varints, and compressed blocks for small data.
 
-A block is ``method u8, raw length varint, packed length varint, packed bytes``; methods are store and zstd.
+A block is ``method u8, raw length varint, packed length varint, packed bytes``; methods: store, zstd, LZMA.
 Nothing is allocated before its declared length has been checked. Format: docs/format.md.
 """
 
 from __future__ import annotations
 
+import lzma
 from typing import Literal, get_args
 
 __all__ = ["ArtifactError", "Cause", "Reader", "pack_block", "unpack_block", "varint", "zigzag"]
 
 Cause = Literal["missing", "magic", "version", "length", "checksum", "index", "block", "payload", "tensor"]
-_STORE, _ZSTD = 0, 1
+_STORE, _ZSTD, _LZMA = 0, 1, 2
 MAX_BLOCK_BYTES = 1 << 28
 
 
@@ -47,6 +48,10 @@ class Reader:
     def byte(self, field: str) -> int:
         """The next byte as a number."""
         return self.take(1, field)[0]
+
+    def peek(self) -> int:
+        """The next byte, left where it is; there must be one."""
+        return self._data[self._at]
 
     def varint(self, field: str, *, most: int) -> int:
         """An unsigned LEB128 number, at most ``most``, in its shortest form."""
@@ -89,15 +94,25 @@ def zigzag(value: int) -> bytes:
     return varint(value * 2 if value >= 0 else -value * 2 - 1)
 
 
-def pack_block(data: bytes, *, level: int) -> bytes:
-    """Pack ``data`` with zstd at ``level``, or store it when that is smaller."""
+def _filters(dict_size: int = 1 << 23) -> list[dict[str, int]]:
+    # raw LZMA1 with parameters that are part of the format, so no header; the dictionary bounds the memory
+    preset = 9 | lzma.PRESET_EXTREME
+    return [{"id": lzma.FILTER_LZMA1, "preset": preset, "dict_size": dict_size, "lc": 3, "lp": 0, "pb": 2}]
+
+
+def pack_block(data: bytes, *, level: int, try_lzma: bool = False) -> bytes:
+    """Pack ``data`` with zstd at ``level`` (or LZMA too, which is better on text), or store it when that is smaller."""
     import zstandard
 
     params = zstandard.ZstdCompressionParameters.from_level(
         level, source_size=len(data), write_checksum=False, write_content_size=True, write_dict_id=False
     )
     packed = zstandard.ZstdCompressor(compression_params=params).compress(data)
-    method, packed = (_ZSTD, packed) if len(packed) < len(data) else (_STORE, data)
+    tried = [(_STORE, data), (_ZSTD, packed)]
+    if try_lzma:
+        window = min(1 << 23, max(1 << 12, len(data)))  # the encoder's may be smaller than the decoder's
+        tried.append((_LZMA, lzma.compress(data, format=lzma.FORMAT_RAW, filters=_filters(window))))
+    method, packed = min(tried, key=lambda item: len(item[1]))  # the first wins a tie
     return bytes([method]) + varint(len(data)) + varint(len(packed)) + packed
 
 
@@ -110,8 +125,14 @@ def unpack_block(reader: Reader, field: str, *, most: int = MAX_BLOCK_BYTES) -> 
         data = packed
     elif method == _ZSTD:
         data = _decompress(packed, raw_bytes, field)
+    elif method == _LZMA:
+        try:
+            decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_filters())
+            data = decompressor.decompress(packed, max_length=raw_bytes + 1)
+        except lzma.LZMAError as error:
+            raise ArtifactError("block", f"{field}: does not unpack ({error})") from error
     else:
-        raise ArtifactError("block", f"{field}: method {method} is unknown, wanted 0 (store) or 1 (zstd)")
+        raise ArtifactError("block", f"{field}: method {method} is unknown, wanted 0 store, 1 zstd or 2 LZMA")
     if len(data) != raw_bytes:
         raise ArtifactError("block", f"{field}: unpacks to {len(data)} bytes, {raw_bytes} were declared")
     return data

@@ -62,10 +62,13 @@ def _encode_static(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
     if values.size == 0:
         return b"", b""
     table = build_table(values)
-    symbols = values.ravel().astype(np.int32) - table.offset
-    far = (symbols < 0) | (symbols >= table.alphabet)
-    outliers = values.ravel()[far]
-    symbols[far] = table.alphabet
+    symbols = values.ravel().astype(np.int32)
+    symbols -= table.offset
+    outliers = np.zeros(0, np.int16)
+    if table.escape:
+        far = (symbols < 0) | (symbols >= table.alphabet)
+        outliers = values.ravel()[far]
+        symbols[far] = table.alphabet
     side = write_table(table) + outliers.astype("<i2").tobytes()
     return side, encode(symbols, table.frequencies)
 

@@ -81,7 +81,7 @@ def build_table(values: NDArray[np.integer]) -> Table:
 
     Ranges of up to 1,024 integers are covered whole; of wider ones the 1,024 around the median, the rest escapes.
     """
-    flat = values.ravel().astype(np.int64)
+    flat = values.ravel().astype(np.int32)
     if flat.size == 0:
         raise ValueError("a frequency table of no values is undefined")
     low, high = int(flat.min()), int(flat.max())
