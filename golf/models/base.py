@@ -6,6 +6,7 @@ Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary, ``t`` tokens o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,8 @@ class LanguageModel(nn.Module, ABC):
         self.softcap = softcap
         self.max_depth = max_depth
         self._depth = max_depth
+        self._compile_options: dict[str, Any] | None = None
+        self._compiled: dict[str, Callable[..., Any]] = {}
 
     @abstractmethod
     def hidden(self, ids: Tensor) -> Tensor:
@@ -62,6 +65,23 @@ class LanguageModel(nn.Module, ABC):
             raise ValueError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats
 
+    def compile_layers(self, **options: Any) -> None:
+        """From now on run each effective layer and the loss head through ``torch.compile`` (lazily, on first use).
+
+        One graph per kind of layer instead of one per depth with every layer unrolled: compilation takes a fraction
+        of the time, and a switch of depth compiles nothing new. ``options`` go to ``torch.compile``.
+        """
+        self._compile_options = {"fullgraph": True, "dynamic": False} | options
+        self._compiled.clear()
+
+    def layer_function(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """``function``, or its compiled form after ``compile_layers``; only while gradients are recorded."""
+        if self._compile_options is None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return function
+        if function.__name__ not in self._compiled:
+            self._compiled[function.__name__] = torch.compile(function, **self._compile_options)
+        return self._compiled[function.__name__]
+
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding table."""
@@ -74,7 +94,8 @@ class LanguageModel(nn.Module, ABC):
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per token, float32 scalar; ``ids`` and ``targets`` (B,T) int64, targets already shifted."""
         hidden = self.hidden(ids).flatten(0, -2)
-        return softcapped_cross_entropy(hidden, self.token_embedding, targets.flatten(), self.softcap, self.loss_rows)
+        head = self.layer_function(softcapped_cross_entropy)
+        return head(hidden, self.token_embedding, targets.flatten(), self.softcap, self.loss_rows)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The same as ``loss``, so that wrappers which call the module (DDP, functional_call) train it."""

@@ -99,19 +99,40 @@ class DepthRecurrent(AttentionModel):
         mixes = None if self.value_scales is None else self.value_scales.to(dtype)
         skips = None if self.cross_repeat_scales is None else self.cross_repeat_scales.to(dtype)
         exclusive = self.exclusive_layers(self.depth)
+        layer_function = self.layer_function(effective_layer)
         x = x0
-        before: list[Tensor] = []  # what each block left in the residual stream, one repeat ago
-        for repeat in range(self.depth):
-            after: list[Tensor] = []
-            for b, block in enumerate(self.blocks):
-                layer = repeat * config.blocks + b
-                x = x + loop[layer]
-                if mixes is not None:
-                    for mix, table in zip(mixes[layer], tables, strict=True):
-                        x = x + mix * table
-                if skips is not None and repeat:
-                    x = x + skips[b, repeat - 1] * before[b]
-                x = block(x, x0, rope, exclusive=layer in exclusive, stream=stream)
-                after.append(x)
-            before = after
+        before: list[Tensor] = []  # the residual stream after each layer so far
+        for layer in range(config.blocks * self.depth):
+            repeat, b = divmod(layer, config.blocks)
+            mix = None if mixes is None else mixes[layer]
+            skip = None if skips is None or repeat == 0 else (skips[b, repeat - 1], before[layer - config.blocks])
+            x = layer_function(self.blocks[b], x, x0, loop[layer], mix, tables, skip, rope, layer in exclusive, stream)
+            before.append(x)
         return rms_norm(x, config.norm_eps)
+
+
+def effective_layer(
+    block: nn.Module,
+    x: Tensor,
+    x0: Tensor,
+    loop: Tensor,
+    mix: Tensor | None,
+    tables: list[Tensor],
+    skip: tuple[Tensor, Tensor] | None,
+    rope: Rope,
+    exclusive: bool,
+    stream: StreamStep | None,
+) -> Tensor:
+    """Depth-specific additions, then the shared block: ``x`` (B,T,D) -> (B,T,D).
+
+    ``loop`` (D,) is added; ``mix`` (tables, D) scales the looked-up ``tables``; ``skip`` is a scale (D,) and what the
+    same block returned one repeat before (B,T,D).
+    """
+    x = x + loop
+    if mix is not None:
+        for scale, table in zip(mix, tables, strict=True):
+            x = x + scale * table
+    if skip is not None:
+        x = x + skip[0] * skip[1]
+    out: Tensor = block(x, x0, rope, exclusive=exclusive, stream=stream)
+    return out

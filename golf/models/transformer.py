@@ -77,13 +77,23 @@ class Transformer(AttentionModel):
         config, dtype = self.config, activation_dtype(self.token_embedding)
         x0 = rms_norm(F.embedding(ids, self.token_embedding).to(dtype), config.norm_eps)
         scales = self.skip_scales.to(dtype)
+        layer_function = self.layer_function(effective_layer)
         x, kept = x0, list[Tensor]()
         first_half = config.layers // 2
         for layer, block in enumerate(self.blocks):
             index = layer - first_half
-            if 0 <= index < config.skips:
-                x = x + scales[index] * kept.pop()
-            x = block(x, x0, rope, stream=stream)
+            skip = (scales[index], kept.pop()) if 0 <= index < config.skips else None
+            x = layer_function(block, x, x0, skip, rope, stream)
             if layer < first_half:
                 kept.append(x)
         return rms_norm(x, config.norm_eps)
+
+
+def effective_layer(
+    block: nn.Module, x: Tensor, x0: Tensor, skip: tuple[Tensor, Tensor] | None, rope: Rope, stream: StreamStep | None
+) -> Tensor:
+    """The returning output of the first half times its weights (D,), then the block: ``x`` (B,T,D) -> (B,T,D)."""
+    if skip is not None:
+        x = x + skip[0] * skip[1]
+    out: Tensor = block(x, x0, rope, stream=stream)
+    return out
