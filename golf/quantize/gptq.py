@@ -51,7 +51,8 @@ def gptq(
     """Quantize ``weights`` (R, C) with error feedback through ``factor`` (``hessian.factorize``).
 
     ``row_steps`` (R,) and ``column_steps`` (C,), storage order, positive float32 as the decoder computes them from
-    codes. ``trellis_states`` 0 rounds; 8 searches the file format's trellis (4, 16, 32, 64 for study). An identity
+    codes. ``trellis_states`` 0 rounds; 8 searches the default trellis (4 to 256: see
+    ``trellis.next_states``). An identity
     Hessian without trellis is plain rounding, with trellis it is ``trellis_encode``. Bit-identical for any number of
     threads. Raises ``GptqError`` for shapes that do not match, weights that are not finite, steps that are not
     positive, a trellis with act-order (the decoder walks columns in storage order), or integers beyond int16.

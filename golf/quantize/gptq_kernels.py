@@ -25,49 +25,6 @@ _LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int1
 _PANEL = 32
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
-    """In place: the upper triangle of symmetric ``a`` (C, C) float64 becomes V with V^T V = a. False: not positive."""
-    n = a.shape[0]
-    for k0 in range(0, n, _PANEL):
-        k1 = min(n, k0 + _PANEL)
-        for k in range(k0, k1):
-            for p in range(k0, k):
-                factor = a[p, k]
-                for c in range(k, n):
-                    a[k, c] -= factor * a[p, c]
-            if not a[k, k] > 0.0:
-                return False
-            root = np.sqrt(a[k, k])
-            for c in range(k, n):
-                a[k, c] /= root
-        for i in prange(k1, n):
-            for k in range(k0, k1):
-                factor = a[k, i]
-                for c in range(i, n):
-                    a[i, c] -= factor * a[k, c]
-    return True
-
-
-@njit(parallel=True, cache=True, error_model="numpy")
-def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
-    """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
-    n = r.shape[0]
-    for strip in prange((n + _TILE - 1) // _TILE):
-        c0 = strip * _TILE
-        c1 = min(n, c0 + _TILE)
-        for i in range(n):
-            for c in range(c0, c1):
-                out[i, c] = 1.0 if i == c else 0.0
-        for i in range(c1 - 1, -1, -1):
-            for k in range(i + 1, c1):
-                factor = r[i, k]
-                for c in range(c0, c1):
-                    out[i, c] -= factor * out[k, c]
-            for c in range(c0, c1):
-                out[i, c] /= r[i, i]
-
-
 @njit(cache=True, error_model="numpy", boundscheck=False)
 def _apply_errors(  # pragma: no cover - compiled
     target: np.ndarray, start: int, errors: np.ndarray, feedback: np.ndarray, first: int, stride: int, width: int
@@ -95,6 +52,42 @@ def _apply_errors(  # pragma: no cover - compiled
         f0 = base + np.uint64(j) * step
         for c in range(n):
             target[begin + c] -= errors[j] * feedback[f0 + c]
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
+    """In place: the upper triangle of symmetric ``a`` (C, C) float64 becomes V with V^T V = a. False: not positive."""
+    n = a.shape[0]
+    flat = a.reshape(-1)
+    for k0 in range(0, n, _PANEL):
+        k1 = min(n, k0 + _PANEL)
+        for k in range(k0, k1):
+            _apply_errors(flat, k * n + k, a[k0:k, k].copy(), flat, k0 * n + k, n, n - k)
+            if not a[k, k] > 0.0:
+                return False
+            root = np.sqrt(a[k, k])
+            for c in range(k, n):
+                a[k, c] /= root
+        for i in prange(k1, n):
+            _apply_errors(flat, i * n + i, a[k0:k1, i].copy(), flat, k0 * n + i, n, n - i)
+    return True
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
+    """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
+    n = r.shape[0]
+    flat = out.reshape(-1)
+    for strip in prange((n + _TILE - 1) // _TILE):
+        c0 = strip * _TILE
+        c1 = min(n, c0 + _TILE)
+        for i in range(n):
+            for c in range(c0, c1):
+                out[i, c] = 1.0 if i == c else 0.0
+        for i in range(c1 - 1, -1, -1):
+            _apply_errors(flat, i * n + c0, r[i, i + 1 : c1], flat, (i + 1) * n + c0, n, c1 - c0)
+            for c in range(c0, c1):
+                out[i, c] /= r[i, i]
 
 
 @njit(cache=True, error_model="numpy", boundscheck=False)
@@ -206,23 +199,65 @@ def trellis_rows(  # pragma: no cover - compiled
 @njit(cache=True, error_model="numpy")
 def _choose(  # pragma: no cover - compiled
     local: np.ndarray, j: int, metric: np.ndarray, fresh: np.ndarray, parents: np.ndarray, half: np.float32,
-    column_step: np.float32, weight: np.float32, origin: np.ndarray, numerator: np.ndarray, error: np.ndarray,
+    column_step: np.float32, weight: np.float32, branches: np.ndarray, origin: np.ndarray, numerator: np.ndarray,
+    error: np.ndarray,
 ) -> None:  # fmt: skip
-    """One trellis step: for each state the cheaper of its two parents, whose remaining weight is local[parent, j]."""
-    for s in range(parents.shape[0]):
-        best = np.inf
-        for i in range(2):
-            p = parents[s, i, 0]
-            m = _nearest(local[p, j] / (half * column_step), parents[s, i, 2])
-            e = local[p, j] - m * half * column_step
+    """One trellis step: for each state the cheaper of its two parents; parent p's weight is local[p * BLOCK + j].
+
+    ``branches`` (3, 2 S) is scratch: cost, numerator and error of state p with k & 1 = bit at 2 p + bit.
+    """
+    num_states = parents.shape[0]
+    for p in range(num_states):
+        w = local[p * BLOCK + j]
+        x = w / (half * column_step)
+        for bit in range(2):
+            m = _nearest(x, 2 * bit + (p & 1))
+            e = w - m * half * column_step
             scaled = e * weight
-            total = metric[p] + np.float64(scaled) * np.float64(scaled)
-            if i == 0 or total < best:
-                best = total
-                origin[s] = p
-                numerator[s] = m
-                error[s] = e
-        fresh[s] = best
+            branches[0, 2 * p + bit] = metric[p] + np.float64(scaled) * np.float64(scaled)
+            branches[1, 2 * p + bit] = m
+            branches[2, 2 * p + bit] = e
+    for s in range(num_states):
+        pick = 2 * parents[s, 0, 0] + parents[s, 0, 1]
+        other = 2 * parents[s, 1, 0] + parents[s, 1, 1]
+        if branches[0, other] < branches[0, pick]:
+            pick = other
+        fresh[s] = branches[0, pick]
+        origin[s] = pick >> 1
+        numerator[s] = np.float32(branches[1, pick])
+        error[s] = np.float32(branches[2, pick])
+
+
+@njit(cache=True, error_model="numpy")
+def _search_block(  # pragma: no cover - compiled
+    rest: np.ndarray, b0: int, width: int, num_columns: int, half: np.float32, column_steps: np.ndarray,
+    importance: np.ndarray, feedback: np.ndarray, parents: np.ndarray, metric: np.ndarray, scratch: np.ndarray,
+    branches: np.ndarray, origin: np.ndarray, numerator: np.ndarray, error: np.ndarray,
+) -> None:  # fmt: skip
+    """Run the survivors through one block of ``width`` columns; ``metric`` (2, S) keeps its result in row 0.
+
+    ``rest`` and ``feedback`` are flat; ``scratch`` (2, S * BLOCK) holds the survivors' rests within the block.
+    """
+    num_states = parents.shape[0]
+    local, spare = scratch[0], scratch[1]
+    now, fresh = metric[0], metric[1]
+    for s in range(num_states):
+        for c in range(width):
+            local[s * BLOCK + c] = rest[s * num_columns + b0 + c]
+    for j in range(width):
+        column = b0 + j
+        _choose(
+            local, j, now, fresh, parents, half, column_steps[column], importance[column], branches, origin[column],
+            numerator[column], error[j],
+        )  # fmt: skip
+        first = column * num_columns + column + 1
+        for s in range(num_states):
+            to, start = s * BLOCK + j + 1, origin[column, s] * BLOCK + j + 1
+            _move_on(spare, to, local, start, error[j, s], feedback, first, width - j - 1)
+        local, spare = spare, local
+        now, fresh = fresh, now
+    for s in range(num_states):
+        metric[0, s] = now[s]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
@@ -239,59 +274,50 @@ def gptq_trellis_rows(  # pragma: no cover - compiled
 ) -> None:
     """Trellis search inside GPTQ: every survivor carries its own error-compensated rest of the row.
 
-    Within a block the S rests are (S, BLOCK) arrays moved on at each column; at the end of a block the errors on each
-    survivor's path are read back through the parents and applied to the rest of its row in column order.
+    Within a block the S rests are moved on at each column; at the end of a block the errors on each survivor's path
+    are read back through the parents and applied to the rest of its row in column order.
     """
     num_rows, num_columns = weights.shape
     num_states = parents.shape[0]
     flat = feedback.reshape(-1)
     for r in prange(num_rows):
-        rest = np.empty((num_states, num_columns), np.float32)
-        moved = np.empty((num_states, num_columns), np.float32)
-        local = np.empty((num_states, BLOCK), np.float32)
-        spare = np.empty((num_states, BLOCK), np.float32)
+        rest = np.empty(num_states * num_columns, np.float32)
+        moved = np.empty(num_states * num_columns, np.float32)
+        scratch = np.empty((2, num_states * BLOCK), np.float32)
         origin = np.empty((num_columns, num_states), np.uint8)
         numerator = np.empty((num_columns, num_states), np.float32)
         error = np.empty((BLOCK, num_states), np.float32)
-        path = np.empty(BLOCK, np.float32)
-        metric = np.full(num_states, np.inf)
-        metric[0] = 0.0
-        fresh = np.empty(num_states)
+        paths = np.empty((num_states, BLOCK), np.float32)
+        ancestors = np.empty(num_states, np.int64)
+        branches = np.empty((3, 2 * num_states))
+        metric = np.full((2, num_states), np.inf)
+        metric[0, 0] = 0.0
         half = row_steps[r] * np.float32(0.5)
         for s in range(num_states):
-            rest[s] = weights[r]
+            for c in range(num_columns):
+                rest[s * num_columns + c] = weights[r, c]
         for b0 in range(0, num_columns, BLOCK):
             b1 = min(num_columns, b0 + BLOCK)
             width = b1 - b0
+            _search_block(
+                rest, b0, width, num_columns, half, column_steps, importance, flat, parents, metric, scratch, branches,
+                origin, numerator, error,
+            )  # fmt: skip
             for s in range(num_states):
-                for c in range(width):
-                    local[s, c] = rest[s, b0 + c]
-            for j in range(width):
-                column = b0 + j
-                _choose(
-                    local, j, metric, fresh, parents, half, column_steps[column], importance[column], origin[column],
-                    numerator[column], error[j],
-                )  # fmt: skip
-                first = column * num_columns + column + 1
-                for s in range(num_states):
-                    to, start = s * BLOCK + j + 1, origin[column, s] * BLOCK + j + 1
-                    _move_on(spare.reshape(-1), to, local.reshape(-1), start, error[j, s], flat, first, width - j - 1)
-                local, spare = spare, local
-                metric, fresh = fresh, metric
+                ancestors[s] = s
+                for j in range(width - 1, -1, -1):
+                    paths[s, j] = error[j, ancestors[s]]
+                    ancestors[s] = origin[b0 + j, ancestors[s]]
             for t0 in range(b1, num_columns, _TILE):
                 tile = min(num_columns, t0 + _TILE) - t0
+                first = b0 * num_columns + t0
                 for s in range(num_states):
-                    ancestor = s
-                    for j in range(width - 1, -1, -1):
-                        path[j] = error[j, ancestor]
-                        ancestor = origin[b0 + j, ancestor]
-                    for c in range(t0, t0 + tile):
-                        moved[s, c] = rest[ancestor, c]
-                    start, first = s * num_columns + t0, b0 * num_columns + t0
-                    _apply_errors(moved.reshape(-1), start, path[:width], flat, first, num_columns, tile)
+                    start, source = s * num_columns + t0, ancestors[s] * num_columns + t0
+                    _move_on(moved, start, rest, source, paths[s, 0], flat, first, tile)
+                    _apply_errors(moved, start, paths[s, 1:width], flat, first + num_columns, num_columns, tile)
             rest, moved = moved, rest
-        state = np.argmin(metric)
-        losses[r] = metric[state]
+        state = np.argmin(metric[0])
+        losses[r] = metric[0, state]
         for j in range(num_columns - 1, -1, -1):
             parent = origin[j, state]
             k = (numerator[j, state] - np.float32(parent & 1)) * np.float32(0.5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from golf.quantize.trellis import TrellisError, next_states, parent_table, trellis_encode, trellis_values
 
-STATES = (4, 8, 16, 32, 64)
+STATES = (4, 8, 16, 32, 64, 128, 256)
 
 
 def _naive_values(row: list[int], states: int) -> list[float]:
@@ -38,7 +38,7 @@ def _naive_viterbi(row: np.ndarray, step: float, states: int) -> float:
     return min(best.values())
 
 
-def test_the_eight_state_table_is_the_file_formats() -> None:
+def test_the_default_table_is_the_formats() -> None:
     assert next_states(8).tolist() == [[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]]
 
 
@@ -110,13 +110,13 @@ def test_one_decibel_below_rounding_at_equal_entropy_on_a_gaussian() -> None:
 
 
 def test_more_states_never_cost_more_on_average() -> None:
-    weights = np.random.default_rng(4).standard_normal((100, 300)).astype(np.float32)
-    errors = [trellis_encode(weights, np.full(100, 0.5, np.float32), states=s)[1].sum() for s in (4, 8, 16, 32)]
+    weights = np.random.default_rng(4).standard_normal((200, 300)).astype(np.float32)
+    errors = [trellis_encode(weights, np.full(200, 0.5, np.float32), states=s)[1].sum() for s in STATES]
     assert errors == sorted(errors, reverse=True)
 
 
 def test_unknown_states_and_overflow_are_errors() -> None:
-    with pytest.raises(TrellisError, match="states: found 7, wanted one of 4, 8, 16, 32, 64"):
+    with pytest.raises(TrellisError, match="states: found 7, wanted one of 4, 8, 16, 32, 64, 128, 256"):
         next_states(7)
     with pytest.raises(TrellisError, match="row 1: an integer exceeds 32000"):
         trellis_encode(np.ones((2, 3), np.float32), np.array([1.0, 1e-6], np.float32))
