@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from golf.closure import import_closure
+from golf.coding.registry import CODERS
 from golf.coding.tables import entropy_bits
-from golf.container import CODERS, Unpacked
+from golf.container import Unpacked
 
 __all__ = ["CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "size_metrics", "size_rows"]
 

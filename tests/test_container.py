@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf import container
 from golf.coding.blocks import Reader, pack_block, unpack_block, varint
 from golf.coding.tables import entropy_bits
-from golf.container import ArtifactError, Unpacked, pack, unpack
+from golf.container import ArtifactError, Record, Unpacked, layout, pack, unpack
+from golf.container.write import write_index
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "artifact.json"
@@ -83,10 +83,10 @@ def seal(data: bytes) -> bytes:
 
 def with_index(edit: str, **changes: object) -> bytes:
     """The artifact with its first record changed and everything else honest."""
-    records: list[container.Record] = list(unpack(DATA).records)
+    records: list[Record] = list(unpack(DATA).records)
     place = [record.name for record in records].index(edit)
     records[place] = dataclasses.replace(records[place], **changes)  # type: ignore[arg-type]
-    return rebuilt(container._write_index(MODEL, records), sum(record.weights for record in records))
+    return rebuilt(write_index(MODEL, records), sum(record.weights for record in records))
 
 
 def rebuilt(index: bytes, weights: int | None = None) -> bytes:
@@ -193,15 +193,15 @@ def test_other_version() -> None:
         (with_index("block.w", coder=77), "coder 77"),
         (with_index("gain", coder=1), "coder 1"),
         (with_index("block.w", payload_bytes=5), "payload has"),
-        (with_index("block.w", side_bytes=1 << 39), "wants 549755813888 bytes"),
+        (with_index("block.w", side_bytes=1 << 39), "side bytes is 549755813888, at most"),
         (with_index("far", name="block.w"), "names"),
         (rebuilt(b""), "vocabulary size wants 1 bytes"),
         (rebuilt(varint(10) + varint(3) + b"{]}" + varint(0) + varint(0)), "config"),
         (rebuilt(varint(10) + varint(60000) + b"[" * 60000 + varint(0)), "config"),
         (rebuilt(b"\xff" * 12), "vocabulary size"),
-        (rebuilt(container._write_index(MODEL, list(unpack(DATA).records)) + b"\0"), "left over"),
-        (rebuilt(container._write_index(MODEL, list(unpack(DATA).records)), 5), "block.w dimension is 20, at most 5"),
-        (rebuilt(container._write_index(MODEL, list(unpack(DATA).records)), 1 << 60), "at most"),
+        (rebuilt(write_index(MODEL, list(unpack(DATA).records)) + b"\0"), "left over"),
+        (rebuilt(write_index(MODEL, list(unpack(DATA).records)), 5), "block.w dimension is 20, at most 5"),
+        (rebuilt(write_index(MODEL, list(unpack(DATA).records)), 1 << 60), "at most"),
     ],
 )
 def test_honest_hash_over_lies(data: bytes, message: str) -> None:
@@ -216,7 +216,7 @@ def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(s
     small = dataclasses.replace(MODEL, aliases={})
     stored = pack(small, TOKENIZER, zstd_level=1)
     reader = Reader(stored[64:], "s")
-    blocks = [unpack_block(reader, name) for name in ("index", *container._BLOCKS, "tokenizer")]
+    blocks = [unpack_block(reader, name) for name in ("index", *layout.BLOCKS, "tokenizer")]
     payload = reader.take(reader.left, "payload")
     tracemalloc.start()
     refused = 0
@@ -267,7 +267,7 @@ def test_no_tokenizer_no_artifact() -> None:
 
 
 def test_zstd_level_acts() -> None:
-    text = Path(container.__file__).read_bytes()
+    text = Path(layout.__file__).read_bytes()
     assert len(pack(MODEL, text, zstd_level=22)) < len(pack(MODEL, text, zstd_level=1))
 
 
@@ -283,3 +283,24 @@ def test_frames_that_claim_more_than_they_hold_are_refused() -> None:
         unpack_block(Reader(b"\1\3\3abc", "b"), "b")
     with pytest.raises(ArtifactError, match="unpacks to 3 bytes, 4 were declared"):
         unpack_block(Reader(b"\0\4\3abc", "b"), "b")
+
+
+def test_a_block_may_not_claim_more_than_the_index_needs() -> None:
+    """A few bytes of zstd could otherwise ask for 256 MB."""
+    reader = Reader(DATA[64:], "old")
+    index = unpack_block(reader, "index")
+    unpack_block(reader, "low")
+    rest = reader.take(reader.left, "rest")
+    bomb = pack_block(bytes(1 << 27), level=1)
+    data = seal(DATA[:64] + pack_block(index, level=1) + bomb + rest)
+    tracemalloc.start()
+    with pytest.raises(ArtifactError, match=r"low raw length is 134217728, at most \d+ is allowed"):
+        unpack(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_coder_raw_is_for_comparison() -> None:
+    assert len(pack(MODEL, TOKENIZER, coders=("raw",))) > len(DATA)
+    assert {record.coder for record in unpack(pack(MODEL, TOKENIZER, coders=("raw",))).records} == {0}

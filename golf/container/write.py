@@ -1,0 +1,90 @@
+"""Writing the artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from golf.coding.blocks import pack_block, varint
+from golf.coding.pieces import split_pieces
+from golf.coding.registry import Encoded, SideInfo, encode_smallest
+from golf.container.layout import BLOCKS, HASH_AT, MAGIC, PLAIN, PREFIX, VERSION, Record, config_bytes, validate
+from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
+
+__all__ = ["pack", "write_index"]
+
+
+def pack(
+    model: QuantizedModel, tokenizer: bytes, *, coders: Sequence[str] = ("rans", "raw"), zstd_level: int = 22
+) -> bytes:
+    """The artifact as bytes: same input, same bytes. Every tensor takes the smallest of ``coders``, small data zstd.
+
+    Raises ``ArtifactError`` when ``validate`` refuses the model, ``ValueError`` for unknown coders.
+    """
+    validate(model, tokenizer)
+    records, payload = [], []
+    streams: dict[str, list[bytes]] = {name: [] for name in BLOCKS}
+    for name in sorted([*model.tensors, *model.plain]):
+        if name in model.tensors:
+            tensor = model.tensors[name]
+            coded = encode_smallest(tensor.values, _side_info(tensor), coders=coders)
+            records.append(_record(tensor, coded))
+            _write_scales(tensor, streams)
+            streams["side"].append(coded.side)
+            payload.append(coded.payload)
+        else:
+            array = model.plain[name]
+            records.append(Record(name, "control", PLAIN.index(array.dtype), array.shape))
+            _write_planes(array, streams)
+    index = write_index(model, records)
+    small = [pack_block(data, level=zstd_level) for data in (index, *(b"".join(streams[name]) for name in BLOCKS))]
+    small.append(pack_block(split_pieces(tokenizer), level=zstd_level, try_lzma=True))
+    body = b"".join([*small, *payload])
+    sizes = (PREFIX.size + len(body), model.num_weights(), sum(map(len, payload)))
+    head = PREFIX.pack(MAGIC, VERSION, 0, *sizes, bytes(32))[:HASH_AT]
+    return head + hashlib.sha256(head + body).digest() + body
+
+
+def _side_info(tensor: QuantizedTensor) -> SideInfo:
+    rows, columns = tensor.values.shape
+    return SideInfo(tensor.name, rows, columns, tensor.row_scale, tensor.column_codes)
+
+
+def _record(tensor: QuantizedTensor, coded: Encoded) -> Record:
+    grid = 2 + (tensor.row_scale.dtype == np.int8) + 2 * (tensor.column_codes is not None) + 4 * tensor.trellis
+    return Record(tensor.name, tensor.role, int(grid), tensor.shape, coded.coder, len(coded.side), len(coded.payload))
+
+
+def _write_planes(array: np.ndarray, streams: dict[str, list[bytes]]) -> None:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    planes = little.reshape(-1).view(np.uint8).reshape(-1, array.dtype.itemsize)
+    streams["low"].append(planes[:, :-1].T.tobytes())
+    streams["high"].append(planes[:, -1].tobytes())  # sign and exponent: the part that compresses
+
+
+def _write_scales(tensor: QuantizedTensor, streams: dict[str, list[bytes]]) -> None:
+    if tensor.row_scale.dtype == np.int8:
+        streams["codes"].append(tensor.row_scale.tobytes())
+    else:
+        _write_planes(tensor.row_scale, streams)
+    if tensor.column_codes is not None:
+        streams["codes"].append(tensor.column_codes.tobytes())
+
+
+def write_index(model: QuantizedModel, records: list[Record]) -> bytes:
+    config = config_bytes(model.config)
+    out = [varint(model.vocab_size), varint(len(config)), config, varint(len(records))]
+    places = {}
+    for place, record in enumerate(records):
+        places[record.name] = place
+        name = record.name.encode()
+        out += [varint(len(name)), name, bytes([ROLES.index(record.role), record.grid, record.coder])]
+        out += [varint(len(record.shape)), *map(varint, record.shape)]
+        if record.grid >= 2:
+            out += [varint(record.side_bytes), varint(record.payload_bytes)]
+    out.append(varint(len(model.aliases)))
+    for alias in sorted(model.aliases):
+        out += [varint(len(alias.encode())), alias.encode(), varint(places[model.aliases[alias]])]
+    return b"".join(out)
