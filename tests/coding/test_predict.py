@@ -59,4 +59,4 @@ def test_predictions_from_innovations_are_the_best_linear_ones() -> None:
 def test_equal_columns_without_a_ridge_stay_in_range() -> None:
     factor = np.zeros((3, 3), np.int32)
     fit(_covariance(np.full((20, 3), 100, np.int32)), 20, 0, factor)
-    assert factor[0].tolist()[1:] == [4095, 4095] and np.abs(factor).max() <= 32767
+    assert factor[0].tolist()[1:] == [4096, 4096] and np.abs(factor).max() <= 32767
