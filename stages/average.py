@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.cli.errors import main_guard
 from golf.files import read_meta, save_torch, write_json
+from golf.guard import main_guard
 from golf.params import load_section
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from golf.cli.errors import main_guard
 from golf.files import save_numpy, write_json
+from golf.guard import main_guard
 from golf.params import load_section, to_dict
 from golf.scoring.hedge import HedgeConfig, score_hedge
 from golf.scoring.results import Score

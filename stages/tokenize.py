@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from golf.cli.errors import main_guard
+from golf.guard import main_guard
 from golf.params import load_section
 from golf.tokenize import TokenizeConfig, tokenize_corpus
 

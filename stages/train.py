@@ -1,6 +1,7 @@
 """Stage 2: token shards to trained weights, snapshots, history and event ledger.
 
-Environment: GOLF_DEVICE (cpu, cuda), GOLF_CKPT_DIR (checkpoints, default .ckpt), OMP_NUM_THREADS.
+Environment: GOLF_DEVICE (cpu, cuda), GOLF_CKPT_DIR (checkpoints, default .ckpt), OMP_NUM_THREADS. Under torchrun
+(``torchrun --nproc_per_node 8 -m stages.train``) every process trains its share of the global batch.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from golf.cli.errors import main_guard
 from golf.closure import import_closure
 from golf.files import require, sha256_file, write_json
+from golf.guard import main_guard
 from golf.params import load_section, read_params
 
 _NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds")  # parameters that do not change the weights
@@ -39,6 +40,7 @@ def run(params: Path, root: Path) -> int:
     from golf.schedule.plan import plan
     from golf.tokens.shards import open_split
     from golf.training.checkpoint import open_checkpoints, run_key
+    from golf.training.group import joined_group
     from golf.training.ledger import check_ledger
     from golf.training.loop import Trainer
     from golf.training.outputs import write_outputs
@@ -51,36 +53,67 @@ def run(params: Path, root: Path) -> int:
     torch.manual_seed(config.seed)
     model = build_model(model_config, split.vocab_size)
     planned = plan(config.schedule(model.max_depth))
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 
     end_with_parent()
-    of_the_run = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN}
-    sources = import_closure("stages.train", Path(__file__).resolve().parent.parent)
-    code = {path: sha256_file(Path(__file__).resolve().parent.parent / path) for path in sources}
-    shape = config_to_dict(model_config)
-    key = run_key({"train": of_the_run, "model": shape, "tokens": sha256_file(manifest), "code": code})
-    meta = {"model": shape, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
+    repository = Path(__file__).resolve().parent.parent
+    key = run_key(
+        {
+            "train": {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN},
+            "model": config_to_dict(model_config),
+            "tokens": sha256_file(manifest),
+            "code": {path: sha256_file(repository / path) for path in import_closure("stages.train", repository)},
+        }
+    )
+    meta = {
+        "model": config_to_dict(model_config),
+        "vocab_size": split.vocab_size,
+        "sequence_length": config.sequence_length,
+    }
+    rank, world, device = _place()
+    say = _say if rank == 0 else _silent
     folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
-    with stop_on_signals() as stop, open_checkpoints(folder) as checkpoints:
+    with (
+        stop_on_signals() as stop,
+        joined_group(rank, world, torch.device(device)) as group,
+        open_checkpoints(folder, writer=rank == 0) as checkpoints,
+    ):
         trainer = Trainer(
-            model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, stop=stop, log=_say
-        )
+            model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group, stop=stop,
+            log=say,
+        )  # fmt: skip
         for line in planned.lines() + trainer.describe():
-            _say(line)
+            say(line)
         try:
             result = trainer.run()
         except TrainingInterrupted as interrupted:
-            _say(f"train: {interrupted}")
+            say(f"train: {interrupted}")
             return interrupted.exit_code
-        write_outputs(root / "artifacts/train", result.state, checkpoints, result.ledger, meta)
-        check_ledger(result.ledger, planned, timed=config.budget_seconds > 0)
-        metrics, timing = result.metrics()
-        write_json(root / "metrics/train.json", metrics)
-        write_json(root / "metrics/train_timing.json", timing)
-        checkpoints.remove()
+        if rank == 0:
+            write_outputs(root / "artifacts/train", result.state, checkpoints, result.ledger, meta)
+            check_ledger(result.ledger, planned, timed=config.budget_seconds > 0)
+            metrics, timing = result.metrics()
+            write_json(root / "metrics/train.json", metrics)
+            write_json(root / "metrics/train_timing.json", timing)
+            checkpoints.remove()
+        group.barrier()
     for line in result.summary():
-        _say(line)
+        say(line)
     return 0
+
+
+def _place() -> tuple[int, int, str]:
+    """Rank, number of processes and device: torchrun's environment, else this process alone."""
+    import torch
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and world > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return rank, world, device
+
+
+def _silent(line: str) -> None:
+    """The run log is written by rank 0."""
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
-    {"batches", "container"},
+    {"batches", "container", "tokenize"},
     {"training", "calibrate", "decode", "scoring", "shipping"},
     {"report", "cli"},
 ]

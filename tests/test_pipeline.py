@@ -32,7 +32,7 @@ BELOW = {
 }
 
 TINY = [
-    *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=320", "tokenize.train_bytes=200000"),
+    *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=400", "tokenize.train_bytes=200000"),
     *("tokenize.max_bytes=300000", "tokenize.val_fraction=0.1", "tokenize.val_max_bytes=12000"),
     *("tokenize.holdout_fraction=0.1", "tokenize.holdout_max_bytes=8000"),
     *("model.width=32", "model.blocks=2", "model.repeats=2", "model.heads=2", "model.kv_heads=1", "model.xsa_last=1"),
@@ -143,7 +143,7 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
         ("average.kind", "raw", BELOW["average"]),
         ("train.matrix_lr", 0.013, BELOW["train"]),
         ("model.softcap", 20.0, BELOW["train"]),
-        ("tokenize.vocab_size", 330, BELOW["tokenize"]),
+        ("tokenize.vocab_size", 410, BELOW["tokenize"]),
     ]
     for key, value, wanted in changes:
         set_param(project, key, value)

@@ -17,6 +17,7 @@ from golf.files import write_text
 
 __all__ = ["HELP", "add_arguments", "closures", "run"]
 
+READ_AS_FILES = {"stages.compress": "golf.decode"}  # compress packs these sources: the shipped decoder
 HELP = "compare or rewrite the code deps of dvc.yaml with the import closures"
 
 
@@ -49,7 +50,10 @@ def closures(root: Path) -> dict[str, tuple[list[str], list[str]]]:
         if match is None:
             raise ValueError(f"dvc.yaml: stage {name}: found cmd `{body['cmd']}`, wanted `python -m stages.NAME`")
         listed = sorted(dep for dep in body["deps"] if dep.endswith(".py"))
-        found[name] = (listed, import_closure(match.group(1), root))
+        wanted = set(import_closure(match.group(1), root))
+        if match.group(1) in READ_AS_FILES:
+            wanted |= set(import_closure(READ_AS_FILES[match.group(1)], root))
+        found[name] = (listed, sorted(wanted))
     return found
 
 

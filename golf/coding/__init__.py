@@ -1,0 +1,1 @@
+"""Frequency tables and entropy coders: integers in, bytes out."""

@@ -1,0 +1,1 @@
+"""Documents in, documents out: sources, cleaning, split by document hash."""

@@ -42,8 +42,8 @@ def read_metrics(folder: str | Path) -> Metrics:
 def summary(metrics: Metrics) -> dict[str, float | int | str]:
     """The figures a reviewer wants side by side between two commits, one flat mapping."""
     flat: dict[str, float | int | str] = {
-        "parameters": metrics.train["parameters"],
-        "train_steps": metrics.train["steps"],
+        "parameters": metrics.train["train_parameters"],
+        "train_steps": metrics.train["train_steps"],
         "val_bytes": metrics.scores["roundtrip"]["bytes"],
         "xz_bits_per_byte": metrics.scores["roundtrip"]["xz_bits_per_byte"],
     }
@@ -95,7 +95,7 @@ def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
         "# Results of this run",
         f"Validation text: {text['val_documents']:,} documents, {text['val_bytes']:,} bytes, "
         f"{text['val_tokens']:,} tokens; disjoint from the training documents by hash. "
-        f"Model: {train['parameters']:,} parameters, {train['steps']:,} steps, {train['tokens']:,} training tokens.",
+        f"Model: {train['train_parameters']:,} parameters, {train['train_steps']:,} steps, {train['train_tokens']:,} training tokens.",
         _table(
             ["score (whole validation text)", "bits per byte", "nats per token", "targets", "seconds"],
             _score_rows(metrics),
@@ -122,7 +122,7 @@ def _average_rows(metrics: Metrics) -> list[list[str]]:
     names = (("raw", "raw, last step"), ("mean", "mean of the snapshots"), ("ema", "exponential moving average"))
     rows = []
     for key, name in names:
-        value = metrics.average.get(f"holdout_{key}_nats_per_token")
+        value = metrics.average.get(f"heldout_{key}_nats_per_token")
         if value is not None:
             rows.append([name, f"{value:.4f}"])
     return rows

@@ -1,0 +1,1 @@
+"""Schedules as pure functions of progress, and the plan made of them."""

@@ -22,8 +22,8 @@ def metrics_folder(tmp_path: Path) -> Path:
     total = {"artifact_bytes": 1200, "decoder_bytes": 300, "total_bytes": 1500, "limit_bytes": 16_000_000}
     values = {
         "tokenize": {"val_documents": 7, "val_bytes": 5000, "val_tokens": 2100},
-        "train": {"parameters": 1_600_000, "steps": 600, "tokens": 2_457_600},
-        "average": {"holdout_raw_nats_per_token": 3.5, "holdout_mean_nats_per_token": 3.4},
+        "train": {"train_parameters": 1_600_000, "train_steps": 600, "train_tokens": 2_457_600},
+        "average": {"heldout_raw_nats_per_token": 3.5, "heldout_mean_nats_per_token": 3.4},
         "quantize": {},
         "compress": {**sizes, **total},
     }
