@@ -17,9 +17,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from golf.mixing.config import MixtureConfig
+from golf.mixing.kernel import step
 
 __all__ = ["CascadeState", "cascade_row", "cascade_score", "new_cascade"]
 
@@ -87,13 +87,13 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
     )
 
 
-@njit(cache=True)
+@step
 def _log_bucket(value):  # type: ignore[no-untyped-def]
     """0, 1, 2-3, 4-7, 8 and more -> 0..4."""
     return 0 if value <= 0 else (1 if value == 1 else (2 if value <= 3 else (3 if value <= 7 else 4)))
 
 
-@njit(cache=True)
+@step
 def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
     for k in range(len(n)):
         count = min(4, last_count[k] - 1 if last_count[k] <= 2 else _log_bucket(last_count[k]))
@@ -101,7 +101,7 @@ def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
         state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(n[k] - last_count[k])) * 3 + r[k] - 1
 
 
-@njit(cache=True)
+@step
 def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-def]
     """Distinct candidates into ``state.chosen``, dropping those that leave less than ``min_tail``; their number."""
     size = 0
@@ -120,7 +120,7 @@ def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-
     return size, tail
 
 
-@njit(cache=True)
+@step
 def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[no-untyped-def]
     """Probability of decision ``j``; its inputs stay in row j of ``state.inputs``, ``state.slots``, ``state.used``."""
     token = state.chosen[j]
@@ -158,7 +158,7 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
     return 1.0 / (1.0 + math.exp(-total))
 
 
-@njit(cache=True)
+@step
 def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
     """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights."""
     pace = max(state.rate / (1.0 + state.rate_decay * state.step[0]), state.rate * state.rate_floor)
@@ -172,7 +172,7 @@ def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
             right[state.slots[j, i]] += move
 
 
-@njit(cache=True)
+@step
 def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
     """``P_C`` of ``target``, then the updates: of the decisions up to the target's own, later ones say nothing."""
     _find_cells(state, n, u, last_count, r)
@@ -206,7 +206,7 @@ def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argm
     return value
 
 
-@njit(cache=True)
+@step
 def cascade_row(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, row):  # type: ignore[no-untyped-def]
     """Turn ``row`` (V,) from ``p`` into ``P_C`` in place, learning nothing."""
     _find_cells(state, n, u, last_count, r)

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from golf.mixing.config import MixtureConfig
+from golf.mixing.kernel import step
 
 __all__ = ["ChainState", "chain_row", "chain_score", "new_chain"]
 
@@ -51,7 +51,7 @@ def new_chain(config: MixtureConfig) -> ChainState:
     )
 
 
-@njit(cache=True)
+@step
 def _open_gate(state, k, h, n, u, r):  # type: ignore[no-untyped-def]
     """Look up the gate of order ``k``; leaves its bucket in ``state.cell`` and its value in ``state.gate``."""
     ratio = u / n
@@ -68,7 +68,7 @@ def _open_gate(state, k, h, n, u, r):  # type: ignore[no-untyped-def]
     return gate
 
 
-@njit(cache=True)
+@step
 def chain_score(state, h, n, c, u, r, neural):  # type: ignore[no-untyped-def]
     """``P_B`` of the target, then the EM update. ``n c u r`` (M,) are the position's entries, ``neural`` is p(y)."""
     matched = len(n)
@@ -90,7 +90,7 @@ def chain_score(state, h, n, c, u, r, neural):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True)
+@step
 def chain_row(state, h, n, u, r, bounds, successor, count, row):  # type: ignore[no-untyped-def]
     """Turn ``row`` (V,) from ``p`` into ``P_B`` in place, learning nothing.
 

@@ -13,9 +13,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from golf.mixing.config import MixtureConfig
+from golf.mixing.kernel import step
 
 __all__ = ["FinalState", "chain_weight", "final_score", "new_final"]
 
@@ -34,13 +34,13 @@ def new_final(config: MixtureConfig) -> FinalState:
     return FinalState(logit=np.zeros(shape), updates=np.zeros(shape), rate_floor=config.final_rate_floor)
 
 
-@njit(cache=True)
+@step
 def chain_weight(state, h, recency):  # type: ignore[no-untyped-def]
     """Weight of part B in this bucket; part C has the rest."""
     return 1.0 / (1.0 + math.exp(-state.logit[h, recency]))
 
 
-@njit(cache=True)
+@step
 def final_score(state, h, recency, chain, cascade):  # type: ignore[no-untyped-def]
     """``P`` of the target from ``P_B`` and ``P_C`` of the target, then the update."""
     weight = chain_weight(state, h, recency)

@@ -8,24 +8,23 @@ Shapes: N tokens, K orders, S sampled positions, V vocabulary. Source: evaluatio
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from golf.mixing.cascade import CascadeState, cascade_row, cascade_score, new_cascade
 from golf.mixing.chain import ChainState, chain_row, chain_score, new_chain
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import CountTable, candidates
 from golf.mixing.final import FinalState, chain_weight, final_score, new_final
+from golf.mixing.kernel import caller, counted_caller
 from golf.mixing.record import NeuralRecord
 
 __all__ = ["MixResult", "NormalisationReport", "Parts", "mix", "mixture_row", "new_parts", "score_token"]
 
 
-# The kernels here are compiled anew in every process: numba's cache does not see changes in the files they call into.
+PIECE_TOKENS = 65536
 
 
 class Parts(NamedTuple):
@@ -81,7 +80,7 @@ class MixResult:
     num_bytes: int
 
 
-@njit
+@caller
 def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
     """Probabilities of ``target`` under B, C and the final mixture, then every update; 1.0 for a part that is off."""
     h = 0
@@ -100,7 +99,7 @@ def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax
     return chain, cascade, (chain if parts.use_chain else (cascade if parts.use_cascade else neural))
 
 
-@njit
+@counted_caller
 def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, count, ids, argmax, row):  # type: ignore[no-untyped-def]
     """The whole final distribution (V,) from the neural one ``row`` (V,), and the weight of B; learns nothing."""
     h = 0
@@ -123,23 +122,19 @@ def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, co
     return weight * chain + (1.0 - weight) * cascade, weight
 
 
-@njit
+@caller
 def _mix_range(  # type: ignore[no-untyped-def]
-    parts, begin, end, tokens, scored, matched, start, n, c, u, last, last_count, r, ids,
-    nll, entropy, argmax, argmax_log_prob, candidate_log_prob, out,
+    parts, tokens, scored, matched, start, n, c, u, last, last_count, r, ids,
+    neural, entropy, argmax, argmax_prob, probs, out,
 ):  # fmt: skip
-    probs = np.zeros(ids.shape[1])
-    for t in range(begin, end):
+    """A piece of the text: the entries ``n`` to ``r`` are whole, all other arrays begin at the piece."""
+    for t in range(len(tokens)):
         if scored[t]:
             s, e = start[t], start[t] + matched[t]
-            for j in range(ids.shape[1]):
-                probs[j] = math.exp(np.float64(candidate_log_prob[t, j])) if ids[t, j] >= 0 else 0.0
-            chain, cascade, mixed = score_token(
-                parts, np.float64(entropy[t]), n[s:e], c[s:e], u[s:e], last[s:e], last_count[s:e], r[s:e], ids[t],
-                probs, np.int64(argmax[t]), math.exp(np.float64(argmax_log_prob[t])), np.int64(tokens[t]),
-                math.exp(-np.float64(nll[t])),
+            out[0, t], out[1, t], out[2, t] = score_token(
+                parts, entropy[t], n[s:e], c[s:e], u[s:e], last[s:e], last_count[s:e], r[s:e], ids[t], probs[t],
+                argmax[t], argmax_prob[t], np.int64(tokens[t]), neural[t],
             )
-            out[0, t], out[1, t], out[2, t] = -math.log(chain), -math.log(cascade), -math.log(mixed)
 
 
 def mix(tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig) -> MixResult:
@@ -151,17 +146,14 @@ def mix(tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: Mix
     ids = candidates(table, count=config.cascade_candidates, orders=config.cascade_orders)
     _check(tokens, table, record, config, ids)
     parts = new_parts(config)
-    out = np.zeros((3, len(tokens)))
+    out = np.ones((3, len(tokens)))  # probabilities; each piece turns into nats when it is done
     stream = np.ascontiguousarray(tokens, dtype=np.int32)
     positions = record.sample_positions
     sums, errors, weights, mismatches = np.zeros((3, len(positions))), np.zeros(len(positions)), [], 0
     begin = 0
     for i, stop in enumerate([*positions.tolist(), len(tokens)]):
-        _mix_range(
-            parts, begin, stop, stream, record.scored, table.matched, table.start, table.n, table.c, table.u,
-            table.last, table.last_count, table.r, ids, record.nll, record.entropy, record.argmax,
-            record.argmax_log_prob, record.candidate_log_prob, out,
-        )  # fmt: skip
+        for first in range(begin, stop, PIECE_TOKENS):
+            _mix_piece(parts, slice(first, min(first + PIECE_TOKENS, stop)), stream, table, record, ids, out)
         begin = stop
         if stop < len(tokens):
             row, weight, agrees = _materialise(stop, stream, table, record, ids, parts, record.sample_log_probs[i])
@@ -179,6 +171,22 @@ def mix(tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: Mix
     memory += sum(a.nbytes for part in parts[:3] for a in part if isinstance(a, np.ndarray))
     weights_table = 1.0 / (1.0 + np.exp(-parts.final.logit))
     return MixResult(nats, weights_table, chain.use / (chain.use + chain.skip), report, memory)
+
+
+def _mix_piece(
+    parts: Parts, piece: slice, tokens: np.ndarray, table: CountTable, record: NeuralRecord, ids: np.ndarray,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    """One call of the kernel; the record's numbers become float64 here, so one compiled form serves all records."""
+    entropy, argmax = record.entropy[piece].astype(np.float64), record.argmax[piece].astype(np.int64)
+    logs = (-record.nll[piece], record.argmax_log_prob[piece], record.candidate_log_prob[piece])
+    neural, top, chosen = (np.exp(array.astype(np.float64)) for array in logs)
+    _mix_range(
+        parts, tokens[piece], record.scored[piece], table.matched[piece], table.start[piece], table.n, table.c,
+        table.u, table.last, table.last_count, table.r, ids[piece], neural, entropy, argmax, top,
+        chosen, out[:, piece],
+    )  # fmt: skip
+    out[:, piece] = -np.log(out[:, piece])
 
 
 def _check(

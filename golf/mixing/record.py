@@ -5,7 +5,6 @@ Shapes: N tokens, J context candidates, S sampled positions, V vocabulary. Row t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,18 +14,15 @@ __all__ = ["NeuralRecord", "record_from_log_probs", "summarise_row"]
 
 
 @njit(cache=True)
-def summarise_row(log_probs):  # type: ignore[no-untyped-def]
-    """Probabilities (V,) float64, entropy in nats and argmax of one row of log-probabilities."""
-    probs = np.empty(len(log_probs))
+def summarise_row(log_probs, probs):  # type: ignore[no-untyped-def]
+    """Entropy in nats and argmax of one row of log-probabilities (V,) and their exponentials, float64."""
     entropy, best = 0.0, 0
     for v in range(len(log_probs)):
-        value = np.float64(log_probs[v])
-        probs[v] = math.exp(value)
         if probs[v] > 0.0:
-            entropy -= probs[v] * value
+            entropy -= probs[v] * log_probs[v]
         if log_probs[v] > log_probs[best]:
             best = v
-    return probs, entropy, best
+    return entropy, best
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,8 @@ def record_from_log_probs(
     ``samples`` positions, evenly spread, keep their whole row.
     """
     rows = np.arange(len(tokens))
-    summaries = [summarise_row(row)[1:] for row in log_probs]
+    exact = np.ascontiguousarray(log_probs, dtype=np.float64)
+    summaries = [summarise_row(row, probs) for row, probs in zip(exact, np.exp(exact), strict=True)]
     entropy = np.array([entropy for entropy, _ in summaries])
     argmax = np.array([best for _, best in summaries], dtype=np.int32)
     scored = rows >= first_scored

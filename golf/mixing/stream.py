@@ -54,7 +54,9 @@ class MixtureState:
         """The mixture (V,) float64 for the next token of ``stream``, from normalised neural ``log_probs`` (V,)."""
         if log_probs.shape != (self._vocab_size,):
             raise ValueError(f"log_probs: found shape {log_probs.shape}, wanted ({self._vocab_size},)")
-        probs, entropy, argmax = summarise_row(log_probs)
+        exact = np.ascontiguousarray(log_probs, dtype=np.float64)
+        probs = np.exp(exact)
+        entropy, argmax = summarise_row(exact, probs)
         found = self._tree.matches(stream=stream)
         ids = self._candidates(found)
         self._pending[stream] = _Pending(probs, entropy, argmax, found, ids)
