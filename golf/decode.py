@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from golf.container import ArtifactError, unpack
+from golf.coding.blocks import ArtifactError
+from golf.container.read import unpack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.tensors import QuantizedModel

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from golf.closure import import_closure
 from golf.coding.registry import CODERS
 from golf.coding.tables import entropy_bits
-from golf.container import Unpacked
+from golf.container.layout import Unpacked
 
 __all__ = ["CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "size_metrics", "size_rows"]
 

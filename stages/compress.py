@@ -12,7 +12,8 @@ from pathlib import Path
 
 from golf import files
 from golf.coding.compressors import compare
-from golf.container import pack, unpack
+from golf.container.read import unpack
+from golf.container.write import pack
 from golf.guard import main_guard
 from golf.params import load_section
 from golf.quantize.storage import load_quantized

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from golf.container import ArtifactError, pack
+from golf.coding.blocks import ArtifactError
+from golf.container.write import pack
 from golf.decode import decode_artifact, load_artifact
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict

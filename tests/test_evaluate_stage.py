@@ -15,7 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
-from golf.container import pack
+from golf.container.write import pack
 from golf.decode import load_artifact
 from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from golf.cli import inspect
-from golf.container import ArtifactError, pack
+from golf.coding.blocks import ArtifactError
+from golf.container.write import pack
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from golf.container import pack, unpack
+from golf.container.read import unpack
+from golf.container.write import pack
 from golf.files import load_numpy, save_torch, write_bytes
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.storage import load_quantized

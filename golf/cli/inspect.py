@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.container import ArtifactError, unpack
+from golf.coding.blocks import ArtifactError
+from golf.container.read import unpack
 from golf.shipping import size_rows
 
 __all__ = ["HELP", "add_arguments", "run", "sections_table", "tensors_table"]

@@ -3,11 +3,6 @@
 Layout (docs/format.md has every field): a 64-byte prefix with lengths and SHA-256, six compressed blocks (index, low
 and high byte planes of float arrays, scale codes, coder side data, tokenizer), then the coded integers.
 Nothing is allocated on the word of a field that has not been checked; ``validate`` runs on writing and on reading.
+
+``layout`` holds what both sides share, ``read`` is ``unpack``, ``write`` is ``pack``.
 """
-
-from golf.coding.blocks import ArtifactError
-from golf.container.layout import MAGIC, VERSION, Record, Unpacked, validate
-from golf.container.read import unpack
-from golf.container.write import pack
-
-__all__ = ["MAGIC", "VERSION", "ArtifactError", "Record", "Unpacked", "pack", "unpack", "validate"]
