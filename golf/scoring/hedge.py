@@ -108,7 +108,7 @@ def mix_hedge(text: ValidationText, neural: NeuralScores, config: HedgeConfig) -
         weights=weights,
         mean_weights=mean,
         max_sum_error=max((abs(math.fsum(row) - 1.0) for row in rows), default=0.0),
-        max_row_error=max(truth, default=0.0),
+        max_row_error=float(max(truth, default=0.0)),
     )
 
 
