@@ -1,6 +1,7 @@
 """Part B: a back-off chain over exact counts whose gates are learnt by online EM.
 
-``P_0 = p``; for each matched order, shortest first, ``P_i(v) = g_i c_i(v) / n_i + (1 - g_i) P_{i-1}(v)`` with
+``P_0 = p``, or part C's distribution when the two are stacked; for each matched order, shortest first,
+``P_i(v) = g_i c_i(v) / n_i + (1 - g_i) P_{i-1}(v)`` with
 ``g_i = use / (use + skip)`` read from a table bucketed by entropy, distinct-per-seen, log2 seen and recency.
 After token y is scored, the posterior that order i produced it is added to ``use`` and the rest to ``skip``: exact
 expectation maximisation, no learning rate. Sums to 1 because ``c_i`` and ``n_i`` come from one exact table.

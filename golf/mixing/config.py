@@ -7,6 +7,7 @@ exponentiated gradient); constants not named there were chosen on the first 200,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["MixtureConfig"]
 
@@ -15,8 +16,10 @@ __all__ = ["MixtureConfig"]
 class MixtureConfig:
     """Knobs of the mixture. Lengths are in tokens, entropies in nats, rates per update; no unit means a plain number.
 
-    ``bias``, ``chain``, ``cascade`` and ``final`` switch parts A, B, C and D; ``final`` mixes whichever of B and C
-    run and needs both. Raises ``ValueError`` naming the key, what was found and what was wanted.
+    ``bias``, ``chain``, ``cascade`` and ``final`` switch parts A, B, C and D; ``final`` mixes B and C and needs both,
+    without it the chain is the last word where it runs. ``chain_base`` is what the chain backs off to: the cascade's
+    distribution (where that runs; better by 0.007 bits per byte than mixing the two) or, as published, the neural one.
+    Raises ``ValueError`` naming the key, what was found and what was wanted.
     """
 
     bias: bool = True
@@ -25,9 +28,10 @@ class MixtureConfig:
     bias_document_rate: float = 0.1
     chain: bool = True
     chain_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+    chain_base: Literal["cascade", "neural"] = "cascade"
     chain_prior_use: float = 0.3
     chain_prior_skip: float = 6.0
-    chain_forgetting: float = 1.0
+    chain_forgetting: float = 0.9998
     cascade: bool = True
     cascade_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
     cascade_candidates: int = 3
@@ -62,6 +66,8 @@ class MixtureConfig:
             raise ValueError(f"cascade_min_tail: found {self.cascade_min_tail}, wanted more than 0 and less than 0.5")
         if self.cascade_candidates > 8:
             raise ValueError(f"cascade_candidates: found {self.cascade_candidates}, wanted 1 to 8")
+        if self.chain_base not in ("cascade", "neural"):
+            raise ValueError(f"chain_base: found {self.chain_base!r}, wanted cascade or neural")
         if self.final and not (self.chain and self.cascade):
             raise ValueError("final: found true without both `chain` and `cascade`, wanted both or `final: false`")
 

@@ -28,7 +28,9 @@ PIECE_TOKENS = 65536
 
 
 class Parts(NamedTuple):
-    """Learnt state of all parts, updated in place; ``use_chain`` and ``use_cascade`` say which run."""
+    """Learnt state of all parts, updated in place; ``use_chain`` and ``use_cascade`` say which run and
+    ``stacked`` that the chain backs off to the cascade's distribution instead of the neural one.
+    """
 
     chain: ChainState
     cascade: CascadeState
@@ -36,12 +38,16 @@ class Parts(NamedTuple):
     edges: np.ndarray
     use_chain: bool
     use_cascade: bool
+    stacked: bool
+    use_final: bool
 
 
 def new_parts(config: MixtureConfig) -> Parts:
     """State before any token."""
     edges = np.asarray(config.entropy_edges_nats, dtype=np.float64)
-    return Parts(new_chain(config), new_cascade(config), new_final(config), edges, config.chain, config.cascade)
+    stacked = config.chain and config.cascade and config.chain_base == "cascade"
+    states = new_chain(config), new_cascade(config), new_final(config)
+    return Parts(*states, edges, config.chain, config.cascade, stacked, config.final)
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,13 @@ def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax
     while h < len(parts.edges) and entropy > parts.edges[h]:
         h += 1
     chain, cascade = 1.0, 1.0
-    if parts.use_chain:
-        chain = chain_score(parts.chain, h, n, c, u, r, neural)
     if parts.use_cascade:
         cascade = cascade_score(
             parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural
         )
-    if parts.use_chain and parts.use_cascade:
+    if parts.use_chain:
+        chain = chain_score(parts.chain, h, n, c, u, r, cascade if parts.stacked else neural)
+    if parts.use_final:
         recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
         return chain, cascade, final_score(parts.final, h, recency, chain, cascade)
     return chain, cascade, (chain if parts.use_chain else (cascade if parts.use_cascade else neural))
@@ -105,9 +111,7 @@ def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, co
     h = 0
     while h < len(parts.edges) and entropy > parts.edges[h]:
         h += 1
-    chain, cascade = row.copy(), row.copy()
-    if parts.use_chain:
-        chain_row(parts.chain, h, n, u, r, bounds, successor, count, chain)
+    cascade = row.copy()
     if parts.use_cascade:
         probs = np.zeros(len(ids))
         for j in range(len(ids)):
@@ -115,7 +119,10 @@ def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, co
         cascade_row(
             parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, row[argmax], cascade
         )
-    if not (parts.use_chain and parts.use_cascade):
+    chain = cascade.copy() if parts.stacked else row.copy()
+    if parts.use_chain:
+        chain_row(parts.chain, h, n, u, r, bounds, successor, count, chain)
+    if not parts.use_final:
         return (chain if parts.use_chain else cascade), 1.0 if parts.use_chain else 0.0
     recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
     weight = chain_weight(parts.final, h, recency)

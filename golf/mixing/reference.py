@@ -83,7 +83,8 @@ class ReferenceMixture:
         entropy = float(-(p[p > 0] * np.log(p[p > 0])).sum())
         h = sum(entropy > edge for edge in config.entropy_edges_nats)
         found = self._matches()
-        chain, steps = p.copy(), []
+        cascade, decisions = self._cascade(p, entropy, h, found) if config.cascade else (p, [])
+        chain, steps = (cascade if config.chain_base == "cascade" else p), []
         for k, context in found:
             if config.orders[k] in config.chain_orders:
                 key = self._gate_key(k, h, context)
@@ -93,11 +94,10 @@ class ReferenceMixture:
                     share[token] = count / sum(self.counts[context].values())
                 chain = gate * share + (1.0 - gate) * chain
                 steps.append((key, gate * share, chain))
-        cascade, decisions = self._cascade(p, entropy, h, found)
         bucket = (h, self._recency(found[-1][1]) if found else 0)
         weight = 1.0 / (1.0 + math.exp(-self.logits[bucket]))
         mixed = weight * chain + (1.0 - weight) * cascade
-        if not (config.chain and config.cascade):
+        if not config.final:
             mixed = chain if config.chain else (cascade if config.cascade else p)
         self.seen = {"steps": steps, "decisions": decisions, "found": found, "bucket": bucket, "weight": weight,
                      "chain": chain, "cascade": cascade}  # fmt: skip
@@ -175,7 +175,7 @@ class ReferenceMixture:
                     rate, times = self._hit_rate(key)
                     hit = self.history[self.latest[context]] == token
                     self.hits[key] = (rate + max(1.0 / (times + 2.5), 0.002) * (hit - rate), times + 1)
-        if config.chain and config.cascade:
+        if config.final:
             weight, bucket = seen["weight"], seen["bucket"]
             chain, cascade = seen["chain"][token], seen["cascade"][token]
             mixed = weight * chain + (1.0 - weight) * cascade

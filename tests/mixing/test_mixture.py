@@ -74,9 +74,17 @@ def test_batch_equals_the_naive_reference_at_every_position(thrice: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    "off", [{}, {"cascade": False, "final": False}, {"chain": False, "final": False}, {"chain_forgetting": 0.9}]
+    "off",
+    [
+        {},
+        {"cascade": False, "final": False},
+        {"chain": False, "final": False},
+        {"chain_base": "neural"},
+        {"final": False},
+        {"chain_forgetting": 0.9},
+    ],
 )
-def test_each_part_alone_equals_the_reference(off: dict[str, object]) -> None:
+def test_each_configuration_equals_the_reference(off: dict[str, object]) -> None:
     config = dataclasses.replace(CONFIG, **off)  # type: ignore[arg-type]
     tokens = make_text(700, seed=5)
     rows = make_rows(tokens, seed=6)
