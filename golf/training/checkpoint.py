@@ -80,10 +80,16 @@ class CheckpointFolder:
 
 
 @contextmanager
-def open_checkpoints(path: str | Path) -> Iterator[CheckpointFolder]:
-    """The checkpoint folder ``path``, locked against a second run of the same configuration."""
+def open_checkpoints(path: str | Path, *, writer: bool = True) -> Iterator[CheckpointFolder]:
+    """The checkpoint folder ``path``, locked against a second run of the same configuration.
+
+    Only the ``writer`` (rank 0 of several processes) takes the lock; the others read.
+    """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
+    if not writer:
+        yield CheckpointFolder(path)
+        return
     with open(path / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

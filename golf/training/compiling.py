@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from golf.models.base import LanguageModel
+
 __all__ = ["autocast", "deterministic", "has_bf16", "prepare_loss"]
 
 LossFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,32 +49,34 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def prepare_loss(
-    model: Any,
+    model: LanguageModel,
     depths: tuple[int, ...],
     example: tuple[torch.Tensor, torch.Tensor],
     context: torch.autocast,
     *,
-    compile: bool,
     log: Callable[[str], None],
 ) -> LossFn:
-    """``model.loss``, compiled for every depth on ``example`` (ids, targets), or eager when that is not possible.
+    """``model.loss`` compiled and run once per depth on ``example`` (ids, targets); eager when that is not possible.
 
-    Weights and gradients are as before; the model is left at the last of ``depths``.
+    On GPUs one whole graph per depth; on CPUs one graph per kind of layer, shared by all depths, since there the
+    unrolled graphs take minutes to compile and run no faster. Weights and gradients are left as they were.
     """
-    eager: LossFn = model.loss
-    if not compile:
-        return eager
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(depths) + 8)
-    compiled: LossFn = torch.compile(model.loss, dynamic=False, fullgraph=True)
+    loss_fn: LossFn = model.loss
+    if example[0].is_cuda:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(depths) + 8)
+        loss_fn = torch.compile(model.loss, dynamic=False, fullgraph=True)
+    else:
+        model.compile_layers()
     try:
         for depth in depths:
             model.set_depth(depth)
             with context:
-                loss = compiled(*example)
+                loss = loss_fn(*example)
             loss.backward()
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         log(f"warning: torch.compile is not possible here ({first}); training runs eagerly, slower")
-        compiled = eager
+        model.compile_layers(disable=True)
+        loss_fn = model.loss
     model.zero_grad(set_to_none=True)
-    return compiled
+    return loss_fn

@@ -6,12 +6,13 @@ depth or on the last step (the deadlock of parameter-golf PR #835's first runs).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Group"]
+__all__ = ["Group", "joined_group"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,23 @@ class Group:
         shared = torch.tensor(values, dtype=torch.float64, device=device)
         torch.distributed.broadcast(shared, src=0)
         return [float(value) for value in shared.tolist()]
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def joined_group(rank: int, world: int, device: torch.device) -> Iterator[Group]:
+    """The group of a torchrun launch (rendezvous from its environment): NCCL on GPUs, gloo on CPUs; left at the end."""
+    if world == 1:
+        yield Group()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
+    try:
+        yield Group(rank, world)
+    finally:
+        torch.distributed.destroy_process_group()

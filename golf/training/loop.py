@@ -82,6 +82,8 @@ class Trainer:
         self.context = autocast(config.precision, self.device)
         self.row_every = max(1, config.iterations // _HISTORY_ROWS)
         self.losses: list[Tensor] = []  # on the device, not read yet
+        self.stop_signal = 0
+        self.loss_fn: Callable[[Tensor, Tensor], Tensor] = model.loss
 
     def describe(self) -> list[str]:
         """What the run will do, in words, before it starts."""
@@ -113,7 +115,8 @@ class Trainer:
             self.log(f"resuming after step {self.state.events.step}, {self.state.events.elapsed:.0f} s of training")
         with deterministic(self.device):
             if self.state.events.progress < 1.0:
-                self._compile()
+                if self.config.compile:
+                    self._compile()
                 self._loop()
         rows = self.state.events.history
         tail = rows[-max(1, len(rows) // 50) :]
@@ -125,12 +128,8 @@ class Trainer:
         depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
         example = torch.zeros(self.micro, self.config.sequence_length, dtype=torch.int64, device=self.device)
         began = time.monotonic()
-        compile = self.config.compile
-        self.loss_fn = prepare_loss(
-            self.model, tuple(sorted(depths)), (example, example), self.context, compile=compile, log=self.log
-        )
-        if compile:
-            self.log(f"compiled depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock")
+        self.loss_fn = prepare_loss(self.model, tuple(sorted(depths)), (example, example), self.context, log=self.log)
+        self.log(f"prepared depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock starts")
 
     def _loop(self) -> None:
         config, events = self.config, self.state.events
@@ -141,10 +140,10 @@ class Trainer:
         )
         with closing(steps) as stream:  # type: ignore[type-var]
             while events.progress < 1.0:
-                if self.stop.signum:
-                    self._save()
-                    raise TrainingInterrupted(self.stop.signum, events.step)
                 self._step(*next(stream))
+                if self.stop_signal and events.progress < 1.0:
+                    self._save()
+                    raise TrainingInterrupted(self.stop_signal, events.step)
                 now = time.monotonic()
                 if now - self._logged >= config.log_seconds:
                     self._log_line(now)
@@ -181,7 +180,8 @@ class Trainer:
         events.tokens += config.tokens_per_step
         elapsed = time.monotonic() - self._start
         after = progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
-        after, elapsed = self.group.decide((after, elapsed), self.device)
+        after, elapsed, signum = self.group.decide((after, elapsed, self.stop.signum), self.device)
+        self.stop_signal = int(signum)  # rank 0's, so that all stop after the same step
         events.phase_seconds[-1] += elapsed - events.elapsed
         events.elapsed, events.progress = elapsed, after
         if events.step % self.row_every == 0 or after >= 1.0:

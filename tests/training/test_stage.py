@@ -106,3 +106,29 @@ def test_two_runs_of_one_configuration_do_not_share_a_checkpoint(tmp_path: Path)
     ):
         pass
 
+
+
+def test_two_processes_train_as_one(root: Path, workspace: Workspace, sections: Sections) -> None:
+    sections["train"].update(precision="fp32", iterations=16)
+    folder = workspace()
+    trained = folder / "artifacts/train"
+    code, _, err = finish(root, "train", folder)
+    assert code == 0, err
+    rows = [line.split("\t") for line in (trained / "history.tsv").read_text().splitlines()[1:]]
+    ledger = read_json(trained / "ledger.json", made_by="test")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu", "GOLF_CKPT_DIR": str(folder / "ckpt")}
+    done = subprocess.run(
+        [*command, "-m", "stages.train", "--params", str(folder / "params.json"), "--root", str(folder)],
+        cwd=root, env=env, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("plan for 16 steps:") == 1 and "2 process(es)" in done.stdout
+    rows_two = [line.split("\t") for line in (trained / "history.tsv").read_text().splitlines()[1:]]
+    ledger_two = read_json(trained / "ledger.json", made_by="test")
+    for one, two in zip(rows, rows_two, strict=True):
+        assert float(one[2]) == pytest.approx(float(two[2]), abs=1e-5)
+        assert one[:2] + one[3:] == two[:2] + two[3:]
+    for key in ledger.keys() - {"distance_from_initial"}:
+        assert ledger[key] == ledger_two[key], key
+    assert ledger["distance_from_initial"] == pytest.approx(ledger_two["distance_from_initial"], rel=1e-3)
