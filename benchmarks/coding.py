@@ -71,7 +71,7 @@ def measure(tensors: dict[str, np.ndarray], number: int) -> dict[str, Total]:
     """Code, decode and compare every tensor; ``linear`` may fall back to ``context`` where that is smaller."""
     totals = {part: Total() for part in PARTS}
     for name, values in tensors.items():
-        info = SideInfo(name, *values.shape, np.ones(len(values), np.float16), None)
+        info = SideInfo(name, values.shape[0], values.shape[1], np.ones(len(values), np.float16), None)
         start = time.process_time()
         chosen, stream = encode_best(values, info, coders=(number,))
         encoded = time.process_time()

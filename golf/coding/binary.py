@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import CDF_LIMIT, CDF_STEPS, EXACT, compiled, normal_cdf
+from golf.coding.fixed import CDF_LIMIT, CDF_STEPS, EXACT, compiled, inlined, normal_cdf
 
 __all__ = ["SPREADS", "build_tree", "code_bit", "code_escape", "finish", "narrow", "spreads", "start"]
 
@@ -70,7 +70,7 @@ def start(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool) -> 
         coder[3] = 4
 
 
-@compiled
+@inlined
 def narrow(
     low: Any, middle: Any, high: Any, code: Any, position: Any, data: Any, decoding: bool, bit: Any
 ) -> tuple[Any, Any, Any, Any]:

@@ -18,7 +18,17 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-__all__ = ["CDF_BITS", "CDF_LIMIT", "CDF_STEPS", "EXACT", "compiled", "normal_cdf", "squash_table", "stretch_table"]
+__all__ = [
+    "CDF_BITS",
+    "CDF_LIMIT",
+    "CDF_STEPS",
+    "EXACT",
+    "compiled",
+    "inlined",
+    "normal_cdf",
+    "squash_table",
+    "stretch_table",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,16 +38,25 @@ CDF_LIMIT = 8  # the table covers [-8, 8] standard deviations
 EXACT = Context(prec=24, rounding=ROUND_HALF_EVEN)
 
 
-def compiled(function: F) -> F:
-    """``numba.njit`` with its on-disk cache where the source file allows one (a file inside a zip does not)."""
+def _jit(function: F, **options: Any) -> F:
     import numba
 
-    options: Any = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", **options}
     try:
         jitted: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         jitted = numba.njit(**options)(function)
     return cast(F, jitted)
+
+
+def compiled(function: F) -> F:
+    """``numba.njit`` with its on-disk cache where the source file allows one (a file inside a zip does not)."""
+    return _jit(function)
+
+
+def inlined(function: F) -> F:
+    """``compiled`` for the steps of a hot loop: always inlined, as passing many arrays costs more than the step."""
+    return _jit(function, forceinline=True)
 
 
 @lru_cache(maxsize=1)

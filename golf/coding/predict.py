@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import compiled
+from golf.coding.fixed import compiled, inlined
 
 __all__ = ["MAX_COLUMNS", "accumulate", "fit", "halve", "spread_innovation"]
 
@@ -68,7 +68,7 @@ def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np
             factor[j, i] = min(max(ratio >> 4, -32767), 32767)
 
 
-@compiled
+@inlined
 def spread_innovation(factor: NDArray[np.int32], column: int, innovation: int, predictions: NDArray[np.int32]) -> None:
     """Add ``L[:, column] * innovation`` to the predictions (C,) of the columns to the right."""
     row, x = factor[column], np.int32(innovation)
