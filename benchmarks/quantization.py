@@ -79,7 +79,7 @@ def trellis_table(matrices: list[np.ndarray]) -> list[str]:
 
 
 def scales_table(groups: dict[str, list[np.ndarray]]) -> list[str]:
-    lines = ["| weights | rows | code bits per row | coded / exact scales: squared error | bits | error at equal bits |"]
+    lines = ["| weights | rows | code bits/row | coded / exact scales: squared error | bits | error at equal bits |"]
     lines += ["|--|--|--|--|--|--|"]
     for name, matrices in groups.items():
         codes = [row_codes(w, clip=12.85) for w in matrices]

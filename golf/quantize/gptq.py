@@ -59,6 +59,8 @@ def gptq(
     """
     from golf.quantize import gptq_kernels
 
+    if np.ndim(weights) != 2:
+        raise GptqError(f"{name}: found shape {np.shape(weights)}, wanted a matrix (R, C)")
     num_rows, num_columns = np.shape(weights)
     rows, columns = _checked_steps(row_steps, column_steps, (num_rows, num_columns), name)
     if factor.feedback.shape != (num_columns, num_columns):

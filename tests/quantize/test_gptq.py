@@ -169,6 +169,7 @@ def test_outliers_keep_their_size() -> None:
         ({"row_steps": np.zeros(4, np.float32)}, "layer: row steps hold a value that is not positive"),
         ({"column_steps": np.ones(9, np.float32)}, "layer: column steps have shape \\(9,\\), wanted \\(8,\\)"),
         ({"row_steps": np.full(4, 1e-7, np.float32)}, "layer: row 0: an integer exceeds 32000"),
+        ({"weights": np.zeros(8)}, "layer: found shape \\(8,\\), wanted a matrix"),
         ({"weights": np.full((4, 8), np.nan)}, "layer: holds NaN or infinity"),
         ({"factor": factorize(np.eye(9))}, "layer: has 8 columns, its Hessian 9"),
         (

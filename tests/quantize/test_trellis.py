@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -120,3 +122,22 @@ def test_unknown_states_and_overflow_are_errors() -> None:
         next_states(7)
     with pytest.raises(TrellisError, match="row 1: an integer exceeds 32000"):
         trellis_encode(np.ones((2, 3), np.float32), np.array([1.0, 1e-6], np.float32))
+
+
+def test_the_decoder_needs_no_compiler() -> None:
+    """numba takes a second to import and the shipped decoder only reads a table."""
+    code = (
+        "import sys, numpy as np; from golf.quantize.trellis import trellis_values; "
+        "assert trellis_values(np.array([[1, 1]], np.int16)).tolist() == [[1.0, 1.0]]; "
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("states", [4, 8, 256])
+def test_every_start_leads_everywhere(states: int) -> None:
+    """A wrong polynomial would leave states that no path from state 0 reaches."""
+    reached, table = {0}, next_states(states)
+    for _ in range(states):
+        reached |= {int(after) for state in reached for after in table[state]}
+    assert len(reached) == states
