@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding import predict
+from golf.coding import binary, fixed, mixing, predict
 from golf.coding.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
 from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
-from golf.coding.fixed import compiled, normal_cdf, squash_table, stretch_table
+from golf.coding.fixed import compiled, kernel, normal_cdf, source_stamp, squash_table, stretch_table
 from golf.coding.mixing import (
     ERROR_INVERSE,
     ERROR_SPREAD,
@@ -82,70 +82,81 @@ def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> An
     return summed
 
 
-@compiled
-def _code_matrix(
-    values: Any, data: Any, decoding: bool, linear: bool, deviation: Any, shape: Any, tree: Any, stretch: Any,
-    squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any, factor: Any,
-) -> Any:  # fmt: skip
-    """Code all values (R, C) int32; returns the bytes written or read, -1 for a damaged stream."""
-    rows, columns = values.shape
-    nodes, shift, centre, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
-    stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
-    first_row_cell = columns * stride + (nodes if stride == 0 else 0)
-    first_zone = first_row_cell + ROW_CELLS * nodes
-    predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
-    coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
-    to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
-    start(coder, data, decoding)
-    next_refresh, next_fit, summed, fitted, scale = 0, _FIRST_FIT, 0, False, deviation
-    for r in range(rows):
-        fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
-        if r == next_refresh:
-            scale = refresh(state)
-            next_refresh = r + 1 + min(r >> 4, 15)
-        if linear and r == next_fit:
-            predict.fit(covariance, summed, _RIDGE, factor)
-            fitted = True
-            next_fit = r + min(max(r // 4, 1), _MAX_GAP)
-        predictions[:] = 0
-        row_sum, row_size = np.int64(0), np.int64(0)
-        for c in range(columns):
-            if c & 7 == 0:
-                row_context(row_sum, row_size, c, scale, context)
-            fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
-            if linear:
-                expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
-                spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
-            else:
-                expected = slow + context[0]
-                spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
-            value = np.int64(values[r, c])
-            inside = code_leaf(
-                coder, data, decoding, min(max((value >> shift) - centre, -below), above), tree, stretch, squash, cdf,
-                reciprocal, counters, c * stride, first_row_cell + context[2] * nodes,
-                first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast, state[c, INVERSE],
-                expected, (inverse * context[1]) >> 16,
-            ) - below  # fmt: skip
-            result = inside + centre
-            if shift or inside == above or inside == -below:
-                result = _code_rest(coder, data, decoding, value, inside, shape)
-                if result > 2147483647 or result < -2147483648:
-                    return -1
-            if decoding:
-                values[r, c] = result
-            row_sum += inside - ((slow + 128) >> 8)
-            row_size += abs(inside) << 8
-            if linear:
-                away = ((inside << 8) - fast) * to_units
-                deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
-                if fitted:
-                    innovation = (((inside << 8) - expected) * to_units + 32768) >> 16
-                    predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
-            learn(state, c, inside, expected, fast_rate, slow_rate)
-        summed = _rows_end(linear, covariance, deviations, summed)
-        if decoding and coder[3] > len(data):
+def _make_kernel(stamp: int) -> Any:
+    """The compiled coder; ``stamp`` (>= 0) ties its cache on disk to the sources of all its parts."""
+
+    @kernel
+    def code_matrix(
+        values: Any, data: Any, decoding: bool, linear: bool, deviation: Any, shape: Any, tree: Any, stretch: Any,
+        squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any, factor: Any,
+    ) -> Any:  # fmt: skip
+        """Code all values (R, C) int32; returns the bytes written or read, -1 for a damaged stream."""
+        if stamp < 0:
             return -1
-    return coder[3] if decoding else finish(coder, data)
+        rows, columns = values.shape
+        nodes, shift, centre, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
+        stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
+        first_row_cell = columns * stride + (nodes if stride == 0 else 0)
+        first_zone = first_row_cell + ROW_CELLS * nodes
+        predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+        coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
+        to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
+        start(coder, data, decoding)
+        next_refresh, next_fit, summed, fitted, scale = 0, _FIRST_FIT, 0, False, deviation
+        for r in range(rows):
+            fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
+            if r == next_refresh:
+                scale = refresh(state)
+                next_refresh = r + 1 + min(r >> 4, 15)
+            if linear and r == next_fit:
+                predict.fit(covariance, summed, _RIDGE, factor)
+                fitted = True
+                next_fit = r + min(max(r // 4, 1), _MAX_GAP)
+            predictions[:] = 0
+            row_sum, row_size = np.int64(0), np.int64(0)
+            for c in range(columns):
+                if c & 7 == 0:
+                    row_context(row_sum, row_size, c, scale, context)
+                fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
+                if linear:
+                    expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
+                    spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
+                else:
+                    expected = slow + context[0]
+                    spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+                value = np.int64(values[r, c])
+                place = min(max((value >> shift) - centre, -below), above)
+                inside = code_leaf(
+                    coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
+                    c * stride, first_row_cell + context[2] * nodes,
+                    first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast, state[c, INVERSE],
+                    expected, (inverse * context[1]) >> 16,
+                ) - below  # fmt: skip
+                result = inside + centre
+                if shift or inside == above or inside == -below:
+                    result = _code_rest(coder, data, decoding, value, inside, shape)
+                    if result > 2147483647 or result < -2147483648:
+                        return -1
+                if decoding:
+                    values[r, c] = result
+                row_sum += inside - ((slow + 128) >> 8)
+                row_size += abs(inside) << 8
+                if linear:
+                    away = ((inside << 8) - fast) * to_units
+                    deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
+                    if fitted:
+                        innovation = (((inside << 8) - expected) * to_units + 32768) >> 16
+                        predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
+                learn(state, c, inside, expected, fast_rate, slow_rate)
+            summed = _rows_end(linear, covariance, deviations, summed)
+            if decoding and coder[3] > len(data):
+                return -1
+        return coder[3] if decoding else finish(coder, data)
+
+    return code_matrix
+
+
+_code_matrix = _make_kernel(source_stamp(binary, fixed, mixing, predict))
 
 
 def _run(matrix: NDArray[np.int32], data: NDArray[np.uint8], decoding: bool, linear: bool, header: _Header) -> int:

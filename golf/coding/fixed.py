@@ -11,9 +11,12 @@ Source: stretch/squash mixing of PAQ (Mahoney 2005, "Adaptive weighing of contex
 
 from __future__ import annotations
 
+import inspect
+import zlib
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -25,7 +28,9 @@ __all__ = [
     "EXACT",
     "compiled",
     "inlined",
+    "kernel",
     "normal_cdf",
+    "source_stamp",
     "squash_table",
     "stretch_table",
 ]
@@ -41,22 +46,38 @@ EXACT = Context(prec=24, rounding=ROUND_HALF_EVEN)
 def _jit(function: F, **options: Any) -> F:
     import numba
 
-    options = {"nogil": True, "error_model": "numpy", **options}
-    try:
-        jitted: Any = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        jitted = numba.njit(**options)(function)
+    jitted: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     return cast(F, jitted)
 
 
 def compiled(function: F) -> F:
-    """``numba.njit`` with its on-disk cache where the source file allows one (a file inside a zip does not)."""
+    """``numba.njit`` for a part of a kernel: compiled with its caller, never cached on its own."""
     return _jit(function)
 
 
 def inlined(function: F) -> F:
     """``compiled`` for the steps of a hot loop: always inlined, as passing many arrays costs more than the step."""
     return _jit(function, forceinline=True)
+
+
+def kernel(function: F) -> F:
+    """``numba.njit`` with its on-disk cache where the source file allows one (a file inside a zip does not).
+
+    numba notices changes of the function's own file only: a kernel with parts in other modules must close over
+    ``source_stamp`` of these, which is then part of the cache's key.
+    """
+    try:
+        return _jit(function, cache=True)
+    except RuntimeError:
+        return _jit(function)
+
+
+def source_stamp(*modules: ModuleType) -> int:
+    """A checksum of the modules' source texts; 0 where there is none to read."""
+    try:
+        return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
+    except (OSError, TypeError):
+        return 0
 
 
 @lru_cache(maxsize=1)
