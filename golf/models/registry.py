@@ -12,15 +12,17 @@ from typing import Any
 from golf import params
 from golf.models.base import LanguageModel
 from golf.models.depth_recurrent import DepthRecurrent, DepthRecurrentConfig
+from golf.models.gdn_hybrid import GdnHybrid, GdnHybridConfig
 from golf.models.transformer import Transformer, TransformerConfig
 
 __all__ = ["FAMILIES", "ModelConfig", "build_model", "config_from_dict", "config_to_dict"]
 
-ModelConfig = DepthRecurrentConfig | TransformerConfig
+ModelConfig = DepthRecurrentConfig | GdnHybridConfig | TransformerConfig
 
 FAMILIES: MappingProxyType[str, tuple[Any, Any]] = MappingProxyType(
     {
         "depth_recurrent": (DepthRecurrentConfig, DepthRecurrent),
+        "gdn_hybrid": (GdnHybridConfig, GdnHybrid),
         "transformer": (TransformerConfig, Transformer),
     }
 )

@@ -1,0 +1,288 @@
+"""GDN-Hybrid: Gated DeltaNet blocks with a few sliding-window attention blocks between them.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary. Source: openai/parameter-golf PRs #1545 and #1681 and
+their lineage, with every configured part in effect: the window bounds attention, rotary angles follow positions, the
+hash embedding learns, the smear gate stops at document starts. Blocks that share weights hold none of their own: they
+borrow them at every call, so each weight has one name and is stored once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.models.base import LanguageModel, Role
+from golf.models.checks import check_attention, check_positive
+from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet
+from golf.models.gated_delta_fla import delta_rule
+from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
+from golf.models.hybrid_layout import LayerPlan, parse_layout
+from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
+from golf.models.sliding_attention import SlidingAttention
+from golf.models.stream import StreamState, StreamStep
+
+__all__ = ["GdnHybrid", "GdnHybridConfig", "HybridState"]
+
+
+@dataclass(frozen=True)
+class GdnHybridConfig:
+    """Shape of a ``GdnHybrid``; meaning and units of each key are in conf/model/gdn_hybrid.yaml.
+
+    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    """
+
+    family: Literal["gdn_hybrid"]
+    layout: str
+    kv_share_stride: int
+    width: int
+    delta_heads: int
+    delta_key_dim: int
+    delta_value_dim: int
+    delta_chunk: int
+    delta_norm_eps: float
+    negative_eigenvalues: bool
+    conv_size: int
+    heads: int
+    kv_heads: int
+    window: int
+    rope_base: float
+    qk_gain: float
+    mlp_ratio: float
+    negative_slope: float
+    hash_rows: int
+    hash_width: int
+    smear: bool
+    bos_id: int
+    softcap: float
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "delta_heads", "delta_key_dim", "delta_value_dim", "delta_chunk", "conv_size")
+        check_positive(self, "window", "mlp_ratio", "softcap", "rope_base", "norm_eps", "delta_norm_eps")
+        check_attention(self.width, self.heads, self.kv_heads)
+        parse_layout(self.layout, self.kv_share_stride)
+        if self.hash_rows < 0 or self.hash_rows == 1:
+            raise ValueError(f"hash_rows: found {self.hash_rows}, wanted 0 (no hash embedding) or at least 2")
+        if self.hash_rows and self.hash_width < 1:
+            raise ValueError(f"hash_width: found {self.hash_width}, wanted at least 1")
+        if self.bos_id < NO_TOKEN:
+            raise ValueError(f"bos_id: found {self.bos_id}, wanted a token, or -1 where documents have no first token")
+        if self.mlp_width < 1:
+            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        """The blocks in order."""
+        return parse_layout(self.layout, self.kv_share_stride)
+
+
+@dataclass
+class HybridState:
+    """What the model remembers of the tokens before: of the same size however long the text is."""
+
+    attention: StreamState  # a ring of keys and values per swa block
+    delta: list[Tensor]  # per gdn block (B,H,K,V), float32
+    convs: list[ConvHistory]  # per gdn block
+    ids: Tensor  # (B,2) int64, the last two tokens; -1 is none
+    embedded: Tensor  # (B,1,D), the last token's embedding before the smear gate
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that one pass takes at most."""
+        return self.attention.chunk
+
+    @property
+    def window(self) -> int:
+        """Keys that a token attends to at most in swa blocks."""
+        return self.attention.window
+
+    @property
+    def position(self) -> Tensor:
+        """() int64, position of the next token."""
+        return self.attention.position
+
+    def reset(self, streams: Tensor) -> None:
+        """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
+        self.attention.reset(streams)
+        self.ids = self.ids.masked_fill(streams[:, None], NO_TOKEN)
+        empty = streams[:, None, None]
+        self.delta = [state.masked_fill(empty[..., None], 0.0) for state in self.delta]
+        self.convs = [(q.masked_fill(empty, 0.0), k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0))
+                      for q, k, v in self.convs]  # fmt: skip
+
+    def num_bytes(self) -> int:
+        """Bytes of all that is kept."""
+        tensors = [*self.delta, *(x for history in self.convs for x in history), self.ids, self.embedded]
+        return self.attention.num_bytes() + sum(x.numel() * x.element_size() for x in tensors)
+
+
+class HybridBlock(nn.Module):
+    """Mix with the embedding, then GDN or attention, then MLP, each added with learned per-channel scales.
+
+    A block that shares another's attention has no ``attention`` of its own.
+    """
+
+    attention: nn.Module
+
+    def __init__(self, config: GdnHybridConfig, index: int, plan: LayerPlan) -> None:
+        super().__init__()
+        width = config.width
+        self.norm_eps = config.norm_eps
+        if plan.kind == "gdn":
+            self.attention = GatedDeltaNet(
+                width,
+                config.delta_heads,
+                config.delta_key_dim,
+                config.delta_value_dim,
+                conv_size=config.conv_size,
+                negative_eigenvalues=config.negative_eigenvalues,
+                norm_eps=config.delta_norm_eps,
+                chunk=config.delta_chunk,
+                output_scale=(2 * len(config.layers)) ** -0.5,  # two additions to the stream per block
+                owns_kv=plan.source == index,
+            )
+        elif plan.source == index:
+            self.attention = SlidingAttention(
+                width,
+                config.heads,
+                config.kv_heads,
+                window=config.window,
+                qk_gain=config.qk_gain,
+                norm_eps=config.norm_eps,
+            )
+        self.mlp = MLP(width, config.mlp_width, negative_slope=config.negative_slope)
+        self.attention_scale = nn.Parameter(torch.ones(width))
+        self.mlp_scale = nn.Parameter(torch.ones(width))
+        self.residual_mix = nn.Parameter(torch.stack((torch.ones(width), torch.zeros(width))))
+
+    def mixed(self, x: Tensor, x0: Tensor) -> Tensor:
+        """``m0 x + m1 x0``, (B,T,D)."""
+        mix = self.residual_mix.to(x.dtype)
+        return mix[0] * x + mix[1] * x0
+
+    def finished(self, x: Tensor, attended: Tensor) -> Tensor:
+        """``x`` (B,T,D) plus the scaled attention output, plus the scaled MLP of the norm of that."""
+        x = x + self.attention_scale.to(x.dtype) * attended
+        out: Tensor = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x, self.norm_eps))
+        return out
+
+
+class GdnHybrid(LanguageModel):
+    """Layout-driven hybrid with float32 masters, tied head, depth always 1."""
+
+    def __init__(self, config: GdnHybridConfig, vocab_size: int) -> None:
+        super().__init__(softcap=config.softcap)
+        self.config, self.plans = config, config.layers
+        self.token_embedding = nn.Parameter(torch.randn(vocab_size, config.width) * 0.005)
+        self.hashes = HashEmbedding(config.hash_rows, config.hash_width, config.width) if config.hash_rows else None
+        self.smear = SmearGate(config.width) if config.smear else None
+        self.blocks = nn.ModuleList(HybridBlock(config, index, plan) for index, plan in enumerate(self.plans))
+
+    def role(self, name: str) -> Role:
+        """As in the base class; the hash projection is a matrix like those of the MLPs."""
+        self.get_parameter_or_raise(name)
+        return "mlp" if name == "hashes.projection.weight" else super().role(name)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self._run(ids, self._rope(torch.arange(ids.size(1), device=ids.device)), None, None)
+
+    def new_state(self, batch: int, window: int, chunk: int = 256) -> HybridState:
+        """As in the base class. The window is the model's own at most; the gdn blocks remember beyond any window."""
+        config, table = self.config, self.token_embedding
+        dtype, device = activation_dtype(table), table.device
+        swa = sum(plan.kind == "swa" for plan in self.plans)
+        gdn = len(self.plans) - swa
+        head_dim = config.width // config.heads
+        attention = StreamState.empty(
+            swa, batch, config.kv_heads, head_dim, min(window, config.window), chunk, dtype, device
+        )
+        high = torch.promote_types(table.dtype, torch.float32)
+        heads, keys, values = config.delta_heads, config.delta_key_dim, config.delta_value_dim
+
+        def history(width: int) -> Tensor:
+            return torch.zeros(batch, config.conv_size - 1, heads * width, dtype=dtype, device=device)
+
+        return HybridState(
+            attention,
+            [torch.zeros(batch, heads, keys, values, dtype=high, device=device) for _ in range(gdn)],
+            [(history(keys), history(keys), history(values)) for _ in range(gdn)],
+            torch.full((batch, 2), NO_TOKEN, dtype=torch.int64, device=device),
+            torch.zeros(batch, 1, config.width, dtype=dtype, device=device),
+        )
+
+    def _step(self, ids: Tensor, state: HybridState) -> Tensor:
+        stream = StreamStep(state.attention, ids.size(1))
+        out = self._run(ids, self._rope(stream.positions), stream, state)
+        stream.finish()
+        return out
+
+    def _rope(self, positions: Tensor) -> Rope:
+        config = self.config
+        dtype = activation_dtype(self.token_embedding)
+        return rope_tables(positions, config.width // config.heads, config.rope_base, dtype)
+
+    def _embed(self, ids: Tensor, state: HybridState | None) -> Tensor:
+        config, dtype = self.config, activation_dtype(self.token_embedding)
+        before = ids.new_full((ids.size(0), 2), NO_TOKEN) if state is None else state.ids
+        one, two = previous_tokens(ids, before, config.bos_id)
+        x = F.embedding(ids, self.token_embedding).to(dtype)
+        if self.hashes is not None:
+            x = x + self.hashes(ids, one, two, dtype)
+        x = rms_norm(x, config.norm_eps)
+        last = torch.zeros_like(x[:, :1]) if state is None else state.embedded.to(dtype)
+        if state is not None:
+            state.ids, state.embedded = torch.cat((before, ids), dim=1)[:, -2:], x[:, -1:]
+        return x if self.smear is None else self.smear(x, last, one != NO_TOKEN)
+
+    def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None, state: HybridState | None) -> Tensor:
+        """``ids`` (B,T) -> (B,T,D), from an empty memory or, with ``state``, from its."""
+        x0 = x = self._embed(ids, state)
+        attention = self.layer_function(attention_layer)
+        first_half: Any = self.layer_function(cast(Any, delta_inputs))  # returns a tuple
+        second_half = self.layer_function(delta_outputs)
+        gdn = 0
+        for block, plan in zip(self.blocks, self.plans, strict=True):
+            source = cast(HybridBlock, self.blocks[plan.source]).attention
+            if plan.kind == "swa":
+                x = attention(block, source, x, x0, rope, stream)
+                continue
+            memory, history = (None, None) if state is None else (state.delta[gdn], state.convs[gdn])
+            x, given, history = first_half(block, source, x, x0, history)
+            q, k, v, g, beta, gate = given
+            read, memory = delta_rule(q, k, v, g, beta, memory, chunk=self.config.delta_chunk)
+            x = second_half(block, x, read, gate)
+            if state is not None:
+                state.delta[gdn], state.convs[gdn] = memory, history
+            gdn += 1
+        return rms_norm(x, self.config.norm_eps)
+
+
+def attention_layer(
+    block: HybridBlock, source: SlidingAttention, x: Tensor, x0: Tensor, rope: Rope, stream: StreamStep | None
+) -> Tensor:
+    """A sliding-window block with the attention weights of ``source``: ``x`` (B,T,D) -> (B,T,D)."""
+    x = block.mixed(x, x0)
+    return block.finished(x, source(rms_norm(x, block.norm_eps), rope, stream=stream))
+
+
+def delta_inputs(
+    block: HybridBlock, source: GatedDeltaNet, x: Tensor, x0: Tensor, history: ConvHistory | None
+) -> tuple[Tensor, DeltaInputs, ConvHistory]:
+    """A gdn block up to the delta rule: the mixed stream (B,T,D), what the rule needs, the new history."""
+    x = block.mixed(x, x0)
+    layer = cast(GatedDeltaNet, block.attention)
+    return x, *layer.inputs(rms_norm(x, block.norm_eps), source, history)
+
+
+def delta_outputs(block: HybridBlock, x: Tensor, read: Tensor, gate: Tensor) -> Tensor:
+    """A gdn block from the delta rule's ``read`` (B,H,T,V) on: ``x`` (B,T,D) -> (B,T,D)."""
+    return block.finished(x, cast(GatedDeltaNet, block.attention).outputs(read, gate))
