@@ -42,6 +42,7 @@ __all__ = ["decode", "encode"]
 
 _LINEAR, _TRANSPOSED = 1, 2
 _MAX_HALF = 127  # integers on each side of the centre that the tree covers at most
+_MAX_VALUE_BYTES = 1024  # 254 decisions of 16 bits and an escape are fewer
 _MIN_ROWS_FOR_COLUMNS = 256  # below this, columns share one set of counters: they could not learn, only cost memory
 _RIDGE, _FORGET_ROWS, _FIRST_FIT, _MAX_GAP = 128, 8192, 16, 1024
 
@@ -90,7 +91,7 @@ def _make_kernel(stamp: int) -> Any:
         values: Any, data: Any, decoding: bool, linear: bool, deviation: Any, shape: Any, tree: Any, stretch: Any,
         squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any, factor: Any,
     ) -> Any:  # fmt: skip
-        """Code all values (R, C) int32; returns the bytes written or read, -1 for a damaged stream."""
+        """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
         if stamp < 0:
             return -1
         rows, columns = values.shape
@@ -139,6 +140,8 @@ def _make_kernel(stamp: int) -> Any:
                         return -1
                 if decoding:
                     values[r, c] = result
+                elif coder[3] > len(data) - _MAX_VALUE_BYTES:
+                    return -1
                 row_sum += inside - ((slow + 128) >> 8)
                 row_size += abs(inside) << 8
                 if linear:
@@ -206,8 +209,11 @@ def encode(values: NDArray[np.integer], *, linear: bool = False) -> bytes:
     transposed = linear and values.shape[1] > values.shape[0]
     matrix = np.ascontiguousarray(values.T if transposed else values, np.int32)
     header = _header(matrix)
-    data = np.zeros(matrix.size * 12 + 64, np.uint8)
-    size = _run(matrix, data, False, linear, header)
+    capacity, size = matrix.size * 2 + 2 * _MAX_VALUE_BYTES, -1
+    while size < 0:  # incompressible input only: code again with more room
+        capacity *= 2
+        data = np.zeros(capacity, np.uint8)
+        size = _run(matrix, data, False, linear, header)
     shift, spread, centre, below, above = header
     flags = _LINEAR * linear | _TRANSPOSED * transposed
     return bytes([flags, shift, spread]) + zigzag(centre) + varint(below) + varint(above) + data[:size].tobytes()

@@ -88,6 +88,14 @@ def test_columns_of_different_width_cost_less_than_order_0() -> None:
     assert len(encode(values)) < 0.94 * _entropy_bytes(values)
 
 
+def test_incompressible_integers_outgrow_the_first_buffer() -> None:
+    values = np.random.default_rng(3).integers(-(2**31), 2**31, (300, 40)).astype(np.int32)
+    values[::2, ::2] = 0  # a narrow tree and escapes of some 70 bits
+    values[0::2, 1::2] = 1
+    values[1::2, 0::2] %= 3
+    assert np.array_equal(decode(encode(values), 300, 40, what="t"), values)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_streams_end_in_a_named_error_or_in_the_right_shape(data: st.DataObject) -> None:
