@@ -1,4 +1,4 @@
-"""Compiled loops of the quantizers: error-compensated rounding, trellis search, and the triangular factors they need.
+"""Compiled loops of GPTQ: error-compensated rounding, alone or with a trellis, and the triangular factors it needs.
 
 Rows of a matrix are independent, so every kernel runs rows (or strips of columns) in parallel and each number is
 computed by one thread in one fixed order. No fused multiply-add and no re-association is allowed: the result is the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-__all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper", "trellis_rows"]
+__all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper"]
 
 BLOCK = 64
 """Columns whose errors are applied to the rest of the row together; changes speed, never results."""
@@ -148,54 +148,6 @@ def _nearest(x: np.float32, offset: int) -> np.float32:  # pragma: no cover - co
     return np.float32(4.0) * np.rint((x - shift) * np.float32(0.25)) + shift
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def trellis_rows(  # pragma: no cover - compiled
-    weights: np.ndarray,
-    parents: np.ndarray,
-    row_steps: np.ndarray,
-    column_steps: np.ndarray,
-    column_weight: np.ndarray,
-    values: np.ndarray,
-    losses: np.ndarray,
-    overflow: np.ndarray,
-) -> None:
-    """Viterbi without feedback: per row the path of least sum of (column_weight * error) ** 2, started in state 0."""
-    num_rows, num_columns = weights.shape
-    num_states = parents.shape[0]
-    for r in prange(num_rows):
-        metric = np.full(num_states, np.inf)
-        metric[0] = 0.0
-        fresh = np.empty(num_states)
-        choice = np.empty((num_columns, num_states), np.uint8)
-        nearest = np.empty((num_columns, 4), np.float32)
-        cost = np.empty(4)
-        for j in range(num_columns):
-            half = row_steps[r] * np.float32(0.5)
-            x = weights[r, j] / (half * column_steps[j])
-            for o in range(4):
-                m = _nearest(x, o)
-                nearest[j, o] = m
-                scaled = (weights[r, j] - m * half * column_steps[j]) * column_weight[j]
-                cost[o] = np.float64(scaled) * np.float64(scaled)
-            for s in range(num_states):
-                a = metric[parents[s, 0, 0]] + cost[parents[s, 0, 2]]
-                b = metric[parents[s, 1, 0]] + cost[parents[s, 1, 2]]
-                second = b < a
-                choice[j, s] = 1 if second else 0
-                fresh[s] = b if second else a
-            metric, fresh = fresh, metric
-        state = np.argmin(metric)
-        losses[r] = metric[state]
-        for j in range(num_columns - 1, -1, -1):
-            pick = parents[state, choice[j, state]]
-            k = (nearest[j, pick[2]] - np.float32(pick[0] & 1)) * np.float32(0.5)
-            if not abs(k) <= np.float32(_LIMIT):
-                overflow[r] = True
-                k = np.float32(0.0)
-            values[r, j] = np.int16(k)
-            state = pick[0]
-
-
 @njit(cache=True, error_model="numpy")
 def _choose(  # pragma: no cover - compiled
     local: np.ndarray, j: int, metric: np.ndarray, fresh: np.ndarray, parents: np.ndarray, half: np.float32,
@@ -260,6 +212,44 @@ def _search_block(  # pragma: no cover - compiled
         metric[0, s] = now[s]
 
 
+@njit(cache=True, error_model="numpy")
+def _push_errors(  # pragma: no cover - compiled
+    rest: np.ndarray, moved: np.ndarray, b0: int, width: int, num_columns: int, feedback: np.ndarray,
+    origin: np.ndarray, error: np.ndarray, paths: np.ndarray, ancestors: np.ndarray,
+) -> None:  # fmt: skip
+    """At the end of a block: ``moved`` = each survivor's rest beyond it, taken from its ancestor, errors applied."""
+    num_states = paths.shape[0]
+    for s in range(num_states):
+        ancestors[s] = s
+        for j in range(width - 1, -1, -1):
+            paths[s, j] = error[j, ancestors[s]]
+            ancestors[s] = origin[b0 + j, ancestors[s]]
+    for t0 in range(b0 + width, num_columns, _TILE):
+        tile = min(num_columns, t0 + _TILE) - t0
+        first = b0 * num_columns + t0
+        for s in range(num_states):
+            start, source = s * num_columns + t0, ancestors[s] * num_columns + t0
+            _move_on(moved, start, rest, source, paths[s, 0], feedback, first, tile)
+            _apply_errors(moved, start, paths[s, 1:width], feedback, first + num_columns, num_columns, tile)
+
+
+@njit(cache=True, error_model="numpy")
+def _read_path(  # pragma: no cover - compiled
+    state: int, origin: np.ndarray, numerator: np.ndarray, values: np.ndarray
+) -> bool:
+    """Write the integers (C,) of the path that ends in ``state``; True when one does not fit int16."""
+    overflow = False
+    for j in range(len(values) - 1, -1, -1):
+        parent = origin[j, state]
+        k = (numerator[j, state] - np.float32(parent & 1)) * np.float32(0.5)
+        if not abs(k) <= np.float32(_LIMIT):
+            overflow = True
+            k = np.float32(0.0)
+        values[j] = np.int16(k)
+        state = parent
+    return overflow
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
 def gptq_trellis_rows(  # pragma: no cover - compiled
     weights: np.ndarray,
@@ -303,26 +293,8 @@ def gptq_trellis_rows(  # pragma: no cover - compiled
                 rest, b0, width, num_columns, half, column_steps, importance, flat, parents, metric, scratch, branches,
                 origin, numerator, error,
             )  # fmt: skip
-            for s in range(num_states):
-                ancestors[s] = s
-                for j in range(width - 1, -1, -1):
-                    paths[s, j] = error[j, ancestors[s]]
-                    ancestors[s] = origin[b0 + j, ancestors[s]]
-            for t0 in range(b1, num_columns, _TILE):
-                tile = min(num_columns, t0 + _TILE) - t0
-                first = b0 * num_columns + t0
-                for s in range(num_states):
-                    start, source = s * num_columns + t0, ancestors[s] * num_columns + t0
-                    _move_on(moved, start, rest, source, paths[s, 0], flat, first, tile)
-                    _apply_errors(moved, start, paths[s, 1:width], flat, first + num_columns, num_columns, tile)
+            _push_errors(rest, moved, b0, width, num_columns, flat, origin, error, paths, ancestors)
             rest, moved = moved, rest
-        state = np.argmin(metric[0])
+        state = int(np.argmin(metric[0]))
         losses[r] = metric[0, state]
-        for j in range(num_columns - 1, -1, -1):
-            parent = origin[j, state]
-            k = (numerator[j, state] - np.float32(parent & 1)) * np.float32(0.5)
-            if not abs(k) <= np.float32(_LIMIT):
-                overflow[r] = True
-                k = np.float32(0.0)
-            values[r, j] = np.int16(k)
-            state = parent
+        overflow[r] = _read_path(state, origin, numerator, values[r])

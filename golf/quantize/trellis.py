@@ -107,7 +107,7 @@ def trellis_encode(
     (C,) the cost is sum((column_weight * error) ** 2). Returns (values, cost float64 (R,)). Raises ``TrellisError``
     when an integer would not fit int16: a step is far too small for its row.
     """
-    from golf.quantize import gptq_kernels
+    from golf.quantize import trellis_kernels
 
     weights = np.ascontiguousarray(weights, dtype=np.float32)
     num_rows, num_columns = weights.shape
@@ -118,7 +118,7 @@ def trellis_encode(
     costs = np.empty(num_rows)
     overflow = np.zeros(num_rows, dtype=np.bool_)
     rows = np.ascontiguousarray(row_steps, dtype=np.float32)
-    gptq_kernels.trellis_rows(weights, parent_table(states), rows, columns, importance, values, costs, overflow)
+    trellis_kernels.trellis_rows(weights, parent_table(states), rows, columns, importance, values, costs, overflow)
     if overflow.any():
         row = int(np.flatnonzero(overflow)[0])
         raise TrellisError(f"row {row}: an integer exceeds 32000 in size (step {rows[row]:.3g}); wanted a larger step")
