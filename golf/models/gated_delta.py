@@ -63,7 +63,8 @@ def _run(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
     solved = torch.linalg.solve_triangular(overlap, written, upper=False, unitriangular=True)
     values, keys = solved.split((v.size(-1), k.size(-1)), dim=-1)
     kept = from_start[..., -1, :].unsqueeze(-1)
-    states, writes = list[Tensor](), list[Tensor]()
+    states: list[Tensor] = []
+    writes: list[Tensor] = []
     parts = (x.unbind(2) for x in (values, keys, (k * to_end).transpose(-1, -2), kept))
     for value, key, leaving, keep in zip(*parts, strict=True):
         states.append(state)
