@@ -19,10 +19,11 @@ __all__ = ["Score", "document_nats", "make_score"]
 
 @dataclass(frozen=True)
 class Score:
-    """One scorer's result: ``doc_nats`` float64 (D,), ``doc_bytes`` and ``doc_tokens`` int64 (D,), the number of
-    ``windows`` (0 where there are none), and ``details``: further flat metrics."""
+    """One scorer's result: ``nats`` float64 (n,) of every target, ``doc_nats`` float64 (D,), ``doc_bytes`` and
+    ``doc_tokens`` int64 (D,), the number of ``windows`` (0 where there are none), ``details``: further flat metrics."""
 
     name: str
+    nats: np.ndarray
     doc_nats: np.ndarray
     doc_bytes: np.ndarray
     doc_tokens: np.ndarray
@@ -65,6 +66,7 @@ def make_score(
     """Sum the nats of all targets (n,) by document."""
     return Score(
         name=name,
+        nats=nats,
         doc_nats=document_nats(text, nats),
         doc_bytes=text.doc_bytes,
         doc_tokens=text.doc_tokens,
