@@ -93,7 +93,7 @@ def table(tensors: dict[str, np.ndarray]) -> list[str]:
     rows = ["| coder | embedding | matrices | all | bytes | enc / dec Msym/s |", "|---|---|---|---|---|---|"]
     for name, number in CODERS.items():
         totals = measure(tensors, number)
-        ratios = " | ".join(f"{totals[part].num_bytes / totals[part].order0:.4f}" for part in PARTS)
+        ratios = " | ".join(f"{totals[part].num_bytes / max(totals[part].order0, 1.0):.4f}" for part in PARTS)
         every = totals["all"]
         speeds = (every.symbols / every.encode_seconds / 1e6, every.symbols / every.decode_seconds / 1e6)
         rows.append(f"| {name} | {ratios} | {every.num_bytes:,.0f} | {speeds[0]:.2f} / {speeds[1]:.2f} |")
