@@ -11,13 +11,14 @@ LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "tokenize"},
-    {"training", "calibrate", "decode", "scoring", "shipping"},
+    {"training", "calibrate", "decode", "scoring", "shipping", "textcodec"},
     {"report", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Which rooms of the same layer may be used by which: everything else on one layer is a stranger to its neighbours.
 SAME_LAYER = {
     ("scoring", "decode"),  # scores are made from the decoded artifact only
+    ("textcodec", "decode"),  # ... and texts are coded with it
     ("quantize", "models"),  # the tensor roles of a model choose its quantizer
     ("optim", "models"),  # ... and its optimiser group
     ("coding", "quantize"),

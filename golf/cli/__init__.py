@@ -18,6 +18,8 @@ COMMANDS = {
     "deps": "compare or rewrite the code deps of dvc.yaml with the import closures",
     "fetch": "get the default corpus, hash-checked",
     "params": "print or write the parameters of a preset",
+    "unzip": "restore a text that `golf zip` coded",
+    "zip": "compress a UTF-8 text with an artifact, losslessly",
 }
 
 

@@ -1,0 +1,52 @@
+"""`golf zip FILE`: compress any UTF-8 text, losslessly, with an artifact as the model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from golf.files import FileError
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "compress a UTF-8 text with an artifact, losslessly"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `golf zip`."""
+    parser.add_argument("file", type=Path, help="the text, UTF-8")
+    parser.add_argument("--artifact", type=Path, required=True, help="artifacts/compress/model.golf")
+    parser.add_argument("-o", "--output", type=Path, help="the coded file (default: FILE.golfz)")
+    parser.add_argument("--streams", type=int, default=64, help="parts coded side by side: more is faster, fewer "
+                        "codes shorter (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--window", type=int, default=256, help="keys of attention, the training length or less "
+                        "(default: %(default)s)")  # fmt: skip
+    parser.add_argument("--mixture", choices=["on", "off"], default="on", help="n-gram mixture (default: on)")
+    parser.add_argument("--arithmetic", choices=["portable", "fast"], default="portable", help="portable decodes with "
+                        "any thread count, fast only with the one it was coded with (default: portable)")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
+    parser.add_argument("--force", action="store_true", help="replace an existing output file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Code the file and print what it took; ``ValueError`` for anything that does not fit."""
+    target = args.output or args.file.with_name(args.file.name + ".golfz")
+    if target.exists() and not args.force:
+        raise FileError(f"{target}: exists; give --force to replace it, or another -o")
+    from golf.decode import load_artifact
+    from golf.score import bits_per_byte
+    from golf.textcodec.files import CodecConfig, zip_file
+
+    config = CodecConfig(args.streams, args.window, args.threads, args.arithmetic, args.mixture == "on")
+    report = zip_file(args.file, target, load_artifact(args.artifact), config)
+    print(f"{target}: {report.text_bytes:,} bytes -> {report.file_bytes:,} bytes, {report.tokens:,} tokens in "
+          f"{report.seconds:.1f} s")  # fmt: skip
+    if report.text_bytes:
+        coded = 8 * report.file_bytes / report.text_bytes
+        stated = bits_per_byte(report.stated_bits * math.log(2.0), report.text_bytes)
+        print(f"{coded:.4f} bits per byte; the probabilities state {stated:.4f}")
+        rest = report.file_bytes - report.code_bytes
+        print(f"stated {report.stated_bits / 8:,.1f} bytes, code {report.code_bytes:,} bytes "
+              f"({report.overhead_percent:+.4f} %), header and lengths {rest:,} bytes")  # fmt: skip
+    return 0

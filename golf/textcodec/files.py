@@ -1,0 +1,228 @@
+"""`golf zip` and `golf unzip` as functions: files in blocks, bounded memory, nothing half-written.
+
+A block is up to ``BLOCK_BYTES`` of text, coded from an empty context and an empty mixture: blocks do not depend on each
+other, and memory is that of one block however long the text. What that costs is in docs/textcodec.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from golf.coding.text_range import RangeError
+from golf.decode import Decoded
+from golf.files import atomic_file, require
+from golf.mixing.config import MixtureConfig
+from golf.progress import bar
+from golf.textcodec.blocks import BlockCodec
+from golf.textcodec.layout import BLOCK, Arithmetic, CodecError, Header, header_size
+from golf.textcodec.predictor import mixture_hash
+from golf.textcodec.stepper import machine_name, open_stepper
+from golf.textcodec.text import iterate_text
+from golf.tokens.tokenizer import Tokenizer
+
+__all__ = ["BLOCK_BYTES", "CodecConfig", "CodecReport", "unzip_file", "zip_file", "zip_tokens"]
+
+BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """``streams`` coded side by side at most, ``window`` keys of attention (the training length or less), ``threads``
+    and ``arithmetic`` as in ``golf.textcodec.stepper``, ``mixture`` on or off."""
+
+    streams: int = 64
+    window: int = 256
+    threads: int = 1
+    arithmetic: Arithmetic = "portable"
+    mixture: bool = True
+
+    def __post_init__(self) -> None:
+        for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024)):
+            if not 1 <= getattr(self, name) <= most:
+                raise CodecError(f"{name} is {getattr(self, name)}, wanted 1 to {most}")
+
+
+@dataclass(frozen=True)
+class CodecReport:
+    """What was coded or decoded; ``code_bytes`` are the blocks' codes alone, ``file_bytes`` the whole coded file."""
+
+    text_bytes: int
+    tokens: int
+    code_bytes: int
+    file_bytes: int
+    stated_bits: float
+    text_sha256: str
+    seconds: float
+
+    @property
+    def overhead_percent(self) -> float:
+        """Coded bits over the stated code length, without header and block lengths; 0 for an empty text."""
+        return 100.0 * (8 * self.code_bytes / self.stated_bits - 1.0) if self.stated_bits else 0.0
+
+
+def zip_file(source: str | Path, target: str | Path, decoded: Decoded, config: CodecConfig) -> CodecReport:
+    """Code the UTF-8 text ``source`` into ``target`` with an artifact.
+
+    Raises ``FileError`` when the source is missing and ``CodecError`` for text that is no UTF-8 or a tokenizer that
+    changes text; ``target`` appears whole or not at all.
+    """
+    source = require(source, made_by="you: the text to code")
+    tokenizer = _lossless(decoded)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for text in iterate_text(source, block_bytes=BLOCK_BYTES):
+            yield np.asarray(tokenizer.encode(text), dtype=np.int64)
+
+    return zip_tokens(blocks(), target, decoded, config, total_bytes=source.stat().st_size)
+
+
+def zip_tokens(
+    blocks: Iterable[np.ndarray], target: str | Path, decoded: Decoded, config: CodecConfig, *, total_bytes: int
+) -> CodecReport:
+    """The same for token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
+    tokenizer, begin = _lossless(decoded), time.perf_counter()
+    mixture = MixtureConfig() if config.mixture else None
+    machine = machine_name()
+    digest, totals = hashlib.sha256(), np.zeros(4, dtype=np.int64)  # text bytes, tokens, blocks, code bytes
+    bits = 0.0
+    with atomic_file(target) as temporary, open(temporary, "wb") as file, _codec(decoded, config, mixture) as codec:
+        file.write(bytes(header_size(machine)))
+        with bar(what="zip", total=total_bytes, unit="B") as shown:
+            for tokens in blocks:
+                text = tokenizer.decode(tokens)
+                coded = codec.encode(tokens, advance=_steps(shown, len(text), len(tokens)))
+                file.write(BLOCK.pack(len(tokens), len(text), len(coded.code)) + coded.code)
+                digest.update(text)
+                totals += (len(text), len(tokens), 1, len(coded.code))
+                bits += coded.stated_bits
+        text_bytes, num_tokens, num_blocks, code_bytes = totals.tolist()
+        header = Header(
+            streams=config.streams, threads=config.threads if config.arithmetic == "fast" else 0,
+            window=config.window, arithmetic=config.arithmetic, text_bytes=text_bytes, tokens=num_tokens,
+            blocks=num_blocks, stated_bits=bits, artifact_sha256=decoded.sha256, text_sha256=digest.hexdigest(),
+            mixture=mixture_hash(mixture), machine=machine,
+        )  # fmt: skip
+        file_bytes = file.tell()
+        file.seek(0)
+        file.write(header.pack())
+    seconds = time.perf_counter() - begin
+    return CodecReport(text_bytes, num_tokens, code_bytes, file_bytes, bits, digest.hexdigest(), seconds)
+
+
+def unzip_file(
+    source: str | Path, target: str | Path, decoded: Decoded, *, threads: int | None = None
+) -> CodecReport:
+    """Restore the text of ``source`` into ``target``, proved by its SHA-256.
+
+    ``threads`` must be the recorded number, or any for portable arithmetic; ``None`` takes it from the file (portable:
+    one). Raises ``FileError`` when the source is missing and ``CodecError`` when it is damaged, or when artifact,
+    threads, mixture or machine are not those of the coding; ``target`` appears whole or not at all.
+    """
+    source = require(source, made_by="`golf zip`")
+    begin = time.perf_counter()
+    with open(source, "rb") as coded:
+        header = Header.read(coded, where=str(source))
+        mixture = MixtureConfig() if header.mixes else None
+        _check_fit(header, decoded, mixture, threads, str(source))
+        config = CodecConfig(header.streams, header.window, threads or header.threads or 1, header.arithmetic,
+                             header.mixes)  # fmt: skip
+        digest, code_bytes = hashlib.sha256(), 0
+        with atomic_file(target) as temporary, open(temporary, "wb") as file:
+            for text, size in _decoded_blocks(coded, header, decoded, config, mixture, str(source)):
+                file.write(text)
+                digest.update(text)
+                code_bytes += size
+            if digest.hexdigest() != header.text_sha256:
+                raise CodecError(
+                    f"{source}: decoded {file.tell()} bytes with SHA-256 {digest.hexdigest()}, the text coded had "
+                    f"{header.text_bytes} bytes and {header.text_sha256}: damaged, or computed in another arithmetic"
+                )
+        file_bytes = coded.tell()
+    seconds = time.perf_counter() - begin
+    return CodecReport(header.text_bytes, header.tokens, code_bytes, file_bytes, header.stated_bits,
+                       header.text_sha256, seconds)  # fmt: skip
+
+
+def _decoded_blocks(
+    coded: BinaryIO, header: Header, decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None, where: str
+) -> Iterator[tuple[bytes, int]]:
+    tokenizer = _lossless(decoded)
+    with _codec(decoded, config, mixture) as codec, bar(what="unzip", total=header.text_bytes, unit="B") as shown:
+        for index in range(header.blocks):
+            head = coded.read(BLOCK.size)
+            if len(head) < BLOCK.size:
+                raise CodecError(f"{where}: ends before block {index + 1} of {header.blocks}: truncated")
+            count, num_bytes, size = BLOCK.unpack(head)
+            code = coded.read(size)
+            if len(code) < size:
+                raise CodecError(f"{where}: ends inside block {index + 1} of {header.blocks}: truncated")
+            if count > header.tokens or num_bytes > header.text_bytes:
+                raise CodecError(f"{where}: block {index + 1} claims {count} tokens of {header.tokens}: damaged")
+            try:
+                text = tokenizer.decode(codec.decode(code, count, advance=_steps(shown, num_bytes, count)))
+            except RangeError as error:
+                raise CodecError(f"{where}: block {index + 1}: {error}") from error
+            yield text, size
+    if coded.read(1):
+        raise CodecError(f"{where}: bytes are left behind the last of {header.blocks} blocks: damaged")
+
+
+def _steps(shown: object, num_bytes: int, tokens: int) -> Callable[[int], object]:
+    """Advance a bar in bytes of text while tokens are done."""
+    each = num_bytes / max(1, tokens)
+    return lambda done: shown.update(done * each)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _codec(decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None) -> Iterator[BlockCodec]:
+    with open_stepper(decoded.model, arithmetic=config.arithmetic, threads=config.threads) as make:
+        bos = Tokenizer(decoded.tokenizer_model).bos_id
+        yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window)
+
+
+def _lossless(decoded: Decoded) -> Tokenizer:
+    tokenizer = Tokenizer(decoded.tokenizer_model, name="the artifact's tokenizer")
+    if not tokenizer.lossless:
+        raise CodecError(
+            "the artifact's tokenizer changes text (it normalises), so no coding with it can be undone; "
+            "use an artifact whose tokenizer is lossless (tokenize.tokenizer: train)"
+        )
+    if tokenizer.vocab_size != decoded.vocab_size:
+        raise CodecError(
+            f"the artifact's tokenizer has {tokenizer.vocab_size} pieces, its model {decoded.vocab_size}; re-run "
+            "`dvc repro`"
+        )
+    return tokenizer
+
+
+def _check_fit(
+    header: Header, decoded: Decoded, mixture: MixtureConfig | None, threads: int | None, where: str
+) -> None:
+    if header.artifact_sha256 != decoded.sha256:
+        raise CodecError(
+            f"{where}: coded with artifact {header.artifact_sha256[:16]}, this is artifact {decoded.sha256[:16]} "
+            "(SHA-256); give --artifact the very same file"
+        )
+    if header.machine != machine_name():
+        raise CodecError(
+            f"{where}: coded in the arithmetic `{header.machine}`, this is `{machine_name()}`; the probabilities would "
+            "differ in their last bits, decode where it was coded"
+        )
+    if header.arithmetic == "fast" and threads not in (None, header.threads):
+        raise CodecError(
+            f"{where}: coded in fast arithmetic with {header.threads} threads, found --threads {threads}; float sums "
+            "depend on it (code with --arithmetic portable to be free)"
+        )
+    if header.mixture != mixture_hash(mixture):
+        raise CodecError(
+            f"{where}: coded with mixture {header.mixture}, this golf has mixture {mixture_hash(mixture)}; use the "
+            "version that coded it"
+        )

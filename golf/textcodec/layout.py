@@ -1,0 +1,96 @@
+"""The `.golfz` file: a fixed header, then blocks that decode independently.
+
+    header   magic "GLFZ", version, flags, streams, threads, window, text bytes, tokens, blocks, stated bits,
+             SHA-256 of artifact and text, mixture hash, arithmetic (length byte and ASCII), CRC-32 of all this
+    block    tokens u32, text bytes u32, code bytes u32, code
+
+Little-endian. The header is written last, in place, so a file in the making has none. Flags: 1 mixture, 2 portable.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+__all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"]
+
+Arithmetic = Literal["fast", "portable"]
+MAGIC = b"GLFZ"
+VERSION = 1
+BLOCK = struct.Struct("<III")
+_FIXED = struct.Struct("<4sHHHHIQQId32s32s8sB")
+_CRC = struct.Struct("<I")
+
+
+class CodecError(ValueError):
+    """A text, a coded file, an artifact or a machine do not fit together; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything both sides must agree on, and what the coded text is.
+
+    ``streams`` at most in a block, ``threads`` of the arithmetic (0: any), ``window`` keys of attention,
+    ``stated_bits`` the code length that the probabilities promise, ``mixture`` the first 8 bytes of the SHA-256 of
+    the mixture's configuration (zeros: none), ``machine`` the arithmetic in words.
+    """
+
+    streams: int
+    threads: int
+    window: int
+    arithmetic: Arithmetic
+    text_bytes: int
+    tokens: int
+    blocks: int
+    stated_bits: float
+    artifact_sha256: str
+    text_sha256: str
+    mixture: str
+    machine: str
+
+    def pack(self) -> bytes:
+        """The header's bytes."""
+        flags = (1 if self.mixture.strip("0") else 0) | (2 if self.arithmetic == "portable" else 0)
+        machine = self.machine.encode("ascii")
+        data = _FIXED.pack(
+            MAGIC, VERSION, flags, self.streams, self.threads, self.window, self.text_bytes, self.tokens, self.blocks,
+            self.stated_bits, bytes.fromhex(self.artifact_sha256), bytes.fromhex(self.text_sha256),
+            bytes.fromhex(self.mixture), len(machine),
+        ) + machine  # fmt: skip
+        return data + _CRC.pack(zlib.crc32(data))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the n-gram mixture is part of the probabilities."""
+        return bool(self.mixture.strip("0"))
+
+    @classmethod
+    def read(cls, file: BinaryIO, *, where: str) -> Header:
+        """Read and check the header at the file's position; ``CodecError`` when it is none or damaged."""
+        data = file.read(_FIXED.size)
+        if data[:4] != MAGIC:
+            raise CodecError(f"{where}: begins with {data[:4]!r}, wanted {MAGIC!r}: no file of `golf zip`")
+        if len(data) < _FIXED.size:
+            raise CodecError(f"{where}: ends inside the header: truncated")
+        (_, version, flags, streams, threads, window, text_bytes, tokens, blocks, bits, artifact, text, mixture,
+         length) = _FIXED.unpack(data)  # fmt: skip
+        if version != VERSION:
+            raise CodecError(f"{where}: format version {version}, this golf reads {VERSION}")
+        rest = file.read(length + _CRC.size)
+        if len(rest) < length + _CRC.size:
+            raise CodecError(f"{where}: ends inside the header: truncated")
+        data += rest[:length]
+        if zlib.crc32(data) != _CRC.unpack(rest[length:])[0]:
+            raise CodecError(f"{where}: the header's CRC-32 does not fit its content: damaged")
+        return cls(
+            streams=streams, threads=threads, window=window, arithmetic="portable" if flags & 2 else "fast",
+            text_bytes=text_bytes, tokens=tokens, blocks=blocks, stated_bits=bits, artifact_sha256=artifact.hex(),
+            text_sha256=text.hex(), mixture=mixture.hex(), machine=rest[:length].decode("ascii", "replace"),
+        )  # fmt: skip
+
+
+def header_size(machine: str) -> int:
+    """Bytes of a header with this ``machine``."""
+    return _FIXED.size + len(machine.encode("ascii")) + _CRC.size

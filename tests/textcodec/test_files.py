@@ -1,0 +1,206 @@
+"""Texts of every kind come back byte for byte, and whatever does not fit is refused with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golf.decode import Decoded, load_artifact
+from golf.files import FileError
+from golf.textcodec import files, text
+from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_file, zip_tokens
+from golf.textcodec.layout import CodecError, Header
+from golf.tokens.tokenizer import Tokenizer
+
+QUICK = CodecConfig(streams=4, window=32, threads=1, arithmetic="portable", mixture=False)
+MIXED = dataclasses.replace(QUICK, mixture=True)
+
+
+def code(data: bytes, folder: Path, decoded: Decoded, config: CodecConfig) -> tuple[Path, CodecReport]:
+    (folder / "text").write_bytes(data)
+    return folder / "text.golfz", zip_file(folder / "text", folder / "text.golfz", decoded, config)
+
+
+def restored(coded: Path, decoded: Decoded, threads: int | None = None) -> bytes:
+    unzip_file(coded, coded.with_suffix(".out"), decoded, threads=threads)
+    return coded.with_suffix(".out").read_bytes()
+
+
+@pytest.mark.parametrize("config", [QUICK, MIXED], ids=["model", "mixture"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"a", b"\n", b"\0", "\u2581".encode(), b" "),
+        "NUL \0 and \u2581 literal \u2581\u2581, tab\t, \r\n, <s></s><0x41> caf\u00e9 \U0001f600  end ".encode(),
+    ],
+)
+def test_small_texts_come_back(data: bytes, config: CodecConfig, tmp_path: Path, decoded: Decoded) -> None:
+    coded, report = code(data, tmp_path, decoded, config)
+    assert restored(coded, decoded) == data
+    assert report.text_bytes == len(data)
+    assert report.file_bytes == coded.stat().st_size
+    assert report.text_sha256 == hashlib.sha256(data).hexdigest()
+
+
+@settings(max_examples=15)
+@given(st.text(max_size=300))
+def test_any_text_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, decoded: Decoded, some: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    coded, _ = code(some.encode(), folder, decoded, QUICK)
+    assert restored(coded, decoded) == some.encode()
+
+
+@pytest.mark.parametrize("config", [QUICK, MIXED, dataclasses.replace(MIXED, arithmetic="fast")])
+def test_real_text_over_streams_is_restored_and_as_long_as_stated(
+    config: CodecConfig, tmp_path: Path, decoded: Decoded, prose: str
+) -> None:
+    coded, report = code(prose.encode(), tmp_path, decoded, config)
+    assert report.tokens > 4 * 512  # all four streams run
+    assert restored(coded, decoded) == prose.encode()
+    assert abs(8 * report.code_bytes - report.stated_bits) <= 1e-4 * report.stated_bits + 16
+    assert report.overhead_percent == pytest.approx(100 * (8 * report.code_bytes / report.stated_bits - 1))
+
+
+def test_the_mixture_earns_its_place(tmp_path: Path, decoded: Decoded, prose: str) -> None:
+    alone, mixed = (code(prose.encode(), tmp_path, decoded, config)[1] for config in (QUICK, MIXED))
+    assert mixed.file_bytes < 0.9 * alone.file_bytes
+
+
+def test_portable_code_is_the_same_for_any_thread_count(
+    tmp_path: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("golf.textcodec.stepper.SHARD", 2)  # two shards, so that two workers have work
+    one, _ = code(prose.encode(), tmp_path, decoded, QUICK)
+    expected = one.read_bytes()
+    two, _ = code(prose.encode(), tmp_path, decoded, dataclasses.replace(QUICK, threads=2))
+    assert two.read_bytes() == expected
+    assert restored(two, decoded, threads=3) == prose.encode()
+
+
+def test_blocks_are_cut_between_words_and_joined(
+    tmp_path: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "BLOCK_BYTES", 700)
+    data = (prose[:2000] + "\U0001f600" * 400).encode()
+    coded, report = code(data, tmp_path, decoded, QUICK)
+    with open(coded, "rb") as file:
+        assert Header.read(file, where="here").blocks >= 5
+    assert restored(coded, decoded) == data
+    assert report.text_bytes == len(data)
+
+
+@given(st.text(max_size=200), st.integers(16, 60))
+def test_pieces_of_a_text_join_to_it(tmp_path_factory: pytest.TempPathFactory, some: str, size: int) -> None:
+    path = tmp_path_factory.mktemp("pieces") / "text"
+    path.write_bytes(some.encode())
+    pieces = list(text.iterate_text(path, block_bytes=size))
+    assert "".join(pieces) == some
+    assert all(0 < len(piece.encode()) <= size for piece in pieces)
+
+
+@pytest.mark.parametrize(("data", "offset"), [(b"abc\xff", 3), (b"x" * 100 + b"\xc3", 100), (b"\x80", 0)])
+def test_offset_of_what_is_no_utf8_is_named(data: bytes, offset: int, tmp_path: Path, decoded: Decoded) -> None:
+    with pytest.raises(CodecError, match=rf"byte 0x\w\w at offset {offset} is not UTF-8"):
+        code(data, tmp_path, decoded, QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_offset_counts_from_the_start_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"word " * 20 + b"\xfe" + b" word" * 20)
+    with pytest.raises(CodecError, match="byte 0xFE at offset 100 "):
+        list(text.iterate_text(tmp_path / "text", block_bytes=32))
+
+
+def test_documents_are_coded_with_their_bos(tmp_path: Path, decoded: Decoded, prose: str) -> None:
+    tokenizer = Tokenizer(decoded.tokenizer_model)
+    documents = [prose[:600], "", prose[600:1500]]
+    tokens = np.concatenate([tokenizer.document(document)[0] for document in documents]).astype(np.int64)
+    report = zip_tokens([tokens], tmp_path / "d.golfz", decoded, MIXED, total_bytes=1500)
+    assert report.tokens == len(tokens)
+    assert restored(tmp_path / "d.golfz", decoded) == prose[:1500].encode()
+
+
+def test_another_artifact_is_refused(tmp_path: Path, decoded: Decoded, other_artifact: Path) -> None:
+    coded, _ = code(b"some text", tmp_path, decoded, QUICK)
+    other = load_artifact(other_artifact)
+    wanted = f"coded with artifact {decoded.sha256[:16]}, this is artifact {other.sha256[:16]}"
+    with pytest.raises(CodecError, match=wanted):
+        restored(coded, other)
+
+
+def test_other_threads_are_refused_in_fast_arithmetic(tmp_path: Path, decoded: Decoded) -> None:
+    coded, _ = code(b"some text", tmp_path, decoded, dataclasses.replace(QUICK, arithmetic="fast"))
+    with pytest.raises(CodecError, match="fast arithmetic with 1 threads, found --threads 2"):
+        restored(coded, decoded, threads=2)
+    assert restored(coded, decoded, threads=1) == b"some text"
+
+
+def test_another_machine_is_refused(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded, _ = code(b"some text", tmp_path, decoded, QUICK)
+    monkeypatch.setattr(files, "machine_name", lambda: "an abacus")
+    with pytest.raises(CodecError, match="coded in the arithmetic `torch .* float32 .*`, this is `an abacus`"):
+        restored(coded, decoded)
+
+
+def test_another_mixture_is_refused(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded, _ = code(b"some text", tmp_path, decoded, MIXED)
+    monkeypatch.setattr(files, "mixture_hash", lambda config: "1234567890abcdef")
+    with pytest.raises(CodecError, match=r"coded with mixture \w{16}, this golf has mixture 1234567890abcdef"):
+        restored(coded, decoded)
+
+
+def test_damaged_code_names_both_hashes_or_the_damage(tmp_path: Path, decoded: Decoded, prose: str) -> None:
+    coded, report = code(prose[:800].encode(), tmp_path, decoded, QUICK)
+    whole = coded.read_bytes()
+    for at in range(len(whole) - report.code_bytes, len(whole), 101):
+        broken = bytearray(whole)
+        broken[at] ^= 4
+        coded.write_bytes(bytes(broken))
+        with pytest.raises(CodecError, match=f"SHA-256 [0-9a-f]{{64}}, the text coded.*{report.text_sha256}|damaged"):
+            restored(coded, decoded)
+    assert not coded.with_suffix(".out").exists()
+
+
+def test_every_cut_and_every_changed_header_byte_is_refused(tmp_path: Path, decoded: Decoded) -> None:
+    coded, report = code(b"some text", tmp_path, decoded, QUICK)
+    whole = coded.read_bytes()
+    for size in range(0, len(whole)):
+        coded.write_bytes(whole[:size])
+        with pytest.raises(CodecError, match="truncated|no file of `golf zip`"):
+            restored(coded, decoded)
+    for at in range(len(whole) - report.code_bytes - 12):
+        coded.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
+        with pytest.raises(CodecError, match="damaged|no file of|format version|truncated"):
+            restored(coded, decoded)
+    coded.write_bytes(whole + b"x")
+    with pytest.raises(CodecError, match="bytes are left behind the last of 1 blocks"):
+        restored(coded, decoded)
+
+
+def test_a_tokenizer_that_changes_text_is_refused(
+    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, "_restores", lambda self, probe: False)
+    with pytest.raises(CodecError, match=r"tokenizer changes text .* use an artifact whose tokenizer is lossless"):
+        code(b"some text", tmp_path, decoded, QUICK)
+
+
+def test_missing_files_are_named(tmp_path: Path, decoded: Decoded) -> None:
+    with pytest.raises(FileError, match="nothing: not found"):
+        zip_file(tmp_path / "nothing", tmp_path / "out", decoded, QUICK)
+    with pytest.raises(FileError, match="made by `golf zip`"):
+        unzip_file(tmp_path / "nothing", tmp_path / "out", decoded)
+
+
+@pytest.mark.parametrize("name", ["streams", "window", "threads"])
+def test_impossible_settings_are_named(name: str) -> None:
+    with pytest.raises(CodecError, match=f"{name} is 0, wanted 1 to "):
+        CodecConfig(**{name: 0})
