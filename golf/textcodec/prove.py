@@ -1,0 +1,96 @@
+"""The proof of a score: a sample of the validation documents coded to a file, decoded, compared and measured."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.decode import Decoded
+from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
+from golf.textcodec.layout import Arithmetic, CodecError
+from golf.textcodec.rivals import rival_sizes
+from golf.tokens.shards import Split
+from golf.tokens.tokenizer import Tokenizer
+
+__all__ = ["ProveConfig", "prove", "sample_tokens"]
+
+
+@dataclass(frozen=True)
+class ProveConfig:
+    """``max_tokens`` of the sample; ``streams``, ``window``, ``arithmetic`` and ``mixture`` as in ``CodecConfig``."""
+
+    max_tokens: int
+    streams: int
+    window: int
+    arithmetic: Arithmetic
+    mixture: bool
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2:
+            raise CodecError(f"max_tokens is {self.max_tokens}, wanted at least 2")
+
+    def codec(self, threads: int) -> CodecConfig:
+        """The same as the codec wants it."""
+        return CodecConfig(self.streams, self.window, threads, self.arithmetic, self.mixture)
+
+
+def sample_tokens(split: Split, max_tokens: int) -> np.ndarray:
+    """The first documents that fit in ``max_tokens`` together, BOS in front of each, int64 (N,).
+
+    A first document that is longer is cut.
+    """
+    ends = np.append(split.doc_starts[1:], len(split.tokens))
+    fitting = ends[ends <= max_tokens]
+    return np.asarray(split.tokens[: int(fitting[-1]) if len(fitting) else max_tokens], dtype=np.int64)
+
+
+def prove(split: Split, target: Path, decoded: Decoded, config: ProveConfig, *, threads: int) -> dict[str, Any]:
+    """Code the sample into ``target``, decode it again, and return the metrics, keys with ``prove_`` in front.
+
+    Raises ``CodecError`` when tokens and artifact are of different runs or when the decoded bytes are not the text's.
+    """
+    if split.tokenizer_sha256 != decoded.tokenizer_sha256:
+        raise CodecError(
+            f"the validation tokens were made with tokenizer {split.tokenizer_sha256[:16]}, the artifact carries "
+            f"{decoded.tokenizer_sha256[:16]} (SHA-256): re-run `dvc repro`"
+        )
+    tokens = sample_tokens(split, config.max_tokens)
+    text = Tokenizer(decoded.tokenizer_model).decode(tokens)
+    coded = zip_tokens([tokens], target, decoded, config.codec(threads), total_bytes=len(text))
+    restored = target.with_suffix(".decoded")
+    try:
+        back = unzip_file(target, restored, decoded, threads=threads)
+        found = restored.read_bytes()
+    finally:
+        restored.unlink(missing_ok=True)
+    if found != text:
+        raise CodecError(
+            f"decoded {len(found)} bytes with SHA-256 {hashlib.sha256(found).hexdigest()}, the sample has {len(text)} "
+            f"bytes and {hashlib.sha256(text).hexdigest()}: the proof has failed"
+        )
+    return _metrics(tokens, split, coded, back, decoded) | {
+        f"prove_{name}_bytes": size for name, size in rival_sizes(text).items()
+    }
+
+
+def _metrics(
+    tokens: np.ndarray, split: Split, coded: CodecReport, back: CodecReport, decoded: Decoded
+) -> dict[str, Any]:
+    return {
+        "prove_text_bytes": coded.text_bytes,
+        "prove_documents": int((tokens == split.bos_id).sum()),
+        "prove_tokens": coded.tokens,
+        "prove_coded_bytes": coded.file_bytes,
+        "prove_code_bytes": coded.code_bytes,
+        "prove_stated_bits": coded.stated_bits,
+        "prove_overhead_percent": coded.overhead_percent,
+        "prove_bits_per_byte": 8 * coded.file_bytes / max(1, coded.text_bytes),
+        "prove_decoded_identical": True,
+        "prove_zip_tokens_per_second": coded.tokens / coded.seconds,
+        "prove_unzip_tokens_per_second": back.tokens / back.seconds,
+        "prove_artifact_bytes": decoded.num_bytes,
+    }
