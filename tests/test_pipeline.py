@@ -21,7 +21,7 @@ from golf.cli.deps import closures
 from golf.cli.params import compose, render
 from golf.params import read_params
 
-EVALUATE = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@hedge"}
+EVALUATE = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@hedge", "prove"}
 BELOW = {
     "report": {"report"},
     "compress": {"compress", *EVALUATE, "report"},
@@ -41,6 +41,7 @@ TINY = [
     *("train.compile=false", "evaluate.roundtrip.window=32"),
     *("evaluate.sliding.window=32", "evaluate.sliding.stride=16"),
     *("evaluate.hedge.window=32", "evaluate.hedge.stride=16"),
+    *("prove.max_tokens=1000", "prove.window=32"),
 ]
 
 

@@ -26,7 +26,7 @@ from golf.textcodec.layout import Arithmetic, CodecError
 
 __all__ = ["SHARD", "Stepper", "log_softmax_rows", "machine_name", "open_stepper"]
 
-SHARD = 32
+SHARD = 64  # smaller ones lose more to the cost of a call than a second core gives
 
 
 def machine_name() -> str:
