@@ -10,13 +10,20 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from golf.closure import import_closure
-from golf.files import require, sha256_file, write_json
+from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
 
-_NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds")  # parameters that do not change the weights
+if TYPE_CHECKING:
+    from golf.schedule.plan import Plan
+    from golf.training.config import TrainConfig
+    from golf.training.loop import Trainer
+    from golf.training.result import TrainResult
+
+_NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds", "live")  # parameters that do not change the weights
 
 
 def main() -> int:
@@ -39,66 +46,75 @@ def run(params: Path, root: Path) -> int:
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.schedule.plan import plan
     from golf.tokens.shards import open_split
-    from golf.training.checkpoint import open_checkpoints, run_key
+    from golf.training.checkpoint import open_checkpoints
     from golf.training.group import joined_group
-    from golf.training.ledger import check_ledger
+    from golf.training.live import live_sink
     from golf.training.loop import Trainer
-    from golf.training.outputs import write_outputs
     from golf.training.signals import TrainingInterrupted, end_with_parent, stop_on_signals
 
     model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
-    tokens = root / "artifacts/tokens"
-    manifest = require(tokens / "manifest.json", made_by="`python -m stages.tokenize`")
-    split = open_split(tokens / "train")
+    split = open_split(root / "artifacts/tokens/train")
     torch.manual_seed(config.seed)
     model = build_model(model_config, split.vocab_size)
     planned = plan(config.schedule(model.max_depth))
-
+    described = config_to_dict(model_config)
+    meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
     end_with_parent()
-    repository = Path(__file__).resolve().parent.parent
-    key = run_key(
-        {
-            "train": {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN},
-            "model": config_to_dict(model_config),
-            "tokens": sha256_file(manifest),
-            "code": {path: sha256_file(repository / path) for path in import_closure("stages.train", repository)},
-        }
-    )
-    meta = {
-        "model": config_to_dict(model_config),
-        "vocab_size": split.vocab_size,
-        "sequence_length": config.sequence_length,
-    }
     rank, world, device = _place()
     say = _say if rank == 0 else _silent
-    folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
-    with (
-        stop_on_signals() as stop,
-        joined_group(rank, world, torch.device(device)) as group,
-        open_checkpoints(folder, writer=rank == 0) as checkpoints,
-    ):
-        trainer = Trainer(
-            model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group, stop=stop,
-            log=say,
-        )  # fmt: skip
-        for line in planned.lines() + trainer.describe():
-            say(line)
-        try:
-            result = trainer.run()
-        except TrainingInterrupted as interrupted:
-            say(f"train: {interrupted}")
-            return interrupted.exit_code
-        if rank == 0:
-            write_outputs(root / "artifacts/train", result.state, checkpoints, result.ledger, meta)
-            check_ledger(result.ledger, planned, timed=config.budget_seconds > 0)
-            metrics, timing = result.metrics()
-            write_json(root / "metrics/train.json", metrics)
-            write_json(root / "metrics/train_timing.json", timing)
-            checkpoints.remove()
-        group.barrier()
+    with stop_on_signals() as stop, joined_group(rank, world, torch.device(device)) as group:
+        key = group.share_hex(_run_key(config, described, root) if rank == 0 else "0" * 64, torch.device(device))
+        folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
+        with (
+            open_checkpoints(folder, writer=rank == 0) as checkpoints,
+            live_sink(root / "dvclive", enabled=config.live and rank == 0) as sink,
+        ):
+            trainer = Trainer(
+                model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group,
+                stop=stop, log=say, sink=sink,
+            )  # fmt: skip
+            for line in planned.lines() + trainer.describe():
+                say(line)
+            try:
+                result = trainer.run()
+            except TrainingInterrupted as interrupted:
+                say(f"train: {interrupted}")
+                return interrupted.exit_code
+            if rank == 0:
+                _write(root, trainer, result, planned)
+            group.barrier()
     for line in result.summary():
         say(line)
     return 0
+
+
+def _run_key(config: TrainConfig, model: dict[str, Any], root: Path) -> str:
+    """Name of the run's checkpoints: parameters, model, tokens and code that determine the weights."""
+    from golf.training.checkpoint import run_key
+
+    repository = Path(__file__).resolve().parent.parent
+    shards = sorted((root / "artifacts/tokens/train").glob("*.safetensors"))
+    return run_key(
+        {
+            "train": {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN},
+            "model": model,
+            "tokens": {path.name: sha256_file(path) for path in shards},
+            "code": {path: sha256_file(repository / path) for path in import_closure("stages.train", repository)},
+        }
+    )
+
+
+def _write(root: Path, trainer: Trainer, result: TrainResult, planned: Plan) -> None:
+    """Outputs first, so that a run which broke its plan keeps its weights; the checkpoints go last."""
+    from golf.training.ledger import check_ledger
+    from golf.training.outputs import write_outputs
+
+    write_outputs(root / "artifacts/train", result.state, trainer.checkpoints, result.ledger, trainer.base_meta)
+    check_ledger(result.ledger, planned, timed=trainer.config.budget_seconds > 0)
+    metrics, timing = result.metrics()
+    write_json(root / "metrics/train.json", metrics)
+    write_json(root / "metrics/train_timing.json", timing)
+    trainer.checkpoints.remove()
 
 
 def _place() -> tuple[int, int, str]:

@@ -1,25 +1,36 @@
 """What training will do, worked out before it starts, and refused when a configured system would never act.
 
-The plan replays the schedule (``golf.schedule.rules``) step by step for each credible number of steps: one number when
-training runs by steps, the slowest and the fastest machine when it runs by wall clock.
+The plan replays the schedule (``golf.schedule.rules``) step by step: once when training runs by steps; once per
+credible machine when it runs by wall clock, with that machine's seconds per step at each depth.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from golf.schedule.rules import Schedule, depth_at, lr_multiplier, progress_at, snapshot_due
+from golf.schedule.rules import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
-__all__ = ["Plan", "PlanCase", "PlanError", "plan"]
+__all__ = ["Machine", "Plan", "PlanCase", "PlanError", "plan", "replay"]
 
 MAX_WASTE = 0.05  # share of the wall-clock budget that the step cap may leave unused
+MAX_FINAL_MULTIPLIER = 0.05  # a warmdown that ends above this share of the learning rate has not finished
 MIN_SNAPSHOTS = 2  # one snapshot is the final weights: no average
+MIN_QAT_STEPS = 50  # fewer updates hardly move the weights to the grid: a warning
 
 
 class PlanError(ValueError):
     """A configured system never acts, or acts from the first step; each line names the key and what to change."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast some machine trains: seconds of one update at each depth."""
+
+    name: str
+    step_seconds: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,15 @@ class PlanCase:
     final_multiplier: float  # multiplier of the last step
     snapshot_steps: tuple[int, ...]  # steps after which a snapshot is taken
     ema_horizon: float | None  # steps over which the moving average reaches back, 1 / (1 - decay)
+    qat_start: int | None = None  # first step at quantized weights
+    qat_steps: int = 0  # steps at quantized weights
+    machine: str = ""  # name of the machine, empty when the run is counted in steps
+    seconds: float = 0.0  # seconds of training on that machine
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One case per credible number of steps, and warnings that do not stop the run."""
+    """One case per credible machine (or one alone), and warnings that do not stop the run."""
 
     cases: tuple[PlanCase, ...]
     warnings: tuple[str, ...]
@@ -45,13 +60,16 @@ class Plan:
         """The plan in words, one event a line."""
         out = []
         for case in self.cases:
-            out.append(f"plan for {case.steps} steps:")
+            where = f" ({case.machine}, {case.seconds:.0f} s)" if case.machine else ""
+            out.append(f"plan for {case.steps} steps{where}:")
             out.extend(f"  depth {depth} from step {first}" for first, depth in case.phases)
             start = "never (constant learning rate)" if case.warmdown_start is None else f"step {case.warmdown_start}"
             out.append(f"  warmdown from {start}, final multiplier {case.final_multiplier:.4f}")
             out.append(f"  {len(case.snapshot_steps)} snapshots{_span(case.snapshot_steps)}")
             horizon = "off" if case.ema_horizon is None else f"horizon {case.ema_horizon:.0f} steps"
             out.append(f"  moving average {horizon}")
+            if case.qat_start is not None:
+                out.append(f"  QAT from step {case.qat_start}, {case.qat_steps} steps")
         return out + [f"  warning: {text}" for text in self.warnings]
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,51 +81,65 @@ def _span(steps: tuple[int, ...]) -> str:
     return f", steps {steps[0]} to {steps[-1]}" if steps else ""
 
 
-def plan(schedule: Schedule, steps_range: tuple[int, int] | None = None) -> Plan:
+def plan(schedule: Schedule, machines: Sequence[Machine] = ()) -> Plan:
     """Plan a run and check that everything configured acts.
 
-    ``steps_range``: the fewest and the most steps that the budget allows on credible machines; needed (and used) only
-    with ``budget_seconds > 0``. Without it a timed run is planned at ``iterations`` steps. Raises ``PlanError``.
+    ``machines``: the credible ones, slowest to fastest, used only with ``budget_seconds > 0``; without them a timed run
+    is planned as if every one of ``iterations`` steps fitted into the budget. Raises ``PlanError``.
     """
-    counts, refusals = [schedule.iterations], []
-    if schedule.budget_seconds > 0 and steps_range is not None:
-        slow, fast = steps_range
-        if not 1 <= slow <= fast:
-            raise ValueError(f"steps_range {steps_range}: wanted the fewest, then the most reachable steps, from 1 on")
-        waste = 1.0 - schedule.iterations / fast
-        if waste > MAX_WASTE:
-            refusals.append(
-                f"iterations: {schedule.iterations} steps end the run with {waste:.0%} of the budget unused on the "
-                f"fastest machine; set iterations to {fast} or more"
-            )
-        counts = sorted({min(slow, schedule.iterations), min(fast, schedule.iterations)})
-    cases = tuple(_replay(schedule, steps) for steps in counts)
+    timed = schedule.budget_seconds > 0 and bool(machines)
+    cases = tuple(replay(schedule, machine) for machine in machines) if timed else (replay(schedule),)
+    refusals: list[str] = []
     warnings: list[str] = []
+    if timed:
+        refusals.extend(_waste_refusals(schedule, machines, cases))
     for case in cases:
         refusals.extend(text for text in _refusals(schedule, case) if text not in refusals)
-        warnings.extend(_warnings(schedule, case))
+        warnings.extend(text for text in _warnings(schedule, case) if text not in warnings)
     if refusals:
         raise PlanError("the plan is refused:\n" + "\n".join(f"  - {text}" for text in refusals))
     return Plan(cases, tuple(warnings))
 
 
-def _replay(schedule: Schedule, steps: int) -> PlanCase:
+def replay(schedule: Schedule, machine: Machine | None = None) -> PlanCase:
+    """What happens at which step, on ``machine``'s clock or, without one, by steps alone. Nothing is refused."""
     phases: list[tuple[int, int]] = []
     snapshots: list[int] = []
-    warmdown_start, multiplier, before = None, 1.0, 0.0
-    for step in range(1, steps + 1):
+    warmdown_start, qat_start, qat_steps, multiplier = None, None, 0, 1.0
+    step, elapsed, before = 0, 0.0, 0.0
+    while before < 1.0:
+        step += 1
         depth = depth_at(before, schedule.depth_phases, schedule.full_depth)
         if not phases or phases[-1][1] != depth:
             phases.append((step, depth))
         multiplier = lr_multiplier(before, schedule.warmdown, schedule.warmdown_shape)
         if multiplier < 1.0 and warmdown_start is None:
             warmdown_start = step
-        after = progress_at(step, steps)
+        if qat_acts(multiplier, schedule.qat_below):
+            qat_start, qat_steps = qat_start or step, qat_steps + 1
+        elapsed += machine.step_seconds[depth] if machine else 0.0
+        after = progress_at(step, schedule.iterations, elapsed, schedule.budget_seconds if machine else 0.0)
         if snapshot_due(before, after, schedule):
             snapshots.append(step)
         before = after
-    horizon = 1.0 / (1.0 - schedule.ema_decay) if schedule.ema_decay > 0 else None
-    return PlanCase(steps, tuple(phases), warmdown_start, multiplier, tuple(snapshots), horizon)
+    return PlanCase(
+        step, tuple(phases), warmdown_start, multiplier, tuple(snapshots),
+        ema_horizon=1.0 / (1.0 - schedule.ema_decay) if schedule.ema_decay > 0 else None,
+        qat_start=qat_start, qat_steps=qat_steps, machine=machine.name if machine else "", seconds=elapsed,
+    )  # fmt: skip
+
+
+def _waste_refusals(schedule: Schedule, machines: Sequence[Machine], cases: tuple[PlanCase, ...]) -> list[str]:
+    """At most one refusal, for the machine that wastes most."""
+    case, machine = min(zip(cases, machines, strict=True), key=lambda pair: pair[0].seconds)
+    waste = 1.0 - case.seconds / schedule.budget_seconds
+    if waste <= MAX_WASTE:
+        return []
+    wanted = replay(dataclasses.replace(schedule, iterations=2**62), machine).steps
+    return [
+        f"iterations: {schedule.iterations} steps end the run with {waste:.0%} of the budget unused ({machine.name}); "
+        f"set iterations to {wanted} or more"
+    ]
 
 
 def _refusals(schedule: Schedule, case: PlanCase) -> list[str]:
@@ -124,20 +156,51 @@ def _refusals(schedule: Schedule, case: PlanCase) -> list[str]:
             f"depth_phases: the last phase has {wanted[-1]} repeats, the model {schedule.full_depth}; "
             f"end with [1.0, {schedule.full_depth}]"
         )
-    if schedule.warmdown > 0 and case.warmdown_start is None:
-        out.append(f"warmdown: {schedule.warmdown} never acts in {steps} steps; set it to {2 / steps:.3g} or 0")
-    if case.warmdown_start is not None and case.warmdown_start <= 2:  # the first update is at progress 0
-        out.append("warmdown: it acts from step 1; set it to 0.9 or less")
-    return out + _snapshot_refusals(schedule, case) + _momentum_refusals(schedule, case)
+    return out + [
+        *_warmdown_refusals(schedule, case),
+        *_snapshot_refusals(schedule, case),
+        *_qat_refusals(schedule, case),
+        *_momentum_refusals(schedule, case),
+    ]
+
+
+def _warmdown_refusals(schedule: Schedule, case: PlanCase) -> list[str]:
+    if schedule.warmdown <= 0:
+        return []
+    if case.warmdown_start is None:
+        return [f"warmdown: {schedule.warmdown} never acts in {case.steps} steps; set it to {2 / case.steps:.3g} or 0"]
+    if case.warmdown_start <= 2:  # the first update is at progress 0
+        return ["warmdown: it acts from step 1; set it to 0.9 or less"]
+    if case.machine and case.final_multiplier > MAX_FINAL_MULTIPLIER:
+        return [
+            f"warmdown: its last step, of {case.steps} ({case.machine}), still has multiplier "
+            f"{case.final_multiplier:.3f}; raise budget_seconds or lower tokens_per_step"
+        ]
+    return []
+
+
+def _qat_refusals(schedule: Schedule, case: PlanCase) -> list[str]:
+    if schedule.qat_below <= 0:
+        return []
+    if schedule.warmdown <= 0:
+        return ["qat.below: the multiplier never falls; set warmdown to 0.5 or qat.below to 0"]
+    if case.qat_start is None:
+        return [f"qat.below: {schedule.qat_below} never acts in {case.steps} steps; raise it to 0.15 or iterations"]
+    if case.qat_start <= 2:
+        return ["qat.below: it acts from step 1; lower it or warmdown"]
+    return []
 
 
 def _warnings(schedule: Schedule, case: PlanCase) -> list[str]:
+    out = []
+    if case.qat_start is not None and case.qat_steps < MIN_QAT_STEPS:
+        out.append(f"qat.below {schedule.qat_below}: {case.qat_steps} steps at quantized weights are few; raise it")
     if case.ema_horizon is None or case.warmdown_start is None:
-        return []
+        return out
     length = case.steps - case.warmdown_start + 1
     if length > 2.97 * case.ema_horizon:  # off by a step is no news
-        return []
-    return [
+        return out
+    return out + [
         f"ema_decay {schedule.ema_decay}: three horizons ({3 * case.ema_horizon:.0f} steps) are longer than the "
         f"warmdown ({length} steps), so the average holds weights of the high learning rate; "
         f"{max(0.0, 1 - 3 / length):.3g} fits"

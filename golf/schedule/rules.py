@@ -22,6 +22,7 @@ __all__ = [
     "lr_multiplier",
     "momentum_at",
     "progress_at",
+    "qat_acts",
     "snapshot_due",
 ]
 
@@ -43,6 +44,7 @@ class Schedule:
     snapshot_every: float = 0.02  # fraction of progress between two snapshots
     snapshot_below: float = 0.4  # snapshots only while the multiplier is below this; 0: none
     ema_decay: float = 0.0  # decay per step of the moving average; 0: none
+    qat_below: float = 0.0  # quantization-aware training while the multiplier is below this; 0: never
     momentum_start: float = 0.85  # Muon momentum at step 0
     momentum: float = 0.95  # Muon momentum after its warm-up
     momentum_warmup_steps: int = 0  # steps of the warm-up
@@ -72,6 +74,11 @@ def depth_at(progress: float, phases: tuple[tuple[float, int], ...], full_depth:
         if progress < until - _EDGE:
             return repeats
     return phases[-1][1]
+
+
+def qat_acts(multiplier: float, below: float) -> bool:
+    """Whether an update at this learning-rate multiplier runs at quantized weights."""
+    return multiplier < below - _EDGE
 
 
 def momentum_at(step: int, start: float, end: float, warmup_steps: int) -> float:

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from golf.schedule.rules import Schedule, WarmdownShape
 
-__all__ = ["TrainConfig"]
+__all__ = ["QatConfig", "TrainConfig", "qat_differences"]
 
 _POSITIVE = ("matrix_lr", "embedding_lr", "control_lr", "checkpoint_seconds", "log_seconds", "snapshot_every")
 _COUNTS = ("iterations", "tokens_per_step", "sequence_length", "micro_batch_tokens")
 _SHARES = ("momentum", "momentum_start", "ema_decay", "warmdown")
+_ROLES = ("embedding", "attention", "mlp")
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """Section ``train.qat``: when it acts and on which grid."""
+
+    below: float  # acts while the learning-rate multiplier is below this; 0: never
+    clip: float  # step of a row = clip * its standard deviation / levels
+    levels: dict[str, int]  # per tensor role, as in the section `quantize`
+
+    def __post_init__(self) -> None:
+        """Check ranges; the message names the key, what was found and what was wanted."""
+        if not 0 <= self.below <= 1:
+            raise ValueError(f"below: found {self.below}, wanted between 0 (off) and 1")
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise ValueError(f"clip: found {self.clip}, wanted a number of standard deviations above 0")
+        if set(self.levels) != set(_ROLES):
+            raise ValueError(f"levels: found {', '.join(sorted(self.levels))}, wanted exactly {', '.join(_ROLES)}")
+        for role, most in self.levels.items():
+            if not 1 <= most <= 127:
+                raise ValueError(f"levels.{role}: found {most}, wanted 1 to 127")
+
+
+def qat_differences(qat: QatConfig, quantize: Mapping[str, Any]) -> list[str]:
+    """Where the grid that training prepares for is not the one of the parameter section ``quantize``, in sentences."""
+    if qat.below <= 0:
+        return []
+    out = []
+    if quantize.get("method") != "sdclip":
+        out.append(
+            f"train.qat rounds to the grid of sdclip, quantize.method is {quantize.get('method')}; set it to sdclip"
+        )
+    elif quantize.get("clip") != qat.clip:
+        out.append(f"train.qat.clip is {qat.clip}, quantize.clip {quantize.get('clip')}; make them equal")
+    if dict(quantize.get("levels", {})) != qat.levels:
+        out.append(f"train.qat.levels is {qat.levels}, quantize.levels {quantize.get('levels')}; make them equal")
+    return out
 
 
 @dataclass(frozen=True)
@@ -34,14 +74,19 @@ class TrainConfig:
     momentum: float  # Muon momentum after its warm-up
     momentum_start: float  # Muon momentum at step 0
     momentum_warmup_steps: int  # steps over which the momentum rises
+    muon_coefficients: Literal["quintic", "polar_express"]  # of the Newton-Schulz iteration
+    muon_row_norm: bool  # every row of Muon's direction to length 1 before it is orthogonalised
+    newton_schulz_precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 on CUDA, fp32 elsewhere
     grad_clip: float  # global gradient norm at most; 0: off
     snapshot_every: float  # fraction of progress between two snapshots
     snapshot_below: float  # snapshots while the multiplier is below this; 0: none
     ema_decay: float  # decay per step of the exponential moving average; 0: none
+    qat: QatConfig  # late quantization-aware training
     precision: Literal["bf16", "fp32"]  # bf16: autocast where the device has it
     compile: bool  # torch.compile one graph per depth before the clock starts
     checkpoint_seconds: float  # seconds between two checkpoints
     log_seconds: float  # seconds between two lines of the run log
+    live: bool  # every history row also goes to DVCLive
 
     def __post_init__(self) -> None:
         """Check ranges; the message names the key, what was found and what was wanted."""
@@ -77,6 +122,7 @@ class TrainConfig:
             snapshot_every=self.snapshot_every,
             snapshot_below=self.snapshot_below,
             ema_decay=self.ema_decay,
+            qat_below=self.qat.below,
             momentum_start=self.momentum_start,
             momentum=self.momentum,
             momentum_warmup_steps=self.momentum_warmup_steps,

@@ -49,6 +49,10 @@ class Group:
         torch.distributed.broadcast(shared, src=0)
         return [float(value) for value in shared.tolist()]
 
+    def share_hex(self, text: str, device: torch.device) -> str:
+        """Rank 0's hexadecimal ``text`` (of equal length everywhere) on every process."""
+        return bytes(int(value) for value in self.decide(list(bytes.fromhex(text)), device)).hex()
+
     def barrier(self) -> None:
         """Wait for every process."""
         if self.world > 1:

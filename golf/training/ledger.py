@@ -26,7 +26,7 @@ class LedgerError(ValueError):
 def make_ledger(state: TrainState) -> dict[str, Any]:
     """JSON-able ledger of a finished run."""
     events = state.events
-    return {
+    ledger = {
         "steps": events.step,
         "tokens": events.tokens,
         "lr_multiplier_first": events.first_multiplier,
@@ -40,6 +40,19 @@ def make_ledger(state: TrainState) -> dict[str, Any]:
         "data_order_sha256": events.data_order,
         "parameter_groups": dict(state.optimisers.ledger),
         "distance_from_initial": _distances(state),
+    }
+    return ledger | ({"qat": _qat(state)} if events.fake_quantisations else {})
+
+
+def _qat(state: TrainState) -> dict[str, Any]:
+    """Executed fake quantizations; ``share`` of the weights that the quantizer will quantize had at least one."""
+    events, names = state.events, state.model.quantizable_names()
+    sizes = {name: state.weights[name].numel() for name in names}
+    covered = sum(sizes[name] for name in names if events.fake_quantisations.get(name))
+    return {
+        "first_step": events.qat_start,
+        "fake_quantisations": {name: events.fake_quantisations.get(name, 0) for name in names},
+        "share_of_quantised_weights": covered / max(1, sum(sizes.values())),
     }
 
 
@@ -60,6 +73,7 @@ def check_ledger(ledger: Mapping[str, Any], plan: Plan, *, timed: bool) -> None:
     wrong = _timed_mismatches(ledger, plan.cases[0]) if timed else _mismatches(ledger, plan.cases[0])
     if ledger["ema_updates"] != (ledger["steps"] if plan.cases[0].ema_horizon is not None else 0):
         wrong.append(f"moving average: {ledger['ema_updates']} updates in {ledger['steps']} steps")
+    wrong.extend(_qat_mismatches(ledger, plan.cases[0], timed))
     still = [
         name for name, distance in ledger["distance_from_initial"].items()
         if distance == 0.0 and name in ledger["parameter_groups"]
@@ -72,6 +86,24 @@ def check_ledger(ledger: Mapping[str, Any], plan: Plan, *, timed: bool) -> None:
     if wrong:
         listed = "\n".join(f"  - {text}" for text in wrong)
         raise LedgerError(f"training did not follow its plan (weights are kept):\n{listed}")
+
+
+def _qat_mismatches(ledger: Mapping[str, Any], case: PlanCase, timed: bool) -> list[str]:
+    if case.qat_start is None:
+        return []
+    if "qat" not in ledger:
+        return ["QAT: planned, never happened; raise train.qat.below"]
+    qat, wrong = ledger["qat"], []
+    counts = qat["fake_quantisations"]
+    wanted = max(counts.values()) if timed else case.qat_steps
+    missed = [name for name, count in counts.items() if count != wanted]
+    if missed:
+        wrong.append(f"QAT: {wanted} updates wanted, not so for {', '.join(missed)}")
+    if qat["share_of_quantised_weights"] < 1.0:
+        wrong.append(f"QAT: covered {qat['share_of_quantised_weights']:.1%} of the weights that will be quantized")
+    if not timed and qat["first_step"] != case.qat_start:
+        wrong.append(f"QAT: planned from step {case.qat_start}, happened from {qat['first_step']}")
+    return wrong
 
 
 def _mismatches(ledger: Mapping[str, Any], case: PlanCase) -> list[str]:

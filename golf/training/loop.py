@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ from torch import Tensor
 from golf.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.optim.groups import OptimiserConfig, Optimisers
-from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
+from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, qat_acts, snapshot_due
 from golf.training.checkpoint import CheckpointFolder
 from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import TrainConfig
 from golf.training.group import Group
 from golf.training.ledger import make_ledger
+from golf.training.live import Sink
 from golf.training.outputs import weights_meta
+from golf.training.qat import LateQat
 from golf.training.result import TrainResult
 from golf.training.signals import StopFlag, TrainingInterrupted
 from golf.training.state import TrainState
@@ -61,8 +63,9 @@ class Trainer:
         group: Group | None = None,
         stop: StopFlag | None = None,
         log: Callable[[str], None] = print,
+        sink: Sink | None = None,
     ) -> None:
-        self.config, self.device, self.log = config, torch.device(device), log
+        self.config, self.device, self.log, self.sink = config, torch.device(device), log, sink
         self.group, self.stop = group or Group(), stop or StopFlag()
         self.model = model.to(self.device)
         self.checkpoints, self.base_meta = checkpoints, base_meta
@@ -74,10 +77,13 @@ class Trainer:
         self.micro = math.gcd(min(config.micro_batch_tokens // config.sequence_length, local), local)
         self.accumulate = local // self.micro
         settings = OptimiserConfig(
-            config.matrix_lr, config.embedding_lr, config.control_lr, config.weight_decay, config.momentum
-        )
+            config.matrix_lr, config.embedding_lr, config.control_lr, config.weight_decay, config.momentum,
+            coefficients=config.muon_coefficients, row_norm=config.muon_row_norm,
+            newton_schulz_precision=config.newton_schulz_precision,
+        )  # fmt: skip
         self.optimisers = Optimisers(model, settings, rank=self.group.rank, world=self.group.world)
         self.state = TrainState(model, self.optimisers, ema_decay=config.ema_decay)
+        self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
         self.context = autocast(config.precision, self.device)
         self.row_every = max(1, config.iterations // _HISTORY_ROWS)
@@ -160,7 +166,11 @@ class Trainer:
         if self.model.depth != depth:
             self.model.set_depth(depth)
         events.begin_step(depth, multiplier)
-        loss = self._gradients(rows)
+        quantised = qat_acts(multiplier, config.qat.below)
+        if quantised and events.qat_start is None:
+            events.qat_start = events.step + 1
+        with self.qat.quantised(events.fake_quantisations) if quantised else nullcontext():
+            loss = self._gradients(rows)
         for parameter in self.parameters:
             if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
                 parameter.grad = torch.zeros_like(parameter)
@@ -212,6 +222,12 @@ class Trainer:
         events = self.state.events
         mean = sum(events.pending) / len(events.pending)
         events.history.append([events.step, events.progress, mean, multiplier, depth, events.tokens])
+        if self.sink is not None:
+            speed = events.tokens / max(1e-9, events.elapsed)
+            self.sink(
+                events.step,
+                {"loss": mean, "lr_multiplier": multiplier, "depth": depth, "tokens_per_second": speed},
+            )
         events.pending = []
 
     def _read_losses(self) -> None:

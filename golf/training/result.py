@@ -49,5 +49,6 @@ class TrainResult:
             f"  {phases}",
             f"  warmdown from step {events.warmdown_start}, last multiplier {events.last_multiplier:.4f}; "
             f"{len(events.snapshot_steps)} snapshots; {events.ema_updates} EMA updates; "
+            f"{max(events.fake_quantisations.values(), default=0)} QAT updates; "
             f"gradient clipped in {self.ledger['clipped_steps']} steps; {moved} tensors moved",
         ]

@@ -39,6 +39,8 @@ class Events:
     last_multiplier: float = 1.0
     snapshot_steps: list[int] = field(default_factory=list)
     ema_updates: int = 0
+    qat_start: int | None = None  # first step at quantized weights
+    fake_quantisations: dict[str, int] = field(default_factory=dict)  # updates at quantized weights, per tensor
     data_order: str = ""  # hex SHA-256 chain over the window numbers of every step
     history: list[list[float]] = field(default_factory=list)  # rows of HISTORY_COLUMNS
     pending: list[float] = field(default_factory=list)  # losses (nats per token) since the last history row

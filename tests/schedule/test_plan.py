@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from golf.schedule.plan import PlanError, plan
+from golf.schedule.plan import Machine, PlanError, plan
 from golf.schedule.rules import Schedule
 
 GOOD = Schedule(
@@ -20,6 +20,10 @@ GOOD = Schedule(
     snapshot_below=0.4,
     ema_decay=0.99,
     momentum_warmup_steps=100,
+)
+SLOW_AND_FAST = (
+    Machine("slow", dict.fromkeys((2, 3, 4), 590.0 / 1856.999)),
+    Machine("fast", dict.fromkeys((2, 3, 4), 590.0 / 2699.999)),
 )
 
 
@@ -46,6 +50,9 @@ def test_the_default_plan() -> None:
         ({"warmdown": 1.0}, r"warmdown: it acts from step 1; set it to 0.9 or less"),
         ({"warmdown": 0.0}, r"snapshot_below: the multiplier never falls"),
         ({"snapshot_every": 0.7}, r"snapshot_every: 1 snapshot\(s\) in 600 steps.*set it to at most 0.05"),
+        ({"qat_below": 0.001}, r"qat.below: 0.001 never acts in 600 steps; raise it to 0.15"),
+        ({"qat_below": 1.0, "warmdown": 0.999}, r"qat.below: it acts from step 1; lower it or warmdown"),
+        ({"qat_below": 0.2, "warmdown": 0.0, "snapshot_below": 0.0}, r"qat.below: the multiplier never falls"),
         ({"momentum_warmup_steps": 600}, r"momentum_warmup_steps: 600 steps do not end within 600; set it to 150"),
     ],
 )
@@ -61,7 +68,8 @@ def test_all_refusals_are_told_at_once() -> None:
 
 
 def test_each_system_can_be_switched_off_alone() -> None:
-    for change in ({"warmdown": 0.0, "snapshot_below": 0.0}, {"snapshot_below": 0.0}, {"ema_decay": 0.0}):
+    no_warmdown = {"warmdown": 0.0, "snapshot_below": 0.0}
+    for change in (no_warmdown, {"snapshot_below": 0.0}, {"ema_decay": 0.0}, {"qat_below": 0.2}):
         (case,) = plan(dataclasses.replace(GOOD, **change)).cases
         assert case.steps == 600
     (case,) = plan(dataclasses.replace(GOOD, depth_phases=())).cases
@@ -76,14 +84,39 @@ def test_a_long_average_is_a_warning_that_names_a_decay_that_fits() -> None:
 
 def test_a_timed_plan_fires_on_slow_and_fast_machines_alike() -> None:
     timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=20_000, momentum_warmup_steps=500)
-    slow, fast = plan(timed, (1857, 2700)).cases
+    slow, fast = plan(timed, SLOW_AND_FAST).cases
     assert (slow.steps, fast.steps) == (1857, 2700)
+    assert (slow.machine, fast.machine) == ("slow", "fast") and slow.seconds == pytest.approx(590.0)
     assert len(slow.snapshot_steps) in (10, 11) and len(fast.snapshot_steps) in (10, 11)
     assert max(slow.final_multiplier, fast.final_multiplier) < 0.01
 
 
 def test_a_step_cap_that_wastes_the_budget_is_refused() -> None:
     timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=2200)
-    with pytest.raises(PlanError, match=r"iterations: 2200 .* with 19% of the budget unused.*2700 or more"):
-        plan(timed, (1857, 2700))
-    assert len(plan(timed, (1857, 2300)).cases) == 2  # 4 % is tolerated
+    with pytest.raises(PlanError, match=r"iterations: 2200 .* with 19% of the budget unused \(fast\).*2700 or more"):
+        plan(timed, SLOW_AND_FAST)
+    slightly = Machine("slightly", dict.fromkeys((2, 3, 4), 590.0 / 2299.999))
+    assert len(plan(timed, (SLOW_AND_FAST[0], slightly)).cases) == 2  # 4 % is tolerated
+
+
+def test_a_deeper_phase_takes_fewer_steps_of_the_same_budget() -> None:
+    timed = dataclasses.replace(GOOD, budget_seconds=100.0, iterations=20_000)
+    (case,) = plan(timed, [Machine("one", {2: 0.1, 3: 0.125, 4: 0.25})]).cases
+    assert case.phases == ((1, 2), (401, 3), (601, 4))  # 40 s at 0.1, 25 s at 0.125, 35 s at 0.25
+    assert case.steps == 740 and case.seconds == pytest.approx(100.0)
+
+
+def test_a_budget_of_a_few_steps_is_refused() -> None:
+    timed = dataclasses.replace(GOOD, budget_seconds=8.0, iterations=20_000, momentum_warmup_steps=0, snapshot_below=0)
+    with pytest.raises(PlanError, match=r"warmdown: its last step, of 8 \(slow\), still has multiplier 0.250"):
+        plan(timed, [Machine("slow", {2: 1.0, 3: 1.0, 4: 1.0})])
+
+
+def test_late_qat_is_planned() -> None:
+    got = plan(dataclasses.replace(GOOD, qat_below=0.2))
+    (case,) = got.cases
+    assert (case.qat_start, case.qat_steps) == (542, 59)  # update 541 still has multiplier 0.2
+    assert "QAT from step 542, 59 steps" in "\n".join(got.lines()) and got.warnings == ()
+    few = plan(dataclasses.replace(GOOD, qat_below=0.1))
+    assert "29 steps at quantized weights are few" in few.warnings[0]
+    assert plan(GOOD).cases[0].qat_start is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,16 @@ TRAIN = {
     "micro_batch_tokens": 64, "depth_phases": [[0.5, 1], [1.0, 2]], "warmdown": 0.5, "warmdown_shape": "linear",
     "matrix_lr": 0.02, "embedding_lr": 0.02, "control_lr": 0.02, "weight_decay": 0.04, "momentum": 0.95,
     "momentum_start": 0.85, "momentum_warmup_steps": 4, "grad_clip": 0.3, "snapshot_every": 0.05, "snapshot_below": 0.6,
-    "ema_decay": 0.9, "precision": "bf16", "compile": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
+    "ema_decay": 0.9, "muon_coefficients": "quintic", "muon_row_norm": False, "newton_schulz_precision": "auto",
+    "qat": {"below": 0.0, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}, "live": False,
+    "precision": "bf16", "compile": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
 }  # fmt: skip
 
 
 @pytest.fixture
 def sections() -> dict[str, dict[str, Any]]:
     """Fresh parameter sections that a test may change."""
-    return {"model": dict(MODEL), "train": dict(TRAIN), "average": {"kind": "mean", "last": 0}}
+    return {"model": dict(MODEL), "train": copy.deepcopy(TRAIN), "average": {"kind": "mean", "last": 0}}
 
 
 def _write_split(folder: Path, documents: int) -> None:

@@ -46,12 +46,17 @@ OTHER_TRAIN: dict[str, Any] = {
     "snapshot_below": 0.1,
     "ema_decay": 0.5,
     "precision": "fp32",
+    "muon_coefficients": "polar_express",
+    "muon_row_norm": True,
+    "newton_schulz_precision": "bf16",
+    "qat": {"below": 0.7, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}},
 }
 EXEMPT = {
     "micro_batch_tokens": "only splits the batch; test_gradient_accumulation covers it",
     "compile": "the same numbers, sooner; test_failed_compilation covers it",
     "checkpoint_seconds": "when to save, not what is learned; the kill test covers it",
     "log_seconds": "how often to print",
+    "live": "where the curves go; test_points_reach_dvclive covers it",
 }
 OTHER_MODEL: dict[str, Any] = {
     "width": 24,
@@ -138,6 +143,20 @@ def test_every_train_key_acts(fingerprint: Callable[..., str], key: str) -> None
         pytest.skip("this CPU has no bf16, both values mean fp32")
     extra = {"micro_batch_tokens": 32} if key == "tokens_per_step" else {}
     assert fingerprint({key: OTHER_TRAIN[key], **extra}, {}) != fingerprint({}, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"below": 0.3},
+        {"clip": 6.0},
+        *({"levels": {**OTHER_TRAIN["qat"]["levels"], role: 15}} for role in ("embedding", "attention", "mlp")),
+    ],
+    ids=["below", "clip", "levels.embedding", "levels.attention", "levels.mlp"],
+)
+def test_every_key_of_late_qat_acts(fingerprint: Callable[..., str], change: dict[str, Any]) -> None:
+    base = OTHER_TRAIN["qat"]
+    assert fingerprint({"qat": {**base, **change}}, {}) != fingerprint({"qat": base}, {})
 
 
 def test_every_model_key_is_tried(sections: dict[str, dict[str, Any]]) -> None:

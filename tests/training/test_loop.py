@@ -233,3 +233,37 @@ def test_failed_compilation_falls_back_to_eager_with_one_warning(
     assert run.run().state.events.step == 24
     warnings = [line for line in lines if line.startswith("warning")]
     assert len(warnings) == 1 and "(No working C++ compiler found); training runs eagerly" in warnings[0]
+
+
+QAT = {"below": 0.5, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}
+
+
+def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(qat=QAT)
+    ledger = run.run().ledger
+    planned = plan(run.schedule)
+    check_ledger(ledger, planned, timed=False)
+    case = planned.cases[0]
+    assert (case.qat_start, case.qat_steps) == (20, 5)  # multiplier 1 - (step - 13) / 12 below 0.5
+    assert ledger["qat"]["first_step"] == 20 and ledger["qat"]["share_of_quantised_weights"] == 1.0
+    assert ledger["qat"]["fake_quantisations"] == dict.fromkeys(run.model.quantizable_names(), 5)
+    skipped = {**ledger["qat"], "fake_quantisations": {**ledger["qat"]["fake_quantisations"], "token_embedding": 0}}
+    with pytest.raises(LedgerError, match="QAT: 5 updates wanted, not so for token_embedding"):
+        check_ledger({**ledger, "qat": skipped}, planned, timed=True)
+    with pytest.raises(LedgerError, match="QAT: planned, never happened"):
+        check_ledger({key: value for key, value in ledger.items() if key != "qat"}, planned, timed=True)
+
+
+def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    from golf.training.live import live_sink
+
+    with live_sink(tmp_path / "off", enabled=False) as sink:
+        sink(1, {"loss": 1.0})
+    assert not (tmp_path / "off").exists()
+    run = trainer(iterations=8, momentum_warmup_steps=2, snapshot_below=0.0)
+    with live_sink(tmp_path / "live", enabled=True) as sink:
+        run.sink = sink
+        history = run.run().state.events.history
+    lines = (tmp_path / "live/plots/metrics/loss.tsv").read_text().splitlines()
+    assert lines[0] == "step\tloss" and [int(line.split("\t")[0]) for line in lines[1:]] == list(range(1, 9))
+    assert float(lines[-1].split("\t")[1]) == pytest.approx(history[-1][2])
