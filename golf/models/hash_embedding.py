@@ -46,7 +46,7 @@ class HashEmbedding(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(rows, row_width) * TABLE_STD)
         self.projection = nn.Linear(row_width, width, bias=False)
-        self.scale = nn.Parameter(torch.tensor(0.05))
+        self.scale = nn.Parameter(torch.tensor([0.05]))
 
     def forward(self, ids: Tensor, one: Tensor, two: Tensor, dtype: torch.dtype) -> Tensor:
         """``ids``, ``one``, ``two`` (B,T) as from ``previous_tokens`` -> (B,T,D) in ``dtype``."""
