@@ -26,8 +26,13 @@ TOLERANCE = 2e-2  # relative to the largest value: the kernel multiplies in bf16
 def delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None, *, chunk: int = DEFAULT_CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """``chunked_delta_rule``, by the checked Triton kernel on CUDA outside of compiled graphs."""
-    if q.is_cuda and not torch.compiler.is_compiling():
+    """``chunked_delta_rule``, by the checked Triton kernel on CUDA outside of compiled graphs.
+
+    The kernel takes bf16 only, so it runs where the values already are (``v`` under autocast), and a model scored in
+    float32 is scored in float32.
+    """
+    low = v.dtype in (torch.bfloat16, torch.float16)
+    if q.is_cuda and low and not torch.compiler.is_compiling():
         kernel = _checked_kernel(q.device.index or 0, q.size(-1), v.size(-1))
         if kernel is not None:
             return kernel(q, k, v, g, beta, state)
