@@ -12,7 +12,7 @@ LAYERS = [
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "tokenize"},
     {"training", "calibrate", "decode", "scoring", "shipping", "textcodec"},
-    {"report", "cli"},
+    {"report", "cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Which rooms of the same layer may be used by which: everything else on one layer is a stranger to its neighbours.

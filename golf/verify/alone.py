@@ -1,0 +1,70 @@
+"""Is the artifact self-contained? Copy it, decoder and tokens to an empty folder and score there, sealed off."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from golf.files import FileError, require
+from golf.verify.checks import CheckResult
+
+__all__ = ["check_alone", "score_alone"]
+
+SCRIPT = Path(__file__).with_name("lonely.py")
+TIMEOUT_SECONDS = 300
+
+
+def score_alone(
+    artifact: Path, decoder: Path, val: Path, *, window: int, num_tokens: int, threads: int
+) -> dict[str, Any]:
+    """Run ``golf.verify.lonely`` in a process of its own, with ``-I`` (no PYTHONPATH, no working folder on the path).
+
+    Returns ``total_nats`` (hexadecimal float) of the first ``num_tokens`` tokens, ``refused`` (lures refused, of 2)
+    and ``golf`` (where the package was found). Raises ``FileError`` with the last line of what went wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="golf-verify-") as name:
+        folder = Path(name).resolve()
+        shutil.copy(require(artifact, made_by="`python -m stages.compress`"), folder / "model.golf")
+        shutil.copy(require(decoder, made_by="`python -m stages.compress`"), folder / "decoder.zip")
+        shutil.copytree(require(val, made_by="`python -m stages.tokenize`"), folder / "val")
+        shutil.copy(SCRIPT, folder / "lonely.py")
+        request = {"folder": str(folder), "window": window, "num_tokens": num_tokens, "threads": threads}
+        request["lure"] = str(artifact.resolve())
+        done = subprocess.run(
+            [sys.executable, "-I", "lonely.py"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise FileError(f"{artifact}: does not score alone with {decoder.name}: {last}")
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        assert isinstance(answer, dict)
+        answer["inside"] = Path(answer["golf"]).is_relative_to(folder / "decoder.zip")
+        return answer
+
+
+def check_alone(
+    artifact: Path, decoder: Path, val: Path, *, wanted_nats: float, window: int, num_tokens: int, threads: int
+) -> CheckResult:
+    """The score without anything else is ``wanted_nats`` to the last digit; ``value`` is the difference in nats."""
+    try:
+        found = score_alone(artifact, decoder, val, window=window, num_tokens=num_tokens, threads=threads)
+    except FileError as error:
+        return CheckResult("files", "self_contained", False, math.inf, 0.0, "nats", str(error))
+    difference = abs(float.fromhex(found["total_nats"]) - wanted_nats)
+    sealed = found["refused"] == 2 and found["inside"]
+    text = f"{found['targets']:,} targets scored in an empty folder, no network: {float.fromhex(found['total_nats'])!r}"
+    text += f" nats, here {wanted_nats!r}" if difference else " nats, equal to the last digit"
+    text += "" if sealed else "; the folder was not sealed, so nothing is proved"
+    return CheckResult("files", "self_contained", difference == 0.0 and sealed, difference, 0.0, "nats", text)

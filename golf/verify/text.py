@@ -1,0 +1,119 @@
+"""Checks of what a score is divided by and shipped with: splits, bytes, divisor, size. No model is run.
+
+Shapes: N tokens of a split, D documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.files import load_numpy, require
+from golf.verify.checks import CheckResult
+
+__all__ = ["check_bytes", "check_disjoint", "check_divisor", "check_size", "documents_of", "official_decoder"]
+
+MADE_BY = "`python -m stages.tokenize`"
+
+
+def _result(name: str, value: float, limit: float, unit: str, text: str) -> CheckResult:
+    return CheckResult("text", name, bool(value <= limit), value, limit, unit, text)
+
+
+def documents_of(folder: str | Path) -> Iterator[np.ndarray]:
+    """The documents of a split, BOS in front, uint16; one shard in memory at a time."""
+    for path in sorted(require(folder, made_by=MADE_BY).glob("shard_*.safetensors")):
+        tensors, _ = load_numpy(path, made_by=MADE_BY)
+        tokens, starts = tensors["tokens"], tensors["doc_starts"]
+        yield from (tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True))
+
+
+def check_disjoint(scored: Iterator[np.ndarray], others: Mapping[str, Iterator[np.ndarray]]) -> CheckResult:
+    """No document of the scored split is in another split, by SHA-256 of its tokens (BOS alone counts as no document).
+
+    ``value`` counts the documents found on both sides (openai/parameter-golf #2127: 80 % of one validation set).
+    Memory holds the scored split's digests only.
+    """
+    known = {_digest(document) for document in scored if len(document) > 1}
+    shared, seen = [], []
+    for name, documents in others.items():
+        count, found = 0, set()
+        for document in documents:
+            count += 1
+            digest = _digest(document)
+            found |= {digest} & known
+        seen.append(f"{count:,} of {name}")
+        shared += [f"{len(found):,} in {name}"] if found else []
+    value = float(sum(int(part.split()[0].replace(",", "")) for part in shared))
+    text = f"{len(known):,} scored documents against {', '.join(seen)}: {', '.join(shared) or 'none shared'}"
+    return _result("splits_disjoint", value, 0.0, "documents", text)
+
+
+def _digest(document: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(document, dtype="<u2").tobytes()).digest()
+
+
+def official_decoder(model: bytes) -> Callable[[list[int]], bytes]:
+    """SentencePiece's own decoding of one document's ids to UTF-8 bytes, which owes nothing to our byte tables."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return lambda ids: processor.decode(ids).encode()
+
+
+def check_bytes(
+    token_bytes: Callable[[np.ndarray], np.ndarray],
+    decode: Callable[[list[int]], bytes],
+    documents: Iterator[np.ndarray],
+    doc_bytes: np.ndarray,
+) -> CheckResult:
+    """Per document: bytes by the table of tokens, bytes of the decoded text, and bytes of the divisor are one number.
+
+    ``token_bytes`` gives the bytes of ``tokens[1:]``; ``decode`` should be independent of it (``official_decoder``).
+    ``value`` is the largest difference.
+    """
+    worst, table_sum, text_sum, count = 0, 0, 0, 0
+    for count, document in enumerate(documents, start=1):
+        table = int(token_bytes(document).sum())
+        text = len(decode(document[1:].tolist()))
+        stated = int(doc_bytes[count - 1]) if count <= len(doc_bytes) else -1
+        worst = max(worst, abs(table - text), abs(stated - text))
+        table_sum, text_sum = table_sum + table, text_sum + text
+    worst = max(worst, abs(count - len(doc_bytes)))
+    text_line = f"{count:,} documents: table {table_sum:,}, decoded {text_sum:,}, divisor {int(doc_bytes.sum()):,}"
+    return _result("byte_ledger", float(worst), 0.0, "bytes", text_line)
+
+
+def check_divisor(
+    manifest: Mapping[str, Any], *, found: str, tokenizer_sha256: str, num_bytes: int, num_tokens: int, split: str
+) -> CheckResult:
+    """The manifest states whose bytes the score is divided by, and it is true of tokenizer and shards.
+
+    ``found`` is the tokenizer's own divisor (``raw`` or ``decoded``); ``value`` counts untrue statements.
+    """
+    counts = manifest.get("splits", {}).get(split, {})
+    wanted = {"divisor": found, "tokenizer_sha256": tokenizer_sha256}
+    stated = {key: manifest.get(key) for key in wanted}
+    wrong = [f"{key}: {stated[key]!r}, found {value!r}" for key, value in wanted.items() if stated[key] != value]
+    for key, value in (("bytes", num_bytes), ("tokens", num_tokens)):
+        if counts.get(key) != value:
+            wrong.append(f"{split} {key}: {counts.get(key)}, found {value}")
+    raw = counts.get("raw_bytes")
+    true = f"{num_bytes:,} {found} bytes of {split}" + (f", {raw:,} of raw text" if isinstance(raw, int) else "")
+    if found == "raw" and raw is not None and raw != num_bytes:
+        wrong.append(f"raw_bytes: {raw}, found {num_bytes}")
+    text = f"stated: divided by {true}" if not wrong else f"manifest is not true: {'; '.join(wrong)}"
+    return _result("divisor_stated", float(len(wrong)), 0.0, "statements", text)
+
+
+def check_size(artifact: Path, decoder: Path, *, limit_bytes: int) -> CheckResult:
+    """Real sizes of the two shipped files, decimal bytes."""
+    sizes = [require(path, made_by="`python -m stages.compress`").stat().st_size for path in (artifact, decoder)]
+    total = math.fsum(sizes)
+    text = f"artifact {sizes[0]:,} + decoder {sizes[1]:,} = {int(total):,} bytes, limit {limit_bytes:,}"
+    return CheckResult("files", "size", bool(total <= limit_bytes), total, float(limit_bytes), "bytes", text)
