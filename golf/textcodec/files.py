@@ -30,7 +30,7 @@ from golf.tokens.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_BYTES", "CodecConfig", "CodecReport", "unzip_file", "zip_file", "zip_tokens"]
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
