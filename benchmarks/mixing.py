@@ -19,18 +19,11 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from golf.mixing import (
-    DocumentBias,
-    MixResult,
-    MixtureConfig,
-    NeuralRecord,
-    candidates,
-    chunk_bounds,
-    count_contexts,
-    mix,
-    numpy_ops,
-)
-from golf.mixing.record import summarise_row
+from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import candidates, count_contexts
+from golf.mixing.mixture import MixResult, mix
+from golf.mixing.record import NeuralRecord, summarise_row
 from golf.score import bits_per_byte
 
 ORDERS, DISCOUNT, BOS = 5, 0.8, 1

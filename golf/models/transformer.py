@@ -78,7 +78,8 @@ class Transformer(AttentionModel):
         x0 = rms_norm(F.embedding(ids, self.token_embedding).to(dtype), config.norm_eps)
         scales = self.skip_scales.to(dtype)
         layer_function = self.layer_function(effective_layer)
-        x, kept = x0, list[Tensor]()
+        x = x0
+        kept: list[Tensor] = []  # a literal: dynamo cannot trace list[Tensor]()
         first_half = config.layers // 2
         for layer, block in enumerate(self.blocks):
             index = layer - first_half

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golf.mixing import DocumentBias, MixtureConfig, chunk_bounds, numpy_ops
+from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixing.config import MixtureConfig
 
 VOCAB = 12
 CONFIG = MixtureConfig(bias_chunk_tokens=4)

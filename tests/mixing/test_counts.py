@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.mixing import candidates, count_contexts
+from golf.mixing.counts import candidates, count_contexts
 from golf.mixing.tree import ContextTree
 
 ORDERS = (1, 2, 3, 5, 8)

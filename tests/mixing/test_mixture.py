@@ -7,18 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from golf.mixing import (
-    CountTable,
-    MixResult,
-    MixtureConfig,
-    MixtureState,
-    NeuralRecord,
-    candidates,
-    count_contexts,
-    mix,
-    record_from_log_probs,
-)
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import CountTable, candidates, count_contexts
+from golf.mixing.mixture import MixResult, mix
+from golf.mixing.record import NeuralRecord, record_from_log_probs
 from golf.mixing.reference import ReferenceMixture
+from golf.mixing.stream import MixtureState
 
 VOCAB, BOS = 24, 1
 CONFIG = MixtureConfig(near_tokens=300)
