@@ -1,8 +1,9 @@
-"""Stage 6: the artifact alone scores the validation tokens; one mode a run: roundtrip, sliding, streaming or hedge.
+"""Stage 6: the artifact alone scores the validation tokens; one mode a run: roundtrip, sliding or streaming.
 
 In: artifacts/compress/model.golf and artifacts/tokens/val, nothing else.
-Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each document) and metrics/evaluate_MODE.json.
-Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS.
+Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each document),
+artifacts/evaluate/MODE_tokens.safetensors (nats of each target; of streaming the record that `stages.hedge` mixes)
+and metrics/evaluate_MODE.json. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
@@ -15,22 +16,44 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from golf.files import save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
-from golf.scoring.hedge import HedgeConfig, score_hedge
-from golf.scoring.results import Score
-from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
-from golf.scoring.sliding import SlidingConfig, score_sliding
-from golf.scoring.streaming import StreamingConfig, score_streaming
-from golf.scoring.text import decode_documents, load_text, xz_bits_per_byte
+from golf.scoring.record import StreamingConfig, record_stream
+from golf.scoring.results import make_score
+from golf.scoring.roundtrip import RoundtripConfig, roundtrip_nats
+from golf.scoring.sliding import SlidingConfig, sliding_nats
+from golf.scoring.text import ValidationText, decode_documents, load_text, xz_bits_per_byte
 
-MODES: Mapping[str, tuple[type, Callable[..., Score]]] = MappingProxyType(
+# what a mode leaves: nats (n,) of every target, the number of its windows, and the arrays of MODE_tokens.safetensors
+Scored = tuple[np.ndarray, int, dict[str, np.ndarray]]
+
+
+def roundtrip(model: Any, text: ValidationText, config: RoundtripConfig) -> Scored:
+    """Windows that do not overlap."""
+    nats, windows = roundtrip_nats(model, text, config)
+    return nats, windows, {"nats": nats}
+
+
+def sliding(model: Any, text: ValidationText, config: SlidingConfig) -> Scored:
+    """Overlapping windows."""
+    nats, windows = sliding_nats(model, text, config)
+    return nats, windows, {"nats": nats}
+
+
+def streaming(model: Any, text: ValidationText, config: StreamingConfig) -> Scored:
+    """Each token once, and the record for the mixture from the same logits."""
+    record = record_stream(model, text, config)
+    return record.nats, 0, record.tensors()
+
+
+MODES: Mapping[str, tuple[type, Callable[..., Scored]]] = MappingProxyType(
     {
-        "roundtrip": (RoundtripConfig, score_roundtrip),
-        "sliding": (SlidingConfig, score_sliding),
-        "streaming": (StreamingConfig, score_streaming),
-        "hedge": (HedgeConfig, score_hedge),
+        "roundtrip": (RoundtripConfig, roundtrip),
+        "sliding": (SlidingConfig, sliding),
+        "streaming": (StreamingConfig, streaming),
     }
 )
 
@@ -56,20 +79,22 @@ def run(mode: str, params: Path, root: Path) -> int:
     from golf.tokens.tokenizer import Tokenizer
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
-    text = load_text(
-        root / "artifacts/tokens/val", vocab_size=decoded.vocab_size, tokenizer_sha256=decoded.tokenizer_sha256
-    )
+    kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}
+    text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     begin = time.perf_counter()
-    score = score_mode(decoded.model.to(device), text, config)
-    metrics = score.metrics(time.perf_counter() - begin)
+    nats, windows, tensors = score_mode(decoded.model.to(device), text, config)
+    seconds = time.perf_counter() - begin
+    score = make_score(mode, text, nats, windows=windows)
+    metrics = score.metrics(seconds)
     if mode == "roundtrip":
         metrics["xz_bits_per_byte"] = xz_bits_per_byte(raw)
-    meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)}
+    meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)} | kept
+    save_numpy(root / f"artifacts/evaluate/{mode}_tokens.safetensors", tensors, meta)
     save_numpy(root / f"artifacts/evaluate/{mode}.safetensors", score.tensors(), meta)
     write_json(root / f"metrics/evaluate_{mode}.json", metrics)
-    print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {metrics[f'{mode}_seconds']:.1f} s", flush=True)
+    print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s", flush=True)
     return 0
 
 

@@ -15,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
+import stages.hedge as hedge
 from golf.container.write import pack
 from golf.decode import load_artifact
 from golf.files import load_numpy
@@ -31,10 +32,16 @@ PARAMS = {
     "evaluate": {
         "roundtrip": NEURAL,
         "sliding": {**NEURAL, "stride": 8},
-        "streaming": {"window": 32, "chunk": 16, "streams": 4, "warmup": 32, "precision": "fp32"},
+        "streaming": {
+            **{"window": 32, "chunk": 16, "segment": 500, "warmup": 64, "streams": 4, "precision": "fp32"},
+            **{"temperatures": [0.8, 1.25], "bias": True, "bias_chunk_tokens": 64, "bias_global_rate": 0.002},
+            **{"bias_document_rate": 0.1, "candidates": 3, "candidate_orders": [1, 2, 3, 4, 6], "sampled_rows": 64},
+        },
         "hedge": {
-            **{**NEURAL, "stride": 8, "learning_rate": 1.0, "share": 0.01},
-            **{"temperatures": [0.8, 1.25], "smoothing": 0.1},
+            **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5], "chain_base": "cascade"},
+            **{"chain_forgetting": 0.9998, "cascade": True, "cascade_rate": 0.01, "final": True},
+            **{"final_rate_floor": 0.005, "near_tokens": 200, "entropy_edges_nats": [0.5, 1.5, 2.5, 3.5]},
+            **{"learning_rate": 1.0, "share": 0.01, "smoothing": 0.1},
         },
     }
 }
@@ -101,8 +108,9 @@ def test_artifact_and_validation_tokens_are_all_it_needs(
     lonely = copy_inputs(project, tmp_path)
     for root in (project, lonely):
         assert evaluate.run(mode, root / "params.yaml", root) == 0
-    written = Path(f"artifacts/evaluate/{mode}.safetensors")
-    assert (project / written).read_bytes() == (lonely / written).read_bytes()
+    written, tokens = (Path(f"artifacts/evaluate/{mode}{suffix}.safetensors") for suffix in ("", "_tokens"))
+    for path in (written, tokens):
+        assert (project / path).read_bytes() == (lonely / path).read_bytes()
     tensors, meta = load_numpy(lonely / written, made_by="evaluate")
     assert tensors["doc_bytes"].tolist() == [len(text.encode()) for text in documents]
     assert tensors["doc_nats"].shape == tensors["doc_tokens"].shape == (len(documents),)
@@ -116,6 +124,7 @@ def test_artifact_and_validation_tokens_are_all_it_needs(
     left = {path.relative_to(lonely).as_posix() for path in lonely.rglob("*") if path.is_file()}
     assert left - {"params.yaml", "artifacts/compress/model.golf", "artifacts/tokens/val/shard_000000.safetensors"} == {
         written.as_posix(),
+        tokens.as_posix(),
         f"metrics/evaluate_{mode}.json",
     }
 
@@ -142,14 +151,103 @@ def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(projec
     np.testing.assert_array_equal(tensors["doc_nats"], in_memory.doc_nats)
 
 
-def test_hedge_reports_weights_and_sums(project: Path) -> None:
-    evaluate.run("hedge", project / "params.yaml", project)
-    metrics = json.loads((project / "metrics/evaluate_hedge.json").read_text())
-    final = [value for key, value in metrics.items() if key.startswith("hedge_weight_final_")]
+def set_hedge(root: Path, **changes: object) -> None:
+    params = {"evaluate": {**PARAMS["evaluate"], "hedge": {**PARAMS["evaluate"]["hedge"], **changes}}}
+    with open(root / "params.yaml", "w") as file:
+        YAML().dump(params, file)
+
+
+def run_hedge(project: Path, folder: Path, **changes: object) -> dict[str, float]:
+    """Score the mixture in a folder that holds the record and the validation tokens, and no artifact."""
+    if not (project / "artifacts/evaluate/streaming_tokens.safetensors").exists():
+        evaluate.run("streaming", project / "params.yaml", project)
+    if not (folder / "artifacts").exists():
+        shutil.copytree(project / "artifacts/tokens/val", folder / "artifacts/tokens/val")
+        (folder / "artifacts/evaluate").mkdir()
+        name = "artifacts/evaluate/streaming_tokens.safetensors"
+        shutil.copy(project / name, folder / name)
+    set_hedge(folder, **changes)
+    assert hedge.run(folder / "params.yaml", folder) == 0
+    metrics: dict[str, float] = json.loads((folder / "metrics/evaluate_hedge.json").read_text())
+    return metrics
+
+
+def test_hedge_needs_the_record_and_the_tokens_alone_and_proves_its_sums(
+    project: Path, tmp_path: Path, documents: list[str]
+) -> None:
+    metrics = run_hedge(project, tmp_path)
+    streaming = json.loads((project / "metrics/evaluate_streaming.json").read_text())
+    gain = streaming["streaming_bits_per_byte"] - metrics["hedge_bits_per_byte"]
+    assert metrics["hedge_gain_bits_per_byte"] == pytest.approx(gain, abs=1e-12)
+    assert gain > 0.1, "an untrained model leaves much to gain"
+    assert metrics["hedge_sampled_rows"] == 64
+    assert metrics["hedge_max_sum_error"] <= 1e-9
+    assert metrics["hedge_max_row_error"] <= 1e-9
+    assert metrics["hedge_count_mismatches"] == 0
+    assert metrics["hedge_simple_max_sum_error"] <= 1e-9
+    assert metrics["hedge_simple_max_row_error"] <= 1e-9
+    final = [value for key, value in metrics.items() if key.startswith("hedge_simple_weight_final_")]
     assert len(final) == 6
     assert sum(final) == pytest.approx(1.0)
-    assert metrics["hedge_max_sum_error"] <= 1e-9
-    assert metrics["hedge_max_row_error"] <= 1e-6
+    parts = ("hedge_simple", "hedge_bias", "hedge_chain", "hedge_cascade", "hedge_final")
+    assert all(metrics[f"{part}_bits_per_byte"] < streaming["streaming_bits_per_byte"] for part in parts)
+    tensors, meta = load_numpy(tmp_path / "artifacts/evaluate/hedge.safetensors", made_by="hedge")
+    assert tensors["doc_bytes"].tolist() == [len(text.encode()) for text in documents]
+    assert meta["artifact_sha256"] == load_artifact(project / "artifacts/compress/model.golf").sha256
+
+
+def test_hedge_tables_add_up_to_the_scores(project: Path, tmp_path: Path) -> None:
+    from golf.report.plots import read_table
+
+    metrics = run_hedge(project, tmp_path)
+    for name in ("position", "orders"):
+        table = read_table(tmp_path / f"artifacts/evaluate/hedge/{name}.tsv", made_by="hedge")
+        tokens = np.array(table["tokens"], dtype=float)
+        assert tokens.sum() == metrics["tokens"]
+        total = (tokens * np.array(table["hedge_nats_per_token"], dtype=float)).sum()
+        assert total / metrics["tokens"] == pytest.approx(metrics["hedge_nats_per_token"], rel=1e-6)
+    calibration = read_table(tmp_path / "artifacts/evaluate/hedge/calibration.tsv", made_by="hedge")
+    assert sum(map(float, calibration["tokens"])) == metrics["tokens"]
+    weights = read_table(tmp_path / "artifacts/evaluate/hedge/weights.tsv", made_by="hedge")
+    assert len(weights["target"]) == metrics["hedge_sampled_rows"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"bias": False}, {"final": False}, {"chain": False, "final": False}, {"cascade": False, "final": False}),
+        *({"chain_orders": [2]}, {"chain_base": "neural"}, {"chain_forgetting": 0.9}, {"cascade_rate": 0.5}),
+        *({"final_rate_floor": 0.9}, {"near_tokens": 5}, {"entropy_edges_nats": [3.0, 4.0, 4.5, 5.0, 5.5]}),
+    ],
+)
+def test_every_knob_of_the_mixture_moves_the_headline(
+    changes: dict[str, object], project: Path, tmp_path: Path
+) -> None:
+    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    assert other["hedge_bits_per_byte"] != base["hedge_bits_per_byte"]
+    assert other["hedge_simple_bits_per_byte"] == base["hedge_simple_bits_per_byte"]
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 0.5}, {"share": 0.1}, {"smoothing": 0.01}])
+def test_every_knob_of_plain_hedge_moves_its_own_score_only(
+    changes: dict[str, object], project: Path, tmp_path: Path
+) -> None:
+    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    assert other["hedge_simple_bits_per_byte"] != base["hedge_simple_bits_per_byte"]
+    assert other["hedge_bits_per_byte"] == base["hedge_bits_per_byte"]
+
+
+def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path: Path) -> None:
+    from golf.files import save_numpy
+
+    run_hedge(project, tmp_path)
+    path = tmp_path / "artifacts/evaluate/streaming_tokens.safetensors"
+    tensors, meta = load_numpy(path, made_by="evaluate")
+    save_numpy(path, {key: value for key, value in tensors.items() if not key.startswith("biased.")}, meta)
+    with pytest.raises(ScoringError, match=r"evaluate\.streaming\.bias false"):
+        hedge.run(tmp_path / "params.yaml", tmp_path)
+    set_hedge(tmp_path, bias=False)
+    assert hedge.run(tmp_path / "params.yaml", tmp_path) == 0
 
 
 def test_tokens_of_another_tokenizer_are_refused(project: Path, tmp_path: Path, documents: list[str]) -> None:

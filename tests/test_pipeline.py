@@ -40,7 +40,7 @@ TINY = [
     *("train.depth_phases=[[0.5,1],[1.0,2]]", "train.snapshot_every=0.125", "train.momentum_warmup_steps=2"),
     *("train.compile=false", "evaluate.roundtrip.window=32"),
     *("evaluate.sliding.window=32", "evaluate.sliding.stride=16"),
-    *("evaluate.hedge.window=32", "evaluate.hedge.stride=16"),
+    *("evaluate.streaming.window=32", "evaluate.streaming.warmup=128", "evaluate.streaming.segment=4096"),
     *("prove.max_tokens=1000", "prove.window=32"),
 ]
 
@@ -139,6 +139,8 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
     changes: list[tuple[str, Any, set[str]]] = [
         ("report.compressors", ["xz"], BELOW["report"]),
         ("evaluate.sliding.stride", 8, {"evaluate@sliding", "report"}),
+        ("evaluate.hedge.cascade_rate", 0.02, {"hedge", "report"}),
+        ("evaluate.streaming.bias_document_rate", 0.05, {"evaluate@streaming", "hedge", "report"}),
         ("compress.zstd_level", 3, BELOW["compress"]),
         ("quantize.levels.mlp", 15, BELOW["quantize"]),
         ("average.kind", "raw", BELOW["average"]),
@@ -154,7 +156,8 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
 
 def test_scores_stand_in_the_right_order(project: Path) -> None:
     scores = {}
-    for mode in ("roundtrip", "sliding", "hedge"):
+    for mode in ("roundtrip", "sliding", "streaming", "hedge"):
         scores[mode] = json.loads((project / "metrics" / f"evaluate_{mode}.json").read_text())[f"{mode}_bits_per_byte"]
     assert scores["sliding"] <= scores["roundtrip"]
-    assert scores["hedge"] < scores["sliding"]
+    assert scores["streaming"] <= scores["roundtrip"]
+    assert scores["hedge"] < min(scores["sliding"], scores["streaming"])

@@ -47,7 +47,7 @@ def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
     nats: dict[str, np.ndarray] = {}
     first: tuple[str, str, np.ndarray, np.ndarray] | None = None
     for mode, path in paths.items():
-        tensors, meta = load_numpy(path, made_by=f"`python -m stages.evaluate {mode}`")
+        tensors, meta = load_numpy(path, made_by="stage hedge" if mode == "hedge" else f"stage evaluate@{mode}")
         found = (mode, str(meta["artifact_sha256"]), tensors["doc_bytes"], tensors["doc_tokens"])
         first = first or found
         same = found[1] == first[1] and np.array_equal(found[2], first[2]) and np.array_equal(found[3], first[3])

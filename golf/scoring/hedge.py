@@ -19,30 +19,22 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from golf.scoring.neural import NeuralScores
-from golf.scoring.results import Score, make_score
-from golf.scoring.sliding import SlidingConfig, sliding_scores
 from golf.scoring.text import ScoringError, ValidationText
 
-__all__ = ["HedgeResult", "HedgeConfig", "probe_targets", "mix_hedge", "score_hedge"]
+__all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
 
-PROBES = 256  # targets whose whole row is materialised as a check of every run
 MAX_ORDER = 2  # tokens of context of the longest count expert: unigram, bigram, trigram
 
 
 @dataclass(frozen=True)
-class HedgeConfig:
-    """``window``, ``stride``, ``batch`` and ``precision`` of the sliding pass below; ``learning_rate`` eta > 0,
-    ``share`` in [0, 1), ``temperatures`` > 0 of the tempered copies, ``smoothing`` > 0 added to every count."""
+class SimpleHedgeConfig:
+    """``learning_rate`` eta > 0, ``share`` in [0, 1), ``temperatures`` > 0 of the tempered copies, ``smoothing`` > 0
+    added to every count."""
 
-    window: int
-    stride: int
-    batch: int
-    precision: Literal["fp32", "bf16"]
     learning_rate: float
     share: float
     temperatures: tuple[float, ...]
@@ -55,42 +47,36 @@ class HedgeConfig:
             raise ScoringError(f"hedge share is {self.share}, wanted 0 or more and less than 1")
         if not (math.isfinite(self.smoothing) and self.smoothing > 0.0):
             raise ScoringError(f"hedge smoothing is {self.smoothing}, wanted a number above 0")
-        for temperature in self.temperatures:
-            if not (math.isfinite(temperature) and temperature > 0.0):
-                raise ScoringError(f"hedge temperature {temperature} found, wanted numbers above 0")
+
+
+@dataclass(frozen=True)
+class NeuralScores:
+    """``nats`` float64 (n,) of every target; ``tempered`` float64 (K, n) under each temperature; and for the sampled
+    targets ``probe`` int64 (P,) the whole rows of logits ``probe_logits`` float64 (P, V), up to a constant each."""
+
+    nats: np.ndarray
+    tempered: np.ndarray
+    probe: np.ndarray
+    probe_logits: np.ndarray
 
 
 @dataclass(frozen=True)
 class HedgeResult:
     """``nats`` float64 (n,) of every target under the mixture; ``experts`` names (K,); ``weights`` float64 (K,) after
-    the last target; ``mean_weights`` (K,) over all targets; ``max_sum_error`` the largest |sum over V - 1| and
+    the last target; ``mean_weights`` (K,) over all targets; ``probe_weights`` (P, K) in force at the sampled targets;
+    ``max_sum_error`` the largest |sum over V - 1| and
     ``max_row_error`` the largest |row[truth] - exp(-nats)| over the sampled targets."""
 
     nats: np.ndarray
     experts: tuple[str, ...]
     weights: np.ndarray
     mean_weights: np.ndarray
+    probe_weights: np.ndarray
     max_sum_error: float
     max_row_error: float
 
 
-def score_hedge(model: Any, text: ValidationText, config: HedgeConfig) -> Score:
-    """Sliding pass and mixture; the metrics hold the weights and the error of the sums over the vocabulary."""
-    sliding = SlidingConfig(config.window, config.stride, config.batch, config.precision)
-    probe = probe_targets(text.num_targets, PROBES)
-    neural, windows = sliding_scores(model, text, sliding, temperatures=config.temperatures, probe=probe)
-    result = mix_hedge(text, neural, config)
-    details: dict[str, float] = {}
-    for name, final, mean in zip(result.experts, result.weights, result.mean_weights, strict=True):
-        details[f"hedge_weight_final_{name}"] = float(final)
-        details[f"hedge_weight_mean_{name}"] = float(mean)
-    details["hedge_max_sum_error"] = result.max_sum_error
-    details["hedge_max_row_error"] = result.max_row_error
-    details["hedge_sampled_rows"] = len(probe)
-    return make_score("hedge", text, result.nats, windows=windows, details=details)
-
-
-def mix_hedge(text: ValidationText, neural: NeuralScores, config: HedgeConfig) -> HedgeResult:
+def mix_hedge(text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig) -> HedgeResult:
     """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order."""
     assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
     counts = [count_probabilities(text, order, config.smoothing) for order in range(MAX_ORDER + 1)]
@@ -107,14 +93,10 @@ def mix_hedge(text: ValidationText, neural: NeuralScores, config: HedgeConfig) -
         experts=names,
         weights=weights,
         mean_weights=mean,
+        probe_weights=probe_weights,
         max_sum_error=max((abs(math.fsum(row) - 1.0) for row in rows), default=0.0),
         max_row_error=float(max(truth, default=0.0)),
     )
-
-
-def probe_targets(num_targets: int, samples: int) -> np.ndarray:
-    """int64 (P,): at most ``samples`` targets spread evenly from the first to the last."""
-    return np.unique(np.linspace(0, num_targets - 1, num=min(samples, num_targets)).astype(np.int64))
 
 
 def count_probabilities(text: ValidationText, order: int, smoothing: float) -> np.ndarray:
@@ -137,7 +119,7 @@ def count_probabilities(text: ValidationText, order: int, smoothing: float) -> n
     return out
 
 
-def expert_rows(text: ValidationText, target: int, logits: np.ndarray, config: HedgeConfig) -> np.ndarray:
+def expert_rows(text: ValidationText, target: int, logits: np.ndarray, config: SimpleHedgeConfig) -> np.ndarray:
     """float64 (K, V): every expert's whole distribution for one target, counted afresh from the tokens before it."""
     rows = []
     for temperature in (1.0, *config.temperatures):

@@ -1,6 +1,6 @@
 """The model's own code length of every target, from windows of the stream.
 
-Shapes: n targets, B windows in a forward pass, W tokens in a window, R scored rows, V vocabulary, K temperatures.
+Shapes: n targets, B windows in a forward pass, W tokens in a window, R scored rows, V vocabulary.
 
 Only scored rows pass through the output head, at most ``HEAD_ROWS`` at a time. The log-partition function is taken
 in float64, so a row is normalised to 1e-15 whatever the precision of the logits. Every forward pass has whole
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,10 +24,11 @@ from golf.scoring.windows import WindowPlan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NeuralScores", "Rows", "head_rows", "inference", "iterate_rows", "score_rows", "target_nats"]
+__all__ = ["HEAD_ROWS", "MIN_ROWS", "Precision", "Rows", "head_rows", "inference", "iterate_rows", "score_rows", "target_nats", "checked_nats"]
 
 HEAD_ROWS = 2048
 MIN_ROWS = 64
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,31 @@ class Rows:
     ids: torch.Tensor
 
 
-@dataclass(frozen=True)
-class NeuralScores:
-    """``nats`` float64 (n,) of every target; ``tempered`` float64 (K, n) under each temperature; and for the sampled
-    targets ``probe`` int64 (P,) the whole rows of logits ``probe_logits`` float64 (P, V)."""
-
-    nats: np.ndarray
-    tempered: np.ndarray
-    probe: np.ndarray
-    probe_logits: np.ndarray
-
-
 @contextlib.contextmanager
 def inference(model: Any, *, precision: str) -> Iterator[torch.device]:
-    """No gradients, evaluation mode, and bf16 autocast when ``precision`` is ``bf16``; yields the model's device."""
+    """No gradients, evaluation mode, and bf16 autocast when ``precision`` is ``bf16`` and the device computes in it;
+    yields the model's device."""
     import torch
 
     device = next(iter(model.parameters())).device
     was_training = model.training
     model.eval()
-    bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16" and _has_bf16(device))
     try:
         with torch.inference_mode(), bf16:
             yield device
     finally:
         model.train(was_training)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are hardware instructions: a CPU without them is slower, not faster."""
+    import torch
+
+    if device.type != "cpu":
+        return True
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(probe is not None and probe() for probe in probes)
 
 
 def iterate_rows(
@@ -83,13 +84,15 @@ def iterate_rows(
             shown.update(len(targets))
 
 
-def head_rows(model: Any, hidden: torch.Tensor, targets: np.ndarray, text: ValidationText) -> Iterator[Rows]:
-    """Logits of the hidden states (R, D) that predict ``targets`` (R,), in pieces of ``HEAD_ROWS`` rows."""
+def head_rows(
+    model: Any, hidden: torch.Tensor, targets: np.ndarray, text: ValidationText, *, most: int = HEAD_ROWS
+) -> Iterator[Rows]:
+    """Logits of the hidden states (R, D) that predict ``targets`` (R,), in pieces of at most ``most`` rows."""
     import torch
 
-    for first in range(0, len(targets), HEAD_ROWS):
-        piece = targets[first : first + HEAD_ROWS]
-        rows = hidden[first : first + HEAD_ROWS]
+    for first in range(0, len(targets), most):
+        piece = targets[first : first + most]
+        rows = hidden[first : first + most]
         missing = MIN_ROWS - len(piece)  # few rows take another matrix kernel with other rounding
         if missing > 0:
             rows = torch.cat([rows, rows[:1].expand(missing, -1)])
@@ -97,44 +100,36 @@ def head_rows(model: Any, hidden: torch.Tensor, targets: np.ndarray, text: Valid
         yield Rows(targets=piece, logits=logits, ids=torch.from_numpy(text.tokens[piece + 1]).to(hidden.device))
 
 
-def target_nats(rows: Rows, temperatures: tuple[float, ...] = (1.0,)) -> np.ndarray:
-    """Negative log-likelihood (nats) of each row's truth under each temperature, float64 (K, R)."""
+def target_nats(rows: Rows) -> np.ndarray:
+    """Negative log-likelihood (nats) of each row's truth, float64 (R,). Raises ``ScoringError`` when not finite."""
     import torch
 
     logits = rows.logits.double()
-    truth = logits.gather(1, rows.ids[:, None])[:, 0]
-    nats = torch.stack([torch.logsumexp(logits / t, dim=1) - truth / t for t in temperatures])
-    if not bool(torch.isfinite(nats).all()):
-        at = int(rows.targets[int((~torch.isfinite(nats)).any(dim=0).nonzero()[0, 0])])
+    nats = torch.logsumexp(logits, dim=1) - logits.gather(1, rows.ids[:, None])[:, 0]
+    return checked_nats(nats, rows.targets)
+
+
+def checked_nats(nats: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+    """``nats`` (R,) as a float64 array; names the first of ``targets`` whose score is not finite."""
+    finite = nats.isfinite()
+    if not bool(finite.all()):
+        at = int(targets[int((~finite).nonzero()[0, 0])])
         raise ScoringError(f"the model's score of target {at} is not finite; the artifact's weights are broken")
     return np.asarray(nats.clamp_min(0.0).cpu().numpy())
 
 
-def score_rows(
-    pieces: Iterator[Rows],
-    text: ValidationText,
-    *,
-    temperatures: tuple[float, ...] = (),
-    probe: np.ndarray | None = None,
-) -> NeuralScores:
-    """Gather the nats of all targets from row pieces, in whatever order they come.
+def score_rows(pieces: Iterator[Rows], text: ValidationText) -> np.ndarray:
+    """Gather the nats of all targets, float64 (n,), from row pieces, in whatever order they come.
 
-    ``temperatures`` adds scores of the softmax of logits / T; ``probe`` (sorted) names targets whose whole row is
-    kept. Every target must come exactly once: anything else is a fault of the plan and stops here.
+    Every target must come exactly once: anything else is a fault of the plan and stops here.
     """
-    probe = np.zeros(0, dtype=np.int64) if probe is None else np.asarray(probe, dtype=np.int64)
-    nats = np.zeros((1 + len(temperatures), text.num_targets))
+    nats = np.zeros(text.num_targets)
     seen = np.zeros(text.num_targets, dtype=np.uint8)
-    kept = np.zeros((len(probe), text.vocab_size))
     for rows in pieces:
-        nats[:, rows.targets] = target_nats(rows, (1.0, *temperatures))
+        nats[rows.targets] = target_nats(rows)
         np.add.at(seen, rows.targets, 1)  # plain += would count a target twice in one piece once
-        wanted = np.flatnonzero(np.isin(probe, rows.targets))
-        if len(wanted):
-            at = np.searchsorted(rows.targets, probe[wanted])
-            kept[wanted] = rows.logits[at].double().cpu().numpy()
     assert bool((seen == 1).all()), "every target is scored exactly once"
-    return NeuralScores(nats=nats[0], tempered=nats[1:], probe=probe, probe_logits=kept)
+    return nats
 
 
 def _batch(text: ValidationText, plan: WindowPlan, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

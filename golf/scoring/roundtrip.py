@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from golf.scoring.neural import iterate_rows, score_rows
+import numpy as np
+
+from golf.scoring.neural import Precision, iterate_rows, score_rows
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_roundtrip
 
-__all__ = ["RoundtripConfig", "score_roundtrip"]
+__all__ = ["RoundtripConfig", "roundtrip_nats", "score_roundtrip"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,17 @@ class RoundtripConfig:
 
     window: int
     batch: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
 
 
 def score_roundtrip(model: Any, text: ValidationText, config: RoundtripConfig) -> Score:
     """Score every target in windows that do not overlap; raises ``ScoringError`` when the window does not fit."""
+    nats, windows = roundtrip_nats(model, text, config)
+    return make_score("roundtrip", text, nats, windows=windows)
+
+
+def roundtrip_nats(model: Any, text: ValidationText, config: RoundtripConfig) -> tuple[np.ndarray, int]:
+    """Nats of every target, float64 (n,), and the number of windows."""
     plan = plan_roundtrip(text.num_targets, config.window)
     rows = iterate_rows(model, text, plan, batch=config.batch, precision=config.precision, what="round trip")
-    return make_score("roundtrip", text, score_rows(rows, text).nats, windows=len(plan))
+    return score_rows(rows, text), len(plan)

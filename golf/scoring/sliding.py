@@ -6,16 +6,16 @@ This is the score comparable with the public leaderboard's sliding rows, see ``d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from golf.scoring.neural import NeuralScores, iterate_rows, score_rows
+from golf.scoring.neural import Precision, iterate_rows, score_rows
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_sliding
 
-__all__ = ["SlidingConfig", "score_sliding", "sliding_scores"]
+__all__ = ["SlidingConfig", "score_sliding", "sliding_nats"]
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,17 @@ class SlidingConfig:
     window: int
     stride: int
     batch: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
 
 
 def score_sliding(model: Any, text: ValidationText, config: SlidingConfig) -> Score:
     """Score every target in overlapping windows; raises ``ScoringError`` when window or stride do not fit."""
-    neural, windows = sliding_scores(model, text, config)
-    return make_score("sliding", text, neural.nats, windows=windows)
+    nats, windows = sliding_nats(model, text, config)
+    return make_score("sliding", text, nats, windows=windows)
 
 
-def sliding_scores(
-    model: Any,
-    text: ValidationText,
-    config: SlidingConfig,
-    *,
-    temperatures: tuple[float, ...] = (),
-    probe: np.ndarray | None = None,
-) -> tuple[NeuralScores, int]:
-    """Per-target scores and the number of windows; ``temperatures`` and ``probe`` as in ``score_rows``."""
+def sliding_nats(model: Any, text: ValidationText, config: SlidingConfig) -> tuple[np.ndarray, int]:
+    """Nats of every target, float64 (n,), and the number of windows."""
     plan = plan_sliding(text.num_targets, config.window, config.stride)
     rows = iterate_rows(model, text, plan, batch=config.batch, precision=config.precision, what="sliding")
-    return score_rows(rows, text, temperatures=temperatures, probe=probe), len(plan)
+    return score_rows(rows, text), len(plan)

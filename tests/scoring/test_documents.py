@@ -34,5 +34,5 @@ def test_scores_of_another_artifact_or_text_are_refused(tmp_path: Path, changes:
 
 
 def test_missing_mode_names_its_command(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"stages\.evaluate hedge"):
+    with pytest.raises(FileError, match="stage hedge"):
         load_documents({"hedge": tmp_path / "none"})

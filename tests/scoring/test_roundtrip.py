@@ -42,7 +42,7 @@ def config(window: int, batch: int) -> RoundtripConfig:
 def test_scores_equal_one_window_at_a_time() -> None:
     model, text, window = tiny_model(), random_text(333), 32
     plan = plan_roundtrip(text.num_targets, window)
-    scores = score_rows(iterate_rows(model, text, plan, batch=3), text)
+    nats = score_rows(iterate_rows(model, text, plan, batch=3), text)
     naive = []
     with torch.no_grad():
         for start in range(0, text.num_targets, window):
@@ -51,7 +51,7 @@ def test_scores_equal_one_window_at_a_time() -> None:
             log_probs = torch.log_softmax(model.logits(hidden)[0].double(), dim=-1)
             targets = torch.from_numpy(text.tokens[start + 1 : end + 1])
             naive.append(-log_probs.gather(1, targets[:, None])[:, 0])
-    np.testing.assert_allclose(scores.nats, torch.cat(naive).numpy(), atol=2e-6)
+    np.testing.assert_allclose(nats, torch.cat(naive).numpy(), atol=2e-6)
     score = score_roundtrip(model, text, config(window, 3))
     assert score.total_nats == pytest.approx(float(torch.cat(naive).sum()), abs=1e-4)
     assert score.windows == 11

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
-from golf.scoring.sliding import SlidingConfig, score_sliding, sliding_scores
-from golf.scoring.streaming import StreamingConfig, plan_streams, score_streaming, streaming_scores
+from golf.scoring.sliding import SlidingConfig, score_sliding, sliding_nats
+from golf.scoring.streaming import PassConfig, plan_streams, score_streaming, streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
 
 VOCAB = 16
@@ -46,24 +46,23 @@ def trained_model(repeats: int = 2) -> torch.nn.Module:
     return model
 
 
-def config(window: int = 64, chunk: int = 32, streams: int = 1, warmup: int = 0) -> StreamingConfig:
-    return StreamingConfig(window=window, chunk=chunk, streams=streams, warmup=warmup, precision="fp32")
+def config(window: int = 64, chunk: int = 32, segment: int = 10**6, warmup: int = 0, streams: int = 4) -> PassConfig:
+    return PassConfig(window=window, chunk=chunk, segment=segment, warmup=warmup, streams=streams, precision="fp32")
 
 
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 50))
-def test_streams_hold_every_target_once(num_targets: int, streams: int, warmup: int) -> None:
-    streams = min(streams, num_targets)
-    plan = plan_streams(num_targets, streams=streams, warmup=warmup)
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 50))
+def test_segments_hold_every_target_once(num_targets: int, segment: int, warmup: int) -> None:
+    plan = plan_streams(num_targets, segment=segment, warmup=warmup)
     spans = [np.arange(a, b) for a, b in zip(plan.first, plan.last, strict=True)]
     np.testing.assert_array_equal(np.concatenate(spans), np.arange(num_targets))
-    assert (plan.begin <= plan.first).all()
     assert (plan.begin == np.maximum(plan.first - warmup, 0)).all()
     assert (plan.last > plan.first).all()
+    assert (plan.last - plan.first).max() <= segment
 
 
 def test_first_window_equals_the_model_on_the_whole_prefix() -> None:
     model, text = trained_model(), make_text(65, seed=1)
-    streamed = streaming_scores(model, text, config(window=64, chunk=7)).nats
+    streamed = streaming_nats(model, text, config(window=64, chunk=7))
     with torch.no_grad():
         logits = model.logits(model.hidden(torch.from_numpy(text.tokens[None, :-1])))[0].double()
     log_probs = torch.log_softmax(logits, dim=-1).numpy()
@@ -72,20 +71,18 @@ def test_first_window_equals_the_model_on_the_whole_prefix() -> None:
 
 def test_chunk_does_not_change_the_score() -> None:
     model, text = trained_model(), make_text(700, seed=1)
-    reference = streaming_scores(model, text, config(chunk=1)).nats
+    reference = streaming_nats(model, text, config(chunk=1))
     for chunk in (5, 64, 1000):
-        np.testing.assert_allclose(streaming_scores(model, text, config(chunk=chunk)).nats, reference, atol=1e-5)
+        np.testing.assert_allclose(streaming_nats(model, text, config(chunk=chunk)), reference, atol=1e-5)
 
 
 def test_window_bounds_what_one_attention_layer_sees() -> None:
     """Two layers reach back 2 (window - 1) tokens; a token further back changes nothing, a nearer one does."""
     model, text = trained_model(), make_text(60, seed=1)
-    reference = streaming_scores(model, text, config(window=8)).nats
+    reference = streaming_nats(model, text, config(window=8))
     tokens = text.tokens.copy()
     tokens[20] = (tokens[20] + 3) % VOCAB
-    other = streaming_scores(
-        model, ValidationText(tokens, text.doc_starts, text.doc_bytes, VOCAB), config(window=8)
-    ).nats
+    other = streaming_nats(model, ValidationText(tokens, text.doc_starts, text.doc_bytes, VOCAB), config(window=8))
     np.testing.assert_array_equal(other[:19], reference[:19])
     assert (np.abs(other[20:27] - reference[20:27]) > 1e-7).any()
     np.testing.assert_allclose(other[20 + 15 :], reference[20 + 15 :], atol=1e-6)
@@ -94,9 +91,9 @@ def test_window_bounds_what_one_attention_layer_sees() -> None:
 def test_one_attention_layer_makes_streaming_the_sliding_pass_of_stride_1() -> None:
     """Keys of one layer do not depend on context, so here the two functions are the same."""
     model, text = trained_model(repeats=1), make_text(300, seed=5)
-    sliding, _ = sliding_scores(model, text, SlidingConfig(window=32, stride=1, batch=64, precision="fp32"))
-    streamed = streaming_scores(model, text, config(window=32, chunk=9))
-    np.testing.assert_allclose(streamed.nats, sliding.nats, atol=1e-5)
+    sliding, _ = sliding_nats(model, text, SlidingConfig(window=32, stride=1, batch=64, precision="fp32"))
+    streamed = streaming_nats(model, text, config(window=32, chunk=9))
+    np.testing.assert_allclose(streamed, sliding, atol=1e-5)
 
 
 def test_close_to_sliding_and_better_than_round_trip_on_a_trained_model() -> None:
@@ -108,32 +105,51 @@ def test_close_to_sliding_and_better_than_round_trip_on_a_trained_model() -> Non
     assert streaming.bits_per_byte < 0.95 * roundtrip.bits_per_byte
 
 
-def test_warm_parallel_streams_are_close_to_one_stream_and_cold_ones_cost_more() -> None:
+def test_cuts_do_not_show_behind_a_warmup_of_the_reach_of_all_layers() -> None:
+    """Two layers of 63 earlier keys each: 126 tokens of warm-up give the score of one unbroken pass."""
+    model, text = trained_model(), make_text(2000, seed=6)
+    one = streaming_nats(model, text, config())
+    for segment in (700, 190, 64):
+        cut = streaming_nats(model, text, config(segment=segment, warmup=126))
+        np.testing.assert_allclose(cut, one, atol=1e-5)
+    assert np.abs(streaming_nats(model, text, config(segment=190, warmup=60)) - one).max() > 1e-4
+
+
+def test_cold_segments_cost_more() -> None:
     model, text = trained_model(), make_text(2000, seed=6)
     one = score_streaming(model, text, config()).total_nats
-    warm = score_streaming(model, text, config(streams=16, warmup=64)).total_nats
-    cold = score_streaming(model, text, config(streams=16, warmup=0)).total_nats
+    warm = score_streaming(model, text, config(segment=125, warmup=64)).total_nats
+    cold = score_streaming(model, text, config(segment=125, warmup=0)).total_nats
     assert warm == pytest.approx(one, rel=1e-3)
     assert cold > warm
 
 
-def test_cold_streams_are_independent_texts() -> None:
+@pytest.mark.parametrize("chunk", [5, 32])
+def test_score_is_the_same_to_the_last_digit_for_every_number_of_streams(chunk: int) -> None:
+    model, text = trained_model(), make_text(3000, seed=8)
+    reference = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=1000))
+    for streams in (1, 3, 16):
+        nats = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=streams))
+        np.testing.assert_array_equal(nats, reference)
+
+
+def test_cold_segments_are_independent_texts() -> None:
     model, text = trained_model(), make_text(201, seed=7)
-    together = streaming_scores(model, text, config(streams=4)).nats
+    together = streaming_nats(model, text, config(segment=50))
     for first in range(0, 200, 50):
         part = ValidationText(text.tokens[first : first + 51], np.array([0]), np.array([1]), VOCAB)
-        alone = streaming_scores(model, part, config(window=50)).nats
+        alone = streaming_nats(model, part, config(window=50))
         np.testing.assert_allclose(together[first : first + 50], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"streams": 0}, "streams is 0, wanted 1 to 99"),
-        ({"streams": 100}, "streams is 100, wanted 1 to 99"),
+        ({"streams": 0}, "streams is 0, wanted at least 1"),
+        ({"segment": 0}, "segment is 0, wanted at least 1"),
         ({"warmup": -1}, "warmup is -1 tokens"),
         ({"window": 100}, "window is 100 tokens, the validation stream has 99 targets"),
-        ({"chunk": 0}, "chunk is 0 tokens"),
+        ({"chunk": 0}, "chunk is 0, wanted at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:

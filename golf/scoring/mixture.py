@@ -1,0 +1,154 @@
+"""The score of the online mixture, from the record of a streaming pass: seconds, no neural network.
+
+Shapes: n targets, N = n + 1 tokens, B bins.
+
+The headline is the whole mixture A to D of golf.mixing (document bias, back-off chain, candidate cascade, their
+exponentiated-gradient mean). Beside it, on the same logits: its parts, the same without the bias, and plain Hedge with
+fixed share (golf.scoring.hedge). Which of them is the headline is said by the parameters, never by the result.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import count_contexts
+from golf.mixing.mixture import MixResult, mix
+from golf.score import bits_per_byte
+from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
+from golf.scoring.record import StreamingConfig, StreamRecord
+from golf.scoring.results import Score, make_score
+from golf.scoring.tables import Curves, make_curves
+from golf.scoring.text import ScoringError, ValidationText
+
+__all__ = ["HedgeConfig", "MixtureScore", "score_mixture"]
+
+
+@dataclass(frozen=True)
+class HedgeConfig:
+    """``bias``, ``chain``, ``cascade``, ``final`` switch parts A to D of the mixture; the other keys to
+    ``entropy_edges_nats`` are those of ``golf.mixing.config.MixtureConfig``. ``learning_rate``, ``share`` and
+    ``smoothing`` are of plain Hedge, scored beside it."""
+
+    bias: bool
+    chain: bool
+    chain_orders: tuple[int, ...]
+    chain_base: Literal["cascade", "neural"]
+    chain_forgetting: float
+    cascade: bool
+    cascade_rate: float
+    final: bool
+    final_rate_floor: float
+    near_tokens: int
+    entropy_edges_nats: tuple[float, ...]
+    learning_rate: float
+    share: float
+    smoothing: float
+
+    def __post_init__(self) -> None:
+        self.simple(())
+        self.mixture(MixtureConfig())
+
+    def simple(self, temperatures: tuple[float, ...]) -> SimpleHedgeConfig:
+        """Plain Hedge over the temperatures that the streaming pass recorded."""
+        return SimpleHedgeConfig(self.learning_rate, self.share, temperatures, self.smoothing)
+
+    def mixture(self, recorded: MixtureConfig) -> MixtureConfig:
+        """The whole mixture: ``recorded`` says what acted in the streaming pass, this section the rest."""
+        return replace(
+            recorded,
+            bias=self.bias,
+            chain=self.chain,
+            chain_orders=self.chain_orders,
+            chain_base=self.chain_base,
+            chain_forgetting=self.chain_forgetting,
+            cascade=self.cascade,
+            cascade_rate=self.cascade_rate,
+            final=self.final,
+            final_rate_floor=self.final_rate_floor,
+            near_tokens=self.near_tokens,
+            entropy_edges_nats=self.entropy_edges_nats,
+        )
+
+
+@dataclass(frozen=True)
+class MixtureScore:
+    """``score``: the headline with all figures in its details; ``curves``: where the gain comes from."""
+
+    score: Score
+    curves: Curves
+
+
+def score_mixture(
+    text: ValidationText, record: StreamRecord, streaming: StreamingConfig, config: HedgeConfig
+) -> MixtureScore:
+    """Mix the recorded scores; raises ``ScoringError`` when the record is not of this text or lacks the bias."""
+    if len(record.nats) != text.num_targets:
+        raise ScoringError(f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run "
+                           "`dvc repro`")
+    if config.bias and record.biased is None:
+        raise ScoringError("evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
+                           "wanted it true there too")
+    begin = time.perf_counter()
+    mixture = config.mixture(streaming.mixture())
+    tokens = text.tokens.astype(np.int32)
+    table = count_contexts(
+        tokens, text.doc_starts, orders=mixture.orders, vocab_size=text.vocab_size, near_tokens=mixture.near_tokens
+    )
+    counted = time.perf_counter()
+    headline_record = record.biased if config.bias and record.biased is not None else record.plain
+    headline = mix(tokens, table, headline_record, mixture)
+    mixed = time.perf_counter()
+    unbiased = mix(tokens, table, record.plain, mixture) if config.bias else headline
+    probe = record.plain.sample_positions - 1
+    neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
+    simple = mix_hedge(text, neural, config.simple(streaming.temperatures))
+    nats = _named(record, headline, unbiased, simple)
+    times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": mixed - counted}
+    details = _details(text, nats, headline, simple) | times
+    curves = make_curves(text, nats, table, headline_record, headline, simple)
+    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves)
+
+
+def _named(
+    record: StreamRecord, headline: MixResult, unbiased: MixResult, simple: HedgeResult
+) -> dict[str, np.ndarray]:
+    """Nats (n,) of every scorer that is reported, on the targets alone."""
+    nats = {"streaming": record.nats, "hedge": headline.nats["mixture"][1:], "hedge_simple": simple.nats}
+    if unbiased is not headline:
+        nats["hedge_bias"] = headline.nats["neural"][1:]
+    for part, name in (("chain", "hedge_chain"), ("cascade", "hedge_cascade"), ("mixture", "hedge_final")):
+        if part in unbiased.nats:
+            nats[name] = unbiased.nats[part][1:]
+    return {name: np.ascontiguousarray(values) for name, values in nats.items()}
+
+
+def _details(
+    text: ValidationText, nats: dict[str, np.ndarray], headline: MixResult, simple: HedgeResult
+) -> dict[str, float]:
+    scores = {name: make_score(name, text, values).total_nats for name, values in nats.items()}
+    details = {
+        f"{name}_bits_per_byte": bits_per_byte(total, text.num_bytes)
+        for name, total in scores.items()
+        if name not in ("streaming", "hedge")
+    }
+    details["hedge_gain_bits_per_byte"] = bits_per_byte(scores["streaming"], text.num_bytes) - bits_per_byte(
+        scores["hedge"], text.num_bytes
+    )
+    report = headline.report
+    details["hedge_max_sum_error"] = report.max_sum_error
+    details["hedge_max_row_error"] = float(report.target_errors.max(initial=0.0))
+    details["hedge_count_mismatches"] = report.count_mismatches
+    details["hedge_sampled_rows"] = len(report.positions)
+    details["hedge_memory_bytes"] = headline.num_bytes
+    details["hedge_weight_chain_mean"] = float(headline.final_weights.mean())
+    details["hedge_simple_max_sum_error"] = simple.max_sum_error
+    details["hedge_simple_max_row_error"] = simple.max_row_error
+    for name, final, mean in zip(simple.experts, simple.weights, simple.mean_weights, strict=True):
+        details[f"hedge_simple_weight_final_{name}"] = float(final)
+        details[f"hedge_simple_weight_mean_{name}"] = float(mean)
+    return details

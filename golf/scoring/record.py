@@ -1,0 +1,211 @@
+"""What one streaming pass leaves for the mixture: per target a few numbers of the neural distribution, cached on disk.
+
+Shapes: n targets, N = n + 1 tokens, K temperatures, J candidates, R rows, S sampled rows, V vocabulary.
+
+One pass over the logits, in reading order, gives the plain score, its tempered copies, and the ``NeuralRecord`` of the
+plain distribution and of the same distribution under the document bias (part A, golf.mixing.bias), which learns from
+each chunk after it was scored. Everything that needs whole rows happens here; the mixture then runs from the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from golf.mixing.bias import ArrayOps, DocumentBias, chunk_bounds
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import candidates, count_contexts
+from golf.mixing.record import NeuralRecord
+from golf.scoring.neural import HEAD_ROWS, Rows, checked_nats
+from golf.scoring.streaming import PassConfig, iterate_stream_rows
+from golf.scoring.text import ScoringError, ValidationText
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["StreamRecord", "StreamingConfig", "probe_targets", "record_stream"]
+
+
+@dataclass(frozen=True)
+class StreamingConfig(PassConfig):
+    """The pass, and what must be taken from its logits while they exist.
+
+    ``temperatures`` of the tempered copies; ``bias`` also records the distribution under the document bias, with its
+    chunk and rates; ``candidates`` and ``candidate_orders`` say which ids the cascade of the mixture will ask for;
+    ``sampled_rows`` targets keep their whole row, on which the mixture proves its sum.
+    """
+
+    temperatures: tuple[float, ...]
+    bias: bool
+    bias_chunk_tokens: int
+    bias_global_rate: float
+    bias_document_rate: float
+    candidates: int
+    candidate_orders: tuple[int, ...]
+    sampled_rows: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for temperature in self.temperatures:
+            if not 0.0 < temperature < float("inf"):
+                raise ScoringError(f"temperature {temperature} found, wanted numbers above 0")
+        if self.sampled_rows < 1:
+            raise ScoringError(f"sampled_rows is {self.sampled_rows}, wanted at least 1: sums are checked on them")
+        self.mixture()
+
+    def mixture(self) -> MixtureConfig:
+        """The mixture's parameters with those that act in the pass; the others at their defaults."""
+        return MixtureConfig(
+            bias=self.bias,
+            bias_chunk_tokens=self.bias_chunk_tokens,
+            bias_global_rate=self.bias_global_rate,
+            bias_document_rate=self.bias_document_rate,
+            cascade_candidates=self.candidates,
+            cascade_orders=self.candidate_orders,
+        )
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """``plain`` and, when the pass had the bias, ``biased``: N rows each, row t speaks of token t (golf.mixing.record).
+    ``tempered`` float64 (K, n): nats of each target under logits / temperature."""
+
+    plain: NeuralRecord
+    biased: NeuralRecord | None
+    tempered: np.ndarray
+
+    @property
+    def nats(self) -> np.ndarray:
+        """float64 (n,): the plain streaming score of every target."""
+        return self.plain.nll[1:]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Flat arrays for one safetensors file."""
+        flat = {"tempered": self.tempered}
+        for name, record in (("plain", self.plain), ("biased", self.biased)):
+            if record is not None:
+                flat |= {f"{name}.{field}": array for field, array in vars(record).items()}
+        return flat
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
+        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
+
+        def part(name: str) -> NeuralRecord:
+            start = f"{name}."
+            return NeuralRecord(**{key[len(start) :]: array for key, array in flat.items() if key.startswith(start)})
+
+        biased = part("biased") if "biased.nll" in flat else None
+        return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])
+
+
+def record_stream(model: Any, text: ValidationText, config: StreamingConfig) -> StreamRecord:
+    """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken."""
+    mixture = config.mixture()
+    table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
+    ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
+    del table
+    chunks = [
+        (begin - 1, end - 1, starts)
+        for begin, end, starts in chunk_bounds(text.doc_starts, len(text.tokens), config.bias_chunk_tokens)
+    ]
+    groups = list(_groups(chunks))
+    sizes = (group[-1][1] - group[0][0] for group in groups)
+    plain, biased = _Gatherer(text, ids, config), _Gatherer(text, ids, config) if config.bias else None
+    tempered = np.zeros((len(config.temperatures), text.num_targets))
+    bias: DocumentBias | None = None
+    for rows, group in zip(iterate_stream_rows(model, text, config, sizes=sizes), groups, strict=True):
+        logits = rows.logits.double()
+        truth = logits.gather(1, rows.ids[:, None])[:, 0]
+        for k, temperature in enumerate(config.temperatures):
+            tempered[k, rows.targets] = checked_nats(
+                (logits / temperature).logsumexp(1) - truth / temperature, rows.targets
+            )
+        log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
+        plain.add(rows, log_probs)
+        if biased is not None:
+            bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), mixture)
+            biased.add(rows, _apply_bias(bias, log_probs, rows, group))
+    return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
+
+
+def probe_targets(num_targets: int, samples: int) -> np.ndarray:
+    """int64 (S,): at most ``samples`` targets spread evenly from the first to the last."""
+    return np.unique(np.linspace(0, num_targets - 1, num=min(samples, num_targets)).astype(np.int64))
+
+
+def _groups(chunks: list[tuple[int, int, bool]]) -> Iterator[list[tuple[int, int, bool]]]:
+    """Whole bias chunks, together at most ``HEAD_ROWS`` targets (or one chunk, if that is longer)."""
+    group: list[tuple[int, int, bool]] = []
+    for chunk in chunks:
+        if group and chunk[1] - group[0][0] > HEAD_ROWS:
+            yield group
+            group = []
+        group.append(chunk)
+    if group:
+        yield group
+
+
+def _torch_ops(vocab_size: int) -> ArrayOps:
+    return ArrayOps(
+        lambda x: x.logsumexp(-1, keepdim=True), lambda x: x.exp(), lambda ids: ids.bincount(minlength=vocab_size)
+    )
+
+
+def _apply_bias(
+    bias: DocumentBias, log_probs: torch.Tensor, rows: Rows, group: list[tuple[int, int, bool]]
+) -> torch.Tensor:
+    """Biased log-probabilities (R, V), chunk by chunk: score a chunk, then learn from it."""
+    import torch
+
+    origin, out = group[0][0], torch.empty_like(log_probs)
+    for begin, end, starts_document in group:
+        piece = slice(begin - origin, end - origin)
+        if starts_document:
+            bias.start_document()
+        out[piece] = bias.apply(log_probs[piece])
+        bias.update(out[piece], rows.ids[piece])
+    return out
+
+
+class _Gatherer:
+    """Fills the arrays of one ``NeuralRecord`` from pieces of normalised rows."""
+
+    def __init__(self, text: ValidationText, ids: np.ndarray, config: StreamingConfig) -> None:
+        num, self._ids = len(text.tokens), ids
+        self._nll, self._entropy, self._top = np.zeros(num), np.zeros(num), np.zeros(num)
+        self._argmax, self._chosen = np.zeros(num, np.int32), np.zeros(ids.shape)
+        self._samples = probe_targets(text.num_targets, config.sampled_rows) + 1
+        self._rows = np.zeros((len(self._samples), text.vocab_size))
+
+    def add(self, rows: Rows, log_probs: torch.Tensor) -> None:
+        """Take what is needed of ``log_probs`` (R, V), float64."""
+        import torch
+
+        at = rows.targets + 1
+        self._nll[at] = checked_nats(-log_probs.gather(1, rows.ids[:, None])[:, 0], rows.targets)
+        top, argmax = log_probs.max(dim=1)
+        self._top[at], self._argmax[at] = top.cpu().numpy(), argmax.cpu().numpy()
+        self._entropy[at] = torch.einsum("rv,rv->r", log_probs.exp(), log_probs).neg().cpu().numpy()
+        ids = torch.from_numpy(np.maximum(self._ids[at], 0).astype(np.int64)).to(log_probs.device)
+        self._chosen[at] = log_probs.gather(1, ids).cpu().numpy()
+        here = np.flatnonzero((self._samples >= at[0]) & (self._samples <= at[-1]))
+        if len(here):
+            self._rows[here] = log_probs[torch.from_numpy(self._samples[here] - at[0])].cpu().numpy()
+
+    def record(self) -> NeuralRecord:
+        """The finished record; the stream's first token is not scored."""
+        scored = np.arange(len(self._nll)) > 0
+        return NeuralRecord(
+            nll=self._nll,
+            entropy=self._entropy,
+            argmax=self._argmax,
+            argmax_log_prob=self._top,
+            candidate_log_prob=self._chosen,
+            scored=scored,
+            sample_positions=self._samples,
+            sample_log_probs=self._rows,
+        )

@@ -1,0 +1,52 @@
+"""Stage 6, the online mixture: from the record of `evaluate streaming` to a score, in seconds, without a network.
+
+In: artifacts/evaluate/streaming_tokens.safetensors and artifacts/tokens/val.
+Out: artifacts/evaluate/hedge.safetensors (nats, bytes and tokens of each document), artifacts/evaluate/hedge/*.tsv (for
+plots) and metrics/evaluate_hedge.json. Environment: none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from golf.files import atomic_directory, load_numpy, save_numpy, write_json
+from golf.guard import main_guard
+from golf.params import from_dict, load_section, to_dict
+from golf.scoring.mixture import HedgeConfig, score_mixture
+from golf.scoring.record import StreamingConfig, StreamRecord
+from golf.scoring.text import load_text
+
+
+def main() -> int:
+    """Score with the section `evaluate.hedge`."""
+    parser = argparse.ArgumentParser(prog="python -m stages.hedge", description=__doc__)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--root", default=".")
+    args = parser.parse_args()
+    return run(Path(args.params), Path(args.root))
+
+
+def run(params: Path, root: Path) -> int:
+    """Load the record, mix, write."""
+    config = load_section(params, "evaluate.hedge", HedgeConfig)
+    path = root / "artifacts/evaluate/streaming_tokens.safetensors"
+    tensors, made = load_numpy(path, made_by="`python -m stages.evaluate streaming`")
+    streaming = from_dict(StreamingConfig, made["config"], where=f"{path}: config")
+    kept = {"vocab_size": made["vocab_size"], "tokenizer_sha256": made["tokenizer_sha256"]}
+    text = load_text(root / "artifacts/tokens/val", **kept)
+    begin = time.perf_counter()
+    result = score_mixture(text, StreamRecord.from_tensors(tensors), streaming, config)
+    metrics = result.score.metrics(time.perf_counter() - begin)
+    meta = {"mode": "hedge", "artifact_sha256": made["artifact_sha256"], "config": to_dict(config)}
+    save_numpy(root / "artifacts/evaluate/hedge.safetensors", result.score.tensors(), meta)
+    with atomic_directory(root / "artifacts/evaluate/hedge") as folder:
+        result.curves.write(folder)
+    write_json(root / "metrics/evaluate_hedge.json", metrics)
+    print(f"hedge: {result.score.bits_per_byte:.4f} bits per byte, {metrics['hedge_seconds']:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    main_guard(main, name="hedge")
