@@ -17,8 +17,12 @@ COMMANDS = {
     "audit": "audit other runs from their logs: implied bytes, size, seeds, phases that never fired",
     "deps": "compare or rewrite the code deps of dvc.yaml with the import closures",
     "fetch": "get the default corpus, hash-checked",
+    "inspect": "show what the bytes of an artifact are spent on",
     "params": "print or write the parameters of a preset",
+    "plan": "say when depth phases, warmdown, snapshots, averages and QAT will act; refuse what never would",
+    "rehearse": "run every branch of a preset in minutes, with forced triggers, before the paid run",
     "unzip": "restore a text that `golf zip` coded",
+    "verify": "check that an artifact's scores are code lengths: PASS or FAIL with the measured value",
     "zip": "compress a UTF-8 text with an artifact, losslessly",
 }
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from golf.files import FileError, require
+from golf.verify import lonely
 from golf.verify.checks import CheckResult
 
 __all__ = ["check_alone", "score_alone"]
 
-SCRIPT = Path(__file__).with_name("lonely.py")
+SCRIPT = Path(lonely.__file__)  # imported so that it belongs to the import closure of the stage
 TIMEOUT_SECONDS = 300
 
 
