@@ -18,6 +18,7 @@ from golf.guard import main_guard
 from golf.params import load_section, read_params
 
 if TYPE_CHECKING:
+    from golf.models.base import LanguageModel
     from golf.schedule.plan import Plan
     from golf.training.config import TrainConfig
     from golf.training.loop import Trainer
@@ -44,7 +45,6 @@ def run(params: Path, root: Path) -> int:
     import torch
 
     from golf.models.registry import build_model, config_from_dict, config_to_dict
-    from golf.schedule.plan import plan
     from golf.tokens.shards import open_split
     from golf.training.checkpoint import open_checkpoints
     from golf.training.group import joined_group
@@ -56,11 +56,11 @@ def run(params: Path, root: Path) -> int:
     split = open_split(root / "artifacts/tokens/train")
     torch.manual_seed(config.seed)
     model = build_model(model_config, split.vocab_size)
-    planned = plan(config.schedule(model.max_depth))
     described = config_to_dict(model_config)
     meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
     end_with_parent()
     rank, world, device = _place()
+    planned = _plan(config, model, device, world)
     say = _say if rank == 0 else _silent
     with stop_on_signals() as stop, joined_group(rank, world, torch.device(device)) as group:
         key = group.share_hex(_run_key(config, described, root) if rank == 0 else "0" * 64, torch.device(device))
@@ -73,7 +73,7 @@ def run(params: Path, root: Path) -> int:
                 model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group,
                 stop=stop, log=say, sink=sink,
             )  # fmt: skip
-            for line in planned.lines() + trainer.describe():
+            for line in planned.lines() + _warnings(config, params) + trainer.describe():
                 say(line)
             try:
                 result = trainer.run()
@@ -86,6 +86,26 @@ def run(params: Path, root: Path) -> int:
     for line in result.summary():
         say(line)
     return 0
+
+
+def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> Plan:
+    """The plan, on the clocks of credible machines when GPUs train against one; ``PlanError`` when it is refused."""
+    from golf.schedule.plan import plan
+    from golf.training.machines import credible_machines
+
+    schedule = config.schedule(model.max_depth)
+    depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {model.max_depth}))
+    machines = credible_machines(
+        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world
+    )
+    return plan(schedule, machines if device.startswith("cuda") else ())
+
+
+def _warnings(config: TrainConfig, params: Path) -> list[str]:
+    """Where QAT prepares for another grid than `quantize` will use; no output depends on that section."""
+    from golf.training.config import qat_differences
+
+    return [f"warning: {text}" for text in qat_differences(config.qat, read_params(params).get("quantize") or {})]
 
 
 def _run_key(config: TrainConfig, model: dict[str, Any], root: Path) -> str:

@@ -1,0 +1,218 @@
+"""`golf rehearse`: every branch of a preset in minutes, before the paid run.
+
+The stages of dvc.yaml run one after another, as they are, in a folder of their own on a tiny synthetic corpus, with the
+preset's model and triggers forced to act within a few steps: every depth, warmdown, snapshots, moving average and QAT;
+training is stopped by SIGTERM after a few steps and continued from its checkpoint. On a GPU the preset's own sequence
+and micro batch lengths are kept, so that memory is rehearsed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from golf.files import read_json, write_json, write_text
+
+__all__ = ["HELP", "Branch", "add_arguments", "forced", "rehearse", "run", "stage_commands", "synthetic_corpus"]
+
+HELP = "run every branch of a preset in minutes, with forced triggers, before the paid run"
+_VOCAB, _CPU_SEQUENCE, _STOP_AFTER = 400, 64, 3
+_TRIGGERS = {"budget_seconds": 0.0, "warmdown": 0.6, "snapshot_every": 0.1, "snapshot_below": 0.9, "ema_decay": 0.9}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `golf rehearse`."""
+    parser.add_argument("--preset", default="cpu_small", help="file in conf/preset (default: cpu_small)")
+    parser.add_argument("--model", help="file in conf/model (default: the preset's)")
+    parser.add_argument("--root", type=Path, help="folder to work in and keep (default: a temporary one)")
+    parser.add_argument("--compile", action="store_true", help="compile on a CPU too (minutes); a GPU always does")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="single values, as in train.qat.below=0.2")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One thing that must work: whether it did, what was seen, and the seconds it took."""
+
+    name: str
+    passed: bool
+    seen: str
+    seconds: float
+
+    def line(self) -> str:
+        """One line of the report."""
+        return f"{'PASS' if self.passed else 'FAIL'}  {self.name:<22} {self.seconds:6.1f} s  {self.seen}"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Rehearse and report; exit code 1 when a branch failed."""
+    from golf.cli.params import compose
+
+    repository = Path.cwd()
+    values = compose(repository / "conf", preset=args.preset, model=args.model, overrides=args.overrides)
+    values = forced(values, cuda=_cuda(), compiled=args.compile)
+    if args.root is not None:
+        branches = rehearse(values, repository, args.root, say=_say)
+    else:
+        with tempfile.TemporaryDirectory(prefix="golf-rehearsal-") as folder:
+            branches = rehearse(values, repository, Path(folder), say=_say)
+    failed = [branch.name for branch in branches if not branch.passed]
+    _say(f"rehearsal of {args.preset}: {'FAIL: ' + ', '.join(failed) if failed else 'PASS'}, {len(branches)} branches")
+    return 1 if failed else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _cuda() -> bool:
+    import torch
+
+    return (os.environ.get("GOLF_DEVICE") or "cuda").startswith("cuda") and torch.cuda.is_available()
+
+
+def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool) -> dict[str, Any]:
+    """The composed parameters with a tiny corpus and triggers that act within a few steps; the model stays."""
+    out = {section: dict(content) for section, content in values.items()}
+    out["tokenize"].update(
+        source="text", path="corpus", max_bytes=0, tokenizer="train", vocab_size=_VOCAB, train_bytes=0,
+        val_fraction=0.1, val_max_bytes=4000, holdout_fraction=0.1, holdout_max_bytes=4000,
+    )  # fmt: skip
+    out["tokenize"]["train_bytes"] = 1_000_000
+    train = out["train"]
+    phases = max(1, len(train["depth_phases"]))
+    length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
+    micro = train["micro_batch_tokens"] // length * length if cuda else length
+    train.update(_TRIGGERS, qat={**train["qat"], "below": 0.7}, compile=train["compile"] and (cuda or compiled))
+    train.update(
+        iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro, tokens_per_step=2 * micro,
+        momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
+    )  # fmt: skip
+    out["quantize"].update(method="sdclip", clip=train["qat"]["clip"], levels=train["qat"]["levels"])
+    out["evaluate"] = {mode: _short(section, length) for mode, section in values["evaluate"].items()}
+    return out
+
+
+def _short(section: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """An evaluation within ``length`` tokens of context."""
+    most = {"window": length, "stride": length // 4, "chunk": length // 4, "warmup": 2 * length, "segment": 1024}
+    small = {key: min(section[key], limit) for key, limit in most.items() if key in section}
+    return {**section, **small}
+
+
+def stage_commands(pipeline: Path) -> list[tuple[str, list[str]]]:
+    """``(name, arguments of python)`` of every stage of dvc.yaml in its order, matrix stages expanded."""
+    from ruamel.yaml import YAML
+
+    commands = []
+    for name, stage in YAML(typ="safe").load(pipeline.read_text())["stages"].items():
+        if "matrix" not in stage:
+            commands.append((name, shlex.split(stage["cmd"])[1:]))
+            continue
+        ((axis, values),) = stage["matrix"].items()
+        for value in values:
+            text = re.sub(rf"\$\{{item\.{axis}\}}", str(value), stage["cmd"])
+            commands.append((f"{name} {value}", shlex.split(text)[1:]))
+    return commands
+
+
+def synthetic_corpus(folder: Path, *, documents: int = 60, words: int = 500) -> None:
+    """Text files of made-up words in a skewed, repeating order; the same at every call."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    letters = list("etaoinshrdlucmfwypvbgkjqxz")
+    lexicon = ["".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(400)]
+    for number in range(documents):
+        chosen = np.minimum(rng.zipf(1.3, words) - 1, len(lexicon) - 1)
+        write_text(folder / f"{number:03d}.txt", " ".join(lexicon[i] for i in chosen) + ".\n")
+
+
+def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Callable[[str], None]) -> list[Branch]:
+    """Run all stages of ``repository`` in ``root``; the first stage that fails ends the rehearsal."""
+    root = root.resolve()
+    synthetic_corpus(root / "corpus")
+    values["tokenize"]["path"] = str(root / "corpus")
+    write_json(root / "params.json", values)
+    place = ["--params", str(root / "params.json"), "--root", str(root)]
+    branches: list[Branch] = []
+
+    def done(branch: Branch) -> bool:
+        branches.append(branch)
+        say(branch.line())
+        return branch.passed
+
+    for name, arguments in stage_commands(repository / "dvc.yaml"):
+        command = [sys.executable, *arguments, *place]
+        if name == "train":
+            passed = done(_stopped(command, repository, root))
+            passed = passed and done(_finished("train, resumed", command, repository, root))
+            if passed:
+                outcomes = [done(branch) for branch in _training_branches(values, root)]  # all are told
+                passed = all(outcomes)
+        else:
+            passed = done(_finished(name, command, repository, root))
+        if not passed:
+            break
+    return branches
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}
+
+
+def _finished(name: str, command: list[str], repository: Path, root: Path) -> Branch:
+    begin = time.monotonic()
+    result = subprocess.run(command, cwd=repository, env=_environment(root), capture_output=True, text=True)
+    said = (result.stderr if result.returncode else result.stdout).strip().splitlines()
+    passed, seen = result.returncode == 0, said[-1] if said else ""
+    if name == "train, resumed" and passed:
+        resumed = [line for line in said if line.startswith("resuming after step")]
+        passed, seen = bool(resumed), resumed[0] if resumed else "started again from step 0"
+    return Branch(name, passed, seen[:100], time.monotonic() - begin)
+
+
+def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
+    """Training that gets SIGTERM after a few steps must save and leave with 143."""
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=repository, env=_environment(root), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    asked = False  # a second SIGTERM would end it at once
+    for line in process.stdout:
+        lines.append(line.strip())
+        if not asked and line.startswith(f"step {_STOP_AFTER}/"):
+            process.send_signal(signal.SIGTERM)
+            asked = True
+    code = process.wait()
+    passed = code == 128 + signal.SIGTERM and any((root / "ckpt").glob("*/checkpoint.safetensors"))
+    return Branch("train, stopped", passed, (lines or [""])[-1][:100], time.monotonic() - begin)
+
+
+def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
+    """What the ledger says of each system."""
+    ledger = read_json(root / "artifacts/train/ledger.json", made_by="`python -m stages.train`")
+    wanted = [depth for _, depth in values["train"]["depth_phases"]] or [ledger["depth_phases"][-1][1]]
+    depths = [depth for _, depth in ledger["depth_phases"]]
+    qat = ledger.get("qat", {"fake_quantisations": {}, "share_of_quantised_weights": 0.0})
+    multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantised_weights"]
+    updates = sum(qat["fake_quantisations"].values())
+    return [
+        Branch("depths", depths == wanted, f"{depths}, wanted {wanted}", 0.0),
+        Branch("warmdown", multiplier < 0.5, f"last multiplier {multiplier:.3f}", 0.0),
+        Branch("snapshots", len(ledger["snapshot_steps"]) >= 2, f"after steps {ledger['snapshot_steps']}", 0.0),
+        Branch("moving average", ledger["ema_updates"] == ledger["steps"], f"{ledger['ema_updates']} updates", 0.0),
+        Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0),
+    ]

@@ -1,0 +1,56 @@
+"""`golf plan`: every shipped preset passes it, what it stores, and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from golf.cli import plan as command
+from golf.cli.params import compose
+from golf.files import read_json
+from golf.schedule.plan import PlanError, plan
+
+PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
+
+
+def call(root: Path, out: Path, *options: str) -> tuple[int, Any]:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["--conf", str(root / "conf"), "--out", str(out), *options])
+    return command.run(args), args
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_shipped_preset_fires_on_slow_and_fast_machines(root: Path, preset: str) -> None:
+    values = compose(root / "conf", preset=preset)
+    schedule, warnings = command.schedule_of(values)
+    machines = command.machines_of(values)
+    assert len(machines) == (2 if schedule.budget_seconds > 0 else 0) and warnings == []
+    for case in plan(schedule, machines).cases:
+        assert case.warmdown_start and case.final_multiplier < 0.01 and len(case.snapshot_steps) >= 4
+
+
+def test_the_stored_plan(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _ = call(root, tmp_path, "--preset", "h100x8_10min", "--steps-per-second", "4", "train.qat.below=0.2")
+    out = capsys.readouterr().out
+    assert code == 0 and "plan for 2360 steps (4 steps/s, 590 s):" in out and "QAT from step" in out
+    assert "warning: train.qat rounds to the grid of sdclip, quantize.method is gptq_lite" in out
+    stored = read_json(tmp_path / "h100x8_10min.json", made_by="test")
+    assert stored["accepted"] and stored["cases"][0]["steps"] == 2360
+    assert stored["step_seconds"]["4 steps/s"]["4"] == 0.25
+    assert (tmp_path / "h100x8_10min.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_refused_plan_is_stored_too(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="iterations: 100 steps end the run with 9.% of the budget unused"):
+        call(root, tmp_path, "--preset", "h100x8_10min", "train.iterations=100")
+    stored = read_json(tmp_path / "h100x8_10min.json", made_by="test")
+    assert not stored["accepted"] and "momentum_warmup_steps" in stored["refusal"] and len(stored["cases"]) == 2
+
+
+def test_a_world_that_does_not_divide_the_batch_names_those_that_do(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found 6, 512 sequences a step divide over \[1, 2, 4, 8, 16,"):
+        call(root, tmp_path, "--preset", "h100x8_10min", "--world-size", "6")
