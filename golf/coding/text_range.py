@@ -3,7 +3,7 @@
 A distribution becomes integer frequencies ``floor(p_v (2^b - V)) + 1``, the remainder goes to the most likely symbol;
 they sum to ``2^b`` exactly and none is 0. The coder keeps a 64-bit ``low`` and a 64-bit ``range`` that never falls
 below 2^32, writes 32-bit words and carries into words already written. Interval bounds are ``floor(range * cum / 2^b)``
-without rounding ``range / 2^b`` first, so 24 bits lose under 0.0001 % and 64-bit integers are enough.
+without rounding ``range / 2^b`` first; 64-bit integers are enough.
 
 Shapes: V symbols. Source: Martin, "Range encoding" (1979); the carry is that of Subbotin's public domain coder.
 """

@@ -26,7 +26,7 @@ from golf.textcodec.layout import Arithmetic, CodecError
 
 __all__ = ["SHARD", "Stepper", "log_softmax_rows", "machine_name", "open_stepper"]
 
-SHARD = 64  # smaller ones lose more to the cost of a call than a second core gives
+SHARD = 64  # chosen on a busy 2-core machine, where 2 x 32 on two threads was slower; part of the format
 
 
 def machine_name() -> str:
