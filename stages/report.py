@@ -11,7 +11,8 @@ from golf.files import atomic_directory, write_json, write_text
 from golf.guard import main_guard
 from golf.params import load_section
 from golf.report.plots import draw_all
-from golf.report.results import read_metrics, results_markdown, summary
+from golf.report.results import MODES, read_metrics, results_markdown, summary
+from golf.scoring.documents import load_documents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,11 @@ def main() -> int:
             metrics=metrics,
             history=args.root / "artifacts" / "train" / "history.tsv",
             tensors=args.root / "artifacts" / "compress" / "tensors.tsv",
+            curves=args.root / "artifacts" / "evaluate" / "hedge",
             compressors=config.compressors,
         )
+    names = {mode: args.root / "artifacts" / "evaluate" / f"{mode}.safetensors" for mode in MODES}
+    write_text(args.root / "reports" / "documents.tsv", load_documents(names).tsv())
     table = results_markdown(metrics, compressors=config.compressors)
     write_text(args.root / "reports" / "results.md", table)
     write_json(args.root / "reports" / "summary.json", summary(metrics))

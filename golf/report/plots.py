@@ -24,8 +24,11 @@ def read_table(path: str | Path, *, made_by: str) -> dict[str, list[str]]:
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
 
 
-def draw_all(folder: Path, *, metrics: Metrics, history: Path, tensors: Path, compressors: tuple[str, ...]) -> None:
-    """Write loss, schedule, size and score plots into ``folder`` (which exists), each as .png and .svg."""
+def draw_all(
+    folder: Path, *, metrics: Metrics, history: Path, tensors: Path, curves: Path, compressors: tuple[str, ...]
+) -> None:
+    """Write every plot into ``folder`` (which exists), each as .png and .svg; ``curves`` is the folder of the mixture's
+    tables, made by stage hedge."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,6 +38,11 @@ def draw_all(folder: Path, *, metrics: Metrics, history: Path, tensors: Path, co
     _save(_schedule(steps), folder / "schedule")
     _save(_size(read_table(tensors, made_by="stage compress"), metrics), folder / "size")
     _save(_score_against_size(metrics, compressors), folder / "score_size")
+    made_by = "stage hedge"
+    _save(_gain(read_table(curves / "position.tsv", made_by=made_by), "last_target"), folder / "gain_position")
+    _save(_gain(read_table(curves / "orders.tsv", made_by=made_by), "order"), folder / "gain_order")
+    _save(_weights(read_table(curves / "weights.tsv", made_by=made_by)), folder / "weights")
+    _save(_calibration(read_table(curves / "calibration.tsv", made_by=made_by)), folder / "calibration")
 
 
 def _figure() -> tuple[Any, Any]:
@@ -90,11 +98,49 @@ def _score_against_size(metrics: Metrics, compressors: tuple[str, ...]) -> Any:
         size = metrics.compress[f"{name}_bytes"] + rest
         axes.plot(size, score, "o", color="tab:gray")
         axes.annotate(name, (size, score), rotation=60, xytext=(2, 6), textcoords="offset points", fontsize=8)
-    for mode, colour in (("roundtrip", "tab:red"), ("sliding", "tab:blue"), ("hedge", "tab:green")):
+    colours = {"roundtrip": "tab:red", "sliding": "tab:blue", "streaming": "tab:orange", "hedge": "tab:green"}
+    for mode, colour in colours.items():
         value = metrics.scores[mode][f"{mode}_bits_per_byte"]
         axes.plot(metrics.compress["total_bytes"], value, "D", color=colour, label=f"golf, {mode}")
     axes.set(xlabel="artifact + decoder (bytes)", ylabel="bits per byte", title="Score against size")
     axes.margins(0.15)
     axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _gain(table: dict[str, list[str]], key: str) -> Any:
+    """Nats per token below the streaming score, against the position in the text or the longest repeated context."""
+    figure, axes = _figure()
+    base = _numbers(table["streaming_nats_per_token"])
+    places = _numbers(table[key]) if key != "order" else [float(i) for i in range(len(table[key]))]
+    names = {"hedge": "whole mixture", "hedge_simple": "plain Hedge"}
+    for name, label in names.items():
+        gain = [a - b for a, b in zip(base, _numbers(table[f"{name}_nats_per_token"]), strict=True)]
+        axes.plot(places, gain, marker="." if key == "order" else "", label=label)
+    axes.axhline(0.0, color="tab:gray", linewidth=0.8)
+    if key == "order":
+        axes.set_xticks(places, [f"{float(order):g}" for order in table[key]])
+    labels = {"last_target": "targets scored", "order": "longest context seen before (tokens)"}
+    axes.set(xlabel=labels[key], ylabel="gain over streaming (nats per token)", title="Gain of the online mixture")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _weights(table: dict[str, list[str]]) -> Any:
+    figure, axes = _figure()
+    for name in (name for name in table if name.startswith("simple_")):
+        axes.plot(_numbers(table["target"]), _numbers(table[name]), linewidth=1.0, label=name.removeprefix("simple_"))
+    axes.set(xlabel="targets scored", ylabel="weight", ylim=(0, 1), title="Weights of plain Hedge")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _calibration(table: dict[str, list[str]]) -> Any:
+    figure, axes = _figure()
+    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
+    axes.plot(_numbers(table["confidence"]), _numbers(table["hit_rate"]), "o-", markersize=3)
+    axes.set(xlabel="probability of the likeliest token", ylabel="share of targets that are it", title="Calibration")
     axes.grid(alpha=0.3)
     return figure

@@ -12,10 +12,23 @@ from typing import Any
 
 from golf.files import read_json
 
-__all__ = ["Metrics", "read_metrics", "results_markdown", "summary"]
+__all__ = ["MODES", "Metrics", "read_metrics", "results_markdown", "summary"]
 
-MODES = ("roundtrip", "sliding", "hedge")
-MODE_NAMES = {"roundtrip": "round trip", "sliding": "sliding window", "hedge": "Hedge mixture"}
+MODES = ("roundtrip", "sliding", "streaming", "hedge")
+MODE_NAMES = {
+    "roundtrip": "round trip",
+    "sliding": "sliding window",
+    "streaming": "streaming",
+    "hedge": "online mixture",
+}
+PARTS = {  # key in the metrics of hedge: what it is; absent where the parameters switch a part off
+    "hedge_simple": "plain Hedge with fixed share",
+    "hedge_bias": "document bias alone (A)",
+    "hedge_chain": "back-off chain (B), no bias",
+    "hedge_cascade": "candidate cascade (C), no bias",
+    "hedge_final": "B and C mixed (D), no bias",
+    "hedge": "whole mixture (A to D), the headline",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +48,12 @@ def read_metrics(folder: str | Path) -> Metrics:
     folder = Path(folder)
     stages = ("tokenize", "train", "average", "quantize", "compress")
     values = {name: read_json(folder / f"{name}.json", made_by=f"stage {name}") for name in stages}
-    scores = {mode: read_json(folder / f"evaluate_{mode}.json", made_by=f"stage evaluate@{mode}") for mode in MODES}
+    scores = {mode: read_json(folder / f"evaluate_{mode}.json", made_by=_stage(mode)) for mode in MODES}
     return Metrics(**values, scores=scores)
+
+
+def _stage(mode: str) -> str:
+    return "stage hedge" if mode == "hedge" else f"stage evaluate@{mode}"
 
 
 def summary(metrics: Metrics) -> dict[str, float | int | str]:
@@ -77,12 +94,22 @@ def _score_rows(metrics: Metrics) -> list[list[str]]:
     return rows
 
 
+def _mixture_rows(metrics: Metrics) -> list[list[str]]:
+    base, hedge = metrics.scores["streaming"]["streaming_bits_per_byte"], metrics.scores["hedge"]
+    rows = [["streaming, no mixture", f"{base:.4f}", ""]]
+    for key, name in PARTS.items():
+        score = hedge.get(f"{key}_bits_per_byte")
+        if score is not None:
+            rows.append([name, f"{score:.4f}", f"{base - score:+.4f}"])
+    return rows
+
+
 def _compressor_rows(metrics: Metrics, compressors: tuple[str, ...]) -> list[list[str]]:
     sizes = {name: metrics.compress[f"{name}_bytes"] for name in ("raw", *compressors)}
     ours = metrics.compress["payload_bytes"]
     entropy = metrics.compress["order0_bytes"]
     rows = [["order-0 entropy per tensor", f"{entropy:,.0f}", "1.0000"]]
-    rows.append(["**golf** (streams, tables, scales as stored)", f"**{ours:,}**", f"**{ours / entropy:.4f}**"])
+    rows.append(["**golf** (coded streams and their tables)", f"**{ours:,}**", f"**{ours / entropy:.4f}**"])
     names = {"raw": "packed 6-bit", "zlib": "zlib -9", "zstd": "zstd -22", "xz": "xz -9e", "brotli": "brotli -11"}
     rows += [[names[name], f"{size:,}", f"{size / entropy:.4f}"] for name, size in sizes.items()]
     return rows
@@ -95,11 +122,18 @@ def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
         "# Results of this run",
         f"Validation text: {text['val_documents']:,} documents, {text['val_bytes']:,} bytes, "
         f"{text['val_tokens']:,} tokens; disjoint from the training documents by hash. "
-        f"Model: {train['train_parameters']:,} parameters, {train['train_steps']:,} steps, {train['train_tokens']:,} training tokens.",
+        f"Model: {train['train_parameters']:,} parameters, {train['train_steps']:,} steps, "
+        f"{train['train_tokens']:,} training tokens.",
         _table(
             ["score (whole validation text)", "bits per byte", "nats per token", "targets", "seconds"],
             _score_rows(metrics),
         ),
+        "## The online mixture, part by part (same logits as streaming)",
+        _table(["mixture", "bits per byte", "gain"], _mixture_rows(metrics)),
+        f"Whole rows at {metrics.scores['hedge']['hedge_sampled_rows']} targets: largest |sum - 1| "
+        f"{metrics.scores['hedge']['hedge_max_sum_error']:.1e}. Counting and mixing took "
+        f"{metrics.scores['hedge']['hedge_counting_seconds']:.1f} and "
+        f"{metrics.scores['hedge']['hedge_mixing_seconds']:.1f} s.",
         "## Size",
         _table(
             ["file", "bytes"],

@@ -24,7 +24,18 @@ from golf.scoring.windows import WindowPlan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HEAD_ROWS", "MIN_ROWS", "Precision", "Rows", "head_rows", "inference", "iterate_rows", "score_rows", "target_nats", "checked_nats"]
+__all__ = [
+    "HEAD_ROWS",
+    "MIN_ROWS",
+    "Precision",
+    "Rows",
+    "checked_nats",
+    "head_rows",
+    "inference",
+    "iterate_rows",
+    "score_rows",
+    "target_nats",
+]
 
 HEAD_ROWS = 2048
 MIN_ROWS = 64

@@ -5,8 +5,8 @@ Shapes: n targets, K segments, S streams of one pass, t tokens in a chunk, R row
 The text is cut into ``K = ceil(n / segment)`` equal segments, of which ``streams`` run side by side as one batch.
 Every segment but the first reads ``warmup`` tokens before its first target, unscored. A token's hidden state depends on
 at most ``layers * (window - 1)`` tokens before it, so from that warm-up on the score of an attention model is that of
-one unbroken pass, wherever it is cut; less warm-up is cheaper and costs a little score (``docs/scores.md``). ``segment``
-and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory.
+one unbroken pass, wherever it is cut; less warm-up is cheaper and costs a little score (``docs/scores.md``).
+``segment`` and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory.
 
 Rows come out in reading order, whatever the batch: what learns from the text (golf.scoring.record) needs that order.
 """

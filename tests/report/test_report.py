@@ -27,7 +27,7 @@ def metrics_folder(tmp_path: Path) -> Path:
         "quantize": {},
         "compress": {**sizes, **total},
     }
-    for mode, score in (("roundtrip", 2.3), ("sliding", 2.2), ("hedge", 2.1)):
+    for mode, score in (("roundtrip", 2.3), ("sliding", 2.2), ("streaming", 2.2), ("hedge", 2.1)):
         values[f"evaluate_{mode}"] = {
             f"{mode}_bits_per_byte": score,
             f"{mode}_nats_per_token": score * 1.7,
@@ -36,6 +36,8 @@ def metrics_folder(tmp_path: Path) -> Path:
             "bytes": 5000,
             "xz_bits_per_byte": 2.61234,
         }
+    sums = {"hedge_max_sum_error": 1e-15, "hedge_counting_seconds": 0.5, "hedge_mixing_seconds": 0.25}
+    values["evaluate_hedge"] |= {"hedge_simple_bits_per_byte": 2.15, "hedge_sampled_rows": 64, **sums}
     for name, value in values.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
     return folder
@@ -45,7 +47,9 @@ def test_table_repeats_the_measured_figures(metrics_folder: Path) -> None:
     table = results_markdown(read_metrics(metrics_folder), compressors=COMPRESSORS)
     for row in (
         "| xz -9e on the same text | 2.6123 |",
-        "| golf, Hedge mixture | 2.1000 | 3.5700 | 2,099 | 12.0 |",
+        "| golf, online mixture | 2.1000 | 3.5700 | 2,099 | 12.0 |",
+        "| plain Hedge with fixed share | 2.1500 | +0.0500 |",
+        "| whole mixture (A to D), the headline | 2.1000 | +0.1000 |",
         "| total | 1,500 |",
         "| mean of the snapshots | 3.4000 |",
         "| zlib -9 | 1,400 | 1.4000 |",
@@ -71,15 +75,24 @@ def test_plots_are_reproducible_and_whole(metrics_folder: Path, tmp_path: Path) 
     history, tensors = tmp_path / "history.tsv", tmp_path / "tensors.tsv"
     history.write_text("step\tloss\tlr_multiplier\tdepth\n1\t6.9\t1.0\t2\n2\t6.5\t0.5\t3\n3\t6.0\t0.0\t4\n")
     tensors.write_text("tensor\tbytes\na\t10\nb\t20\n")
+    nats = "streaming_nats_per_token\thedge_nats_per_token\thedge_simple_nats_per_token"
+    curves = {
+        "position": f"last_target\t{nats}\n10\t3\t2.9\t2.95\n20\t3\t2.8\t2.9\n",
+        "orders": f"order\t{nats}\n0\t5\t5\t5.1\n4\t3\t2.5\t2.6\n",
+        "weights": "target\tchain\tsimple_neural\n0\t0.5\t0.5\n19\t0.6\t0.9\n",
+        "calibration": "bin\ttokens\tconfidence\thit_rate\n0\t10\t0.02\t0.1\n19\t10\t0.97\t0.9\n",
+    }
+    for name, table in curves.items():
+        (tmp_path / f"{name}.tsv").write_text(table)
     written = []
     for name in ("one", "two"):
         folder = tmp_path / name
         folder.mkdir()
         metrics = read_metrics(metrics_folder)
-        draw_all(folder, metrics=metrics, history=history, tensors=tensors, compressors=COMPRESSORS)
+        draw_all(folder, metrics=metrics, history=history, tensors=tensors, curves=tmp_path, compressors=COMPRESSORS)
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1]
-    names = ("loss", "schedule", "score_size", "size")
+    names = ("calibration", "gain_order", "gain_position", "loss", "schedule", "score_size", "size", "weights")
     assert sorted(written[0]) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
     assert b"Schedules that fired" not in written[0]["loss.svg"]
 
