@@ -61,6 +61,8 @@ class VerifyConfig:
         for key in ("targets", "flips", "choices"):
             if getattr(self, key) < 1:
                 raise VerifyError(f"{key}: found {getattr(self, key)}, wanted 1 or more")
+        if not self.modes:
+            raise VerifyError(f"modes: found none, wanted some of {', '.join(MODES)}")
 
 
 @dataclass(frozen=True)

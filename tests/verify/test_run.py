@@ -129,7 +129,7 @@ def test_the_command_exits_with_1_and_has_one_line_for_each_check(project: Path,
     text = (spoilt / "params.yaml").read_text()
     yaml = YAML()
     params = yaml.load(text)
-    params["verify"]["modes"] = []
+    params["verify"]["modes"] = ["roundtrip"]
     params["compress"]["limit_bytes"] = 1000
     with open(spoilt / "params.yaml", "w") as file:
         yaml.dump(params, file)
@@ -208,7 +208,7 @@ def test_a_network_that_reads_ahead_is_caught(project: Path, decoded: Decoded, t
 
         def hidden(self, ids: torch.Tensor) -> torch.Tensor:
             hidden = self.model.hidden(ids)
-            return torch.cat([hidden[:, :-1] + 0.01 * hidden[:, 1:], hidden[:, -1:]], dim=1)
+            return torch.cat([hidden[:, :-2] + 0.01 * hidden[:, 2:], hidden[:, -2:]], dim=1)
 
     honest = scorer_of("roundtrip", project, decoded)
     ahead = mode_scorer("roundtrip", Ahead(decoded.model), honest.config, vocab_size=honest.vocab_size, bos_id=1)
@@ -236,6 +236,8 @@ def test_parameters_that_fit_nothing_are_named(project: Path, decoded: Decoded) 
         VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1, seed=0)
     with pytest.raises(VerifyError, match="choices: found 0, wanted 1 or more"):
         VerifyConfig(modes=(), targets=1, flips=1, choices=0, seed=0)
+    with pytest.raises(VerifyError, match="modes: found none, wanted some of roundtrip"):
+        VerifyConfig(modes=(), targets=1, flips=1, choices=1, seed=0)
     nested = load_modes(project / "params.yaml", ("hedge",))["hedge"]
     assert with_values(nested, segment=77, share=0.5).streaming.segment == 77
     assert with_values(nested, segment=77, share=0.5).hedge.share == 0.5
