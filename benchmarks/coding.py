@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from golf.coding.codecs import COLUMNS, CONTEXT, LINEAR, STATIC, decode, encode_best
-from golf.coding.registry import SideInfo
+from golf.coding.registry import CODERS, SideInfo, encode_smallest
 from golf.coding.tables import entropy_bits
 
-CODERS = {"static rANS": STATIC, "column-aware": COLUMNS, "context": CONTEXT, "context + prediction": LINEAR}
+NAMES = {"static rANS": "rans", "column-aware": "columns", "context": "context", "context + prediction": "linear"}
 PARTS = ("embedding", "matrices", "all")
 
 
@@ -67,20 +66,20 @@ def lite6(weights: np.ndarray) -> np.ndarray:
     return out
 
 
-def measure(tensors: dict[str, np.ndarray], number: int) -> dict[str, Total]:
-    """Code, decode and compare every tensor; ``linear`` may fall back to ``context`` where that is smaller."""
+def measure(tensors: dict[str, np.ndarray], coder: str) -> dict[str, Total]:
+    """Code, decode and compare every tensor."""
     totals = {part: Total() for part in PARTS}
     for name, values in tensors.items():
         info = SideInfo(name, values.shape[0], values.shape[1], np.ones(len(values), np.float16), None)
         start = time.process_time()
-        chosen, stream = encode_best(values, info, coders=(number,))
+        coded = encode_smallest(values, info, coders=(coder,))
         encoded = time.process_time()
-        back = decode(chosen, stream, info)
+        back = CODERS[coded.coder].decode(coded.side, coded.payload, info)
         decoded = time.process_time()
         assert np.array_equal(back, values), name
         for part in ("embedding" if "word_embeddings" in name else "matrices", "all"):
             total = totals[part]
-            total.num_bytes += len(stream)
+            total.num_bytes += coded.num_bytes
             total.order0 += entropy_bits(values) / 8
             total.symbols += values.size
             total.encode_seconds += encoded - start
@@ -91,8 +90,8 @@ def measure(tensors: dict[str, np.ndarray], number: int) -> dict[str, Total]:
 def table(tensors: dict[str, np.ndarray]) -> list[str]:
     """Rows of the main table: ratios by part, encode and decode speed."""
     rows = ["| coder | embedding | matrices | all | bytes | enc / dec Msym/s |", "|---|---|---|---|---|---|"]
-    for name, number in CODERS.items():
-        totals = measure(tensors, number)
+    for name, coder in NAMES.items():
+        totals = measure(tensors, coder)
         ratios = " | ".join(f"{totals[part].num_bytes / max(totals[part].order0, 1.0):.4f}" for part in PARTS)
         every = totals["all"]
         speeds = (every.symbols / every.encode_seconds / 1e6, every.symbols / every.decode_seconds / 1e6)
@@ -124,8 +123,8 @@ def general(tensors: dict[str, np.ndarray]) -> list[str]:
         speed = len(data) / (time.process_time() - start) / 1e6
         rows.append(f"| {name} | {size:,} | {size / order0:.4f} | {speed:.2f} |")
         print(rows[-1], flush=True)
-    for name, number in CODERS.items():
-        total = measure(sample, number)["all"]
+    for name, coder in NAMES.items():
+        total = measure(sample, coder)["all"]
         speed = total.symbols / total.encode_seconds / 1e6
         rows.append(f"| {name} | {total.num_bytes:,.0f} | {total.num_bytes / order0:.4f} | {speed:.2f} |")
     return rows
@@ -141,7 +140,7 @@ def main() -> None:
     floats = matrices(args.weights)
     weights = sum(w.size for w in floats.values())
     noise = np.rint(np.random.default_rng(0).normal(size=(6000, 400)) * 2.41).astype(np.int16)
-    measure({"warm-up": noise[:64]}, CONTEXT), measure({"warm-up": noise[:64]}, LINEAR)  # compiles
+    measure({"warm-up": noise[:64]}, "context"), measure({"warm-up": noise[:64]}, "linear")  # compiles
     page = [
         "# Coders on real weights", "",
         f"`python benchmarks/coding.py --weights MODEL --out docs/results/coding.md`, commit {commit}, "

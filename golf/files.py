@@ -125,7 +125,7 @@ def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mappin
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
     from safetensors.numpy import save_file
 
-    arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     with atomic_file(path) as temporary:
         save_file(arrays, temporary, metadata=_metadata(meta))
 

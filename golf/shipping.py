@@ -1,8 +1,8 @@
 """The shipped decoder and the size of everything that counts against the limit.
 
 The decoder is the import closure of ``golf.decode``, minified, in a zip that Python imports from directly
-(``PYTHONPATH=decoder.zip``); it needs numpy, torch, zstandard and constriction from PyPI. Same sources and Python
-version, same bytes.
+(``PYTHONPATH=decoder.zip``); it needs numpy, torch, zstandard, constriction and numba from PyPI. Same sources and
+Python version, same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["CompressConfig", "check_limit", "decoder_sources", "minify", "pack_d
 class CompressConfig:
     """Section `compress` of the parameters."""
 
-    coder: Literal["rans", "raw"]
+    coder: Literal["smallest", "rans", "raw"]
     zstd_level: int
     limit_bytes: int
 
@@ -39,7 +39,12 @@ class CompressConfig:
     @property
     def coders(self) -> tuple[str, ...]:
         """Coders tried on every tensor: bit-packing is the way out where tables cost more than they save."""
-        return ("rans", "raw") if self.coder == "rans" else ("raw",)
+        return {"smallest": ("rans", "columns", "context", "raw"), "rans": ("rans", "raw"), "raw": ("raw",)}[self.coder]
+
+    @property
+    def embedding_coders(self) -> tuple[str, ...]:
+        """Coders tried on lookup tables besides: columns of an embedding predict each other, at 4 times the time."""
+        return ("linear",) if self.coder == "smallest" else ()
 
 
 def decoder_sources(root: str | Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from golf import files
@@ -31,8 +32,13 @@ def main() -> None:
     config = load_section(args.params, "compress", CompressConfig)
     model, _ = load_quantized(args.root / "artifacts/quantize/model.safetensors")
     tokenizer = files.require(args.root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    data = pack(model, tokenizer, coders=config.coders, zstd_level=config.zstd_level)
+    extra = config.embedding_coders
+    started = time.perf_counter()
+    data = pack(model, tokenizer, coders=config.coders, embedding_coders=extra, zstd_level=config.zstd_level)
+    packed = time.perf_counter()
     unpacked = unpack(data)  # what the decoder will see, checked before anything is written
+    decoded = time.perf_counter()
+    print(f"encoded in {packed - started:.1f} s, decoded in {decoded - packed:.1f} s, compilation included", flush=True)
     decoder = pack_decoder(SOURCES)
     out = args.root / "artifacts/compress"
     files.write_bytes(out / "model.golf", data)

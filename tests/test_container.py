@@ -57,6 +57,15 @@ def make_model() -> QuantizedModel:
 
 MODEL = make_model()
 DATA = pack(MODEL, TOKENIZER)
+CODED = dataclasses.replace(
+    MODEL,
+    tensors={
+        **MODEL.tensors,
+        "tall": QuantizedTensor(
+            "tall", "embedding", (300, 12), np.cumsum(bell(4, 300, 12), axis=1).astype(np.int16), np.zeros(300, np.int8)
+        ),
+    },
+)
 
 
 def assert_same(unpacked: Unpacked, model: QuantizedModel) -> None:
@@ -99,7 +108,9 @@ def rebuilt(index: bytes, weights: int | None = None) -> bytes:
     return seal(prefix + pack_block(index, level=3) + rest)
 
 
-@pytest.mark.parametrize("coders", [("rans", "raw"), ("rans",), ("raw",)])
+@pytest.mark.parametrize(
+    "coders", [("rans", "raw"), ("rans",), ("raw",), ("columns", "raw"), ("context",), ("linear", "context")]
+)
 def test_round_trip_of_every_kind_of_tensor(coders: tuple[str, ...]) -> None:
     data = pack(MODEL, TOKENIZER, coders=coders)
     unpacked = unpack(data)
@@ -128,6 +139,16 @@ def test_golden_artifact() -> None:
     data = bytes.fromhex(golden["hex"])
     assert hashlib.sha256(data).hexdigest() == golden["sha256"]
     assert_same(unpack(data), MODEL)
+
+
+@pytest.mark.parametrize(("coder", "number"), [("columns", 2), ("context", 3), ("linear", 4)])
+def test_golden_artifacts_of_the_compiled_coders(coder: str, number: int) -> None:
+    golden = json.loads(GOLDEN.with_name("artifact_coders.json").read_text())[coder]
+    data = bytes.fromhex(golden["hex"])
+    assert hashlib.sha256(data).hexdigest() == golden["sha256"]
+    unpacked = unpack(data)
+    assert number in {record.coder for record in unpacked.records}
+    assert_same(unpacked, CODED)
 
 
 def test_same_model_same_bytes_whatever_the_order() -> None:
@@ -211,12 +232,16 @@ def test_honest_hash_over_lies(data: bytes, message: str) -> None:
         unpack(data)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "coders"), [*((seed, ("rans", "raw")) for seed in range(4)), (4, ("columns", "raw")), (5, ("context",))]
+)
+def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(
+    seed: int, coders: tuple[str, ...]
+) -> None:
     """150 mutations each of raw blocks (no zstd in the way), hash repaired: no crash, no hang, little memory."""
     rng = random.Random(seed)
     small = dataclasses.replace(MODEL, aliases={})
-    stored = pack(small, TOKENIZER, zstd_level=1)
+    stored = pack(small, TOKENIZER, zstd_level=1, coders=coders)
     reader = Reader(stored[64:], "s")
     blocks = [unpack_block(reader, name) for name in ("index", *layout.BLOCKS, "tokenizer")]
     payload = reader.take(reader.left, "payload")

@@ -106,3 +106,10 @@ def test_foreign_safetensors_without_meta_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
     with pytest.raises(files.FileError, match="metadata has no `meta` key"):
         files.read_meta(tmp_path / "f.safetensors", made_by="stage x")
+
+
+def test_a_scalar_keeps_its_rank(tmp_path: Path) -> None:
+    """np.ascontiguousarray makes (1,) of (): a scalar parameter then no longer fitted its model."""
+    files.save_numpy(tmp_path / "a.safetensors", {"scalar": np.array(2.5, np.float16)}, {})
+    found = files.load_numpy(tmp_path / "a.safetensors", made_by="test")[0]["scalar"]
+    assert found.shape == () and found == 2.5

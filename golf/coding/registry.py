@@ -1,48 +1,24 @@
 """The coders that an artifact's per-tensor record can name, by number, and the choice of the smallest.
 
-``R`` rows, ``C`` columns. A coder turns integers (R, C) int16 into ``side`` bytes (tables; packed together with the
-other small data of the artifact) and ``payload`` bytes (already dense). Numbers once given never change meaning; a new
-coder takes a new number and may use the scale codes in ``SideInfo``, which the decoder knows before the integers.
+``R`` rows, ``C`` columns. Numbers are part of the file format (docs/format.md) and never change meaning: 0 raw (fixed
+width), 1 rans (one static table, order-0), 2 columns (static tables by column and row codes), 3 context (context
+mixing), 4 linear (context mixing with linear prediction from the left part of the row).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.codecs import BELOW_ORDER_0
+from golf.coding.coder import NEVER, Coder, Integers, SideInfo, as_int16
 from golf.coding.rans import decode, encode
 from golf.coding.tables import TOTAL, build_table, read_table, write_table
 
 __all__ = ["CODERS", "Coder", "Encoded", "SideInfo", "encode_smallest"]
-
-Integers = NDArray[np.int16]
-
-
-@dataclass(frozen=True)
-class SideInfo:
-    """What both sides know of a tensor before its integers: name for errors, R, C, scales."""
-
-    name: str
-    rows: int
-    columns: int
-    row_scale: NDArray[np.float16] | NDArray[np.int8]  # (R,) fp16 steps or int8 codes of 1/8 octave
-    column_codes: NDArray[np.int8] | None  # (C,) codes of 1/4 octave
-
-
-@dataclass(frozen=True)
-class Coder:
-    """One entry of the registry: ``number`` is what the artifact stores."""
-
-    number: int
-    name: str
-    encode: Callable[[Integers, SideInfo], tuple[bytes, bytes]]
-    decode: Callable[[bytes, bytes, SideInfo], Integers]
-    least: Callable[[Integers], int] = lambda values: 0  # bytes it cannot get below: saves trying it in vain
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -87,13 +63,7 @@ def _decode_static(side: bytes, payload: bytes, info: SideInfo) -> Integers:
         places = np.flatnonzero(symbols == table.alphabet)
         values[places] = np.frombuffer(reader.take(2 * len(places), "outliers"), "<i2")
     reader.end()
-    return _as_int16(values, info)
-
-
-def _as_int16(values: NDArray[np.int32], info: SideInfo) -> Integers:
-    if values.size and (values.min() < -TOTAL // 2 or values.max() >= TOTAL // 2):
-        raise ArtifactError("tensor", f"{info.name}: integers {values.min()}..{values.max()} leave the int16 range")
-    return values.astype(np.int16).reshape(info.rows, info.columns)
+    return as_int16(values, info)
 
 
 def _encode_raw(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
@@ -135,7 +105,7 @@ def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
         size = min(1 << 20, count - i)
         bits = np.unpackbits(packed[i * width // 8 :][: (size * width + 7) // 8], count=size * width)
         values[i : i + size] += bits.reshape(size, width) @ weights
-    return _as_int16(values, info)
+    return as_int16(values, info)
 
 
 CODERS: dict[int, Coder] = {
@@ -143,6 +113,7 @@ CODERS: dict[int, Coder] = {
     for coder in (
         Coder(0, "raw", _encode_raw, _decode_raw, _raw_least),
         Coder(1, "rans", _encode_static, _decode_static),
+        *BELOW_ORDER_0,
     )
 }
 
@@ -150,7 +121,8 @@ CODERS: dict[int, Coder] = {
 def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) -> Encoded:
     """Code ``values`` (R, C) with each of the named coders and keep the smallest; the first wins a tie.
 
-    Raises ``ValueError`` for a name that is not registered.
+    A coder that cannot take the matrix (too wide a range, too many columns) is passed over. Raises ``ValueError`` for a
+    name that is not registered, or when none of the named coders takes the matrix.
     """
     known = {coder.name: coder for coder in CODERS.values()}
     unknown = [name for name in coders if name not in known]
@@ -159,9 +131,11 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     best: Encoded | None = None
     for name in coders:
         coder = known[name]
-        if best is not None and coder.least(values) >= best.num_bytes:
+        least = coder.least(values)
+        if least == NEVER or (best is not None and least >= best.num_bytes):
             continue
         tried = Encoded(coder.number, *coder.encode(values, info))
         best = tried if best is None or tried.num_bytes < best.num_bytes else best
-    assert best is not None
+    if best is None:
+        raise ValueError(f"{info.name}: none of the coders {list(coders)} takes integers of shape {values.shape}")
     return best

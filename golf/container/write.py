@@ -17,9 +17,16 @@ __all__ = ["pack", "write_index"]
 
 
 def pack(
-    model: QuantizedModel, tokenizer: bytes, *, coders: Sequence[str] = ("rans", "raw"), zstd_level: int = 22
+    model: QuantizedModel,
+    tokenizer: bytes,
+    *,
+    coders: Sequence[str] = ("rans", "raw"),
+    embedding_coders: Sequence[str] = (),
+    zstd_level: int = 22,
 ) -> bytes:
     """The artifact as bytes: same input, same bytes. Every tensor takes the smallest of ``coders``, small data zstd.
+
+    Tensors of role ``embedding`` try ``embedding_coders`` besides.
 
     Raises ``ArtifactError`` when ``validate`` refuses the model, ``ValueError`` for unknown coders.
     """
@@ -29,7 +36,8 @@ def pack(
     for name in sorted([*model.tensors, *model.plain]):
         if name in model.tensors:
             tensor = model.tensors[name]
-            coded = encode_smallest(tensor.values, _side_info(tensor), coders=coders)
+            tried = [*coders, *embedding_coders] if tensor.role == "embedding" else coders
+            coded = encode_smallest(tensor.values, _side_info(tensor), coders=tried)
             records.append(_record(tensor, coded))
             _write_scales(tensor, streams)
             streams["side"].append(coded.side)
