@@ -75,6 +75,7 @@ def write_params(folder: Path, limit: int, **changes: object) -> None:
         "levels": {"embedding": 31, "attention": 31, "mlp": 31},
         "percentiles": [0.999, 1.0],
         "clip": 12.85,
+        "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": False},
     }
     compress = {"coder": "smallest", "zstd_level": 22, "limit_bytes": limit}
     with open(folder / "params.yaml", "w") as file:
@@ -156,7 +157,13 @@ def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, 
         ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5, wanted 7"),
         ({"percentiles": [99.9]}, "percentiles: found"),
         ({"clip": 0.0}, "clip: found 0.0"),
-        ({"method": "gptq"}, "quantize.method: found 'gptq'"),
+        ({"method": "awq"}, "quantize.method: found 'awq'"),
+        ({"gptq": {"damping": 0.0, "column_exponent": 0.5, "act_order": False}}, "damping: found 0.0"),
+        ({"gptq": {"damping": 0.01, "column_exponent": 2.0, "act_order": False}}, "column_exponent: found 2.0"),
+        (
+            {"method": "gptq_trellis", "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": True}},
+            "gptq.act_order: found true",
+        ),
     ],
 )
 def test_wrong_parameters_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:

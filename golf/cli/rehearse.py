@@ -99,6 +99,7 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool) -> dict[str
         momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
     )  # fmt: skip
     out["quantize"].update(method="sdclip", clip=train["qat"]["clip"], levels=train["qat"]["levels"])
+    out["calibrate"].update(tokens=4 * length, window=length)
     out["evaluate"] = {mode: _short(section, length) for mode, section in values["evaluate"].items()}
     return out
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from golf.progress import progress
+from golf.quantize.full_gptq import GptqConfig, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
 from golf.quantize.grid import order0_bits
 from golf.quantize.sdclip import quantize_sdclip
@@ -27,10 +29,11 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 class QuantizeConfig:
     """Section `quantize` of the parameters; units and meaning stand beside the keys in conf/config.yaml."""
 
-    method: Literal["gptq_lite", "sdclip"]
+    method: Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
     levels: dict[str, int]
     percentiles: tuple[float, ...]
     clip: float
+    gptq: GptqConfig = field(default_factory=GptqConfig)
 
     def __post_init__(self) -> None:
         if set(self.levels) != set(QUANTIZED_ROLES):
@@ -43,6 +46,13 @@ class QuantizeConfig:
             raise ValueError(f"percentiles: found {list(self.percentiles)}, wanted at least one in 0.5..1")
         if not (np.isfinite(self.clip) and 0 < self.clip <= 1000):
             raise ValueError(f"clip: found {self.clip}, wanted a number of standard deviations above 0, 1000 at most")
+        if self.gptq.act_order and self.method == "gptq_trellis":
+            raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
+
+    @property
+    def needs_hessians(self) -> bool:
+        """Whether the method uses what `calibrate` makes."""
+        return self.method in ("gptq", "gptq_trellis")
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,18 @@ class QuantizeResult:
 
 
 def quantize_model(
-    state: dict[str, NDArray[np.float32]], model: LanguageModel, config: QuantizeConfig, *, meta: dict[str, Any]
+    state: dict[str, NDArray[np.float32]],
+    model: LanguageModel,
+    config: QuantizeConfig,
+    *,
+    meta: dict[str, Any],
+    hessians: Mapping[str, NDArray[np.float32] | None] | None = None,
 ) -> QuantizeResult:
     """Quantize ``state`` (a state dict as float32 arrays) by the roles that ``model`` gives its names.
 
     Matrices and tables become integers with steps, control tensors fp16 (fp32 where a number leaves the fp16 range).
     Every storage is quantized once: names that ``model`` ties become aliases, and must hold equal data.
+    Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
     Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
     """
     aliases = _aliases(model)
@@ -76,7 +92,7 @@ def quantize_model(
     for name in progress(unique, what="quantize", unit="tensor"):
         role = model.role(name) if name in parameters else "control"
         if role in QUANTIZED_ROLES:
-            tensors[name] = _quantize(name, state[name], role, config)
+            tensors[name] = _quantize(name, state[name], role, config, hessians or {})
         else:
             plain[name] = _small(name, state[name])
         rows.append(_row(name, role, state[name], tensors.get(name), plain.get(name)))
@@ -107,11 +123,30 @@ def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) ->
             raise ValueError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
 
 
-def _quantize(name: str, weights: NDArray[np.float32], role: str, config: QuantizeConfig) -> QuantizedTensor:
+def _quantize(
+    name: str,
+    weights: NDArray[np.float32],
+    role: str,
+    config: QuantizeConfig,
+    hessians: Mapping[str, NDArray[np.float32] | None],
+) -> QuantizedTensor:
     levels = config.levels[role]
     if config.method == "sdclip":
         return quantize_sdclip(name, weights, role=role, levels=levels, clip=config.clip)
-    return quantize_gptq_lite(name, weights, role=role, levels=levels, percentiles=config.percentiles)
+    if config.method == "gptq_lite":
+        return quantize_gptq_lite(name, weights, role=role, levels=levels, percentiles=config.percentiles)
+    if name not in hessians:
+        raise ValueError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
+    return quantize_gptq(
+        name,
+        weights,
+        hessians[name],
+        role=role,
+        levels=levels,
+        clip=config.clip,
+        config=config.gptq,
+        trellis=config.method == "gptq_trellis",
+    )
 
 
 def _small(name: str, weights: NDArray[np.float32]) -> NDArray[Any]:

@@ -1,0 +1,55 @@
+"""Stage `calibrate`: second moments of the inputs of every quantized matrix, on training text, for GPTQ.
+
+In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/hessians.safetensors,
+metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is never read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from golf import files
+from golf.calibrate import CalibrateConfig, calibrate, calibration_windows
+from golf.guard import main_guard
+from golf.params import load_section
+from golf.quantize.hessian import save_hessians
+
+
+def main() -> None:
+    """Run the stage; ``ValueError`` for wrong parameters, weights or tokens."""
+    parser = argparse.ArgumentParser(prog="python -m stages.calibrate", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--root", type=Path, default=Path("."))
+    args = parser.parse_args()
+    config = load_section(args.params, "calibrate", CalibrateConfig)
+    import torch
+
+    from golf.models.registry import build_model, config_from_dict
+    from golf.tokens.shards import open_split
+
+    started = time.perf_counter()
+    state, meta = files.load_torch(args.root / "artifacts/average/model.safetensors", made_by="`average`")
+    model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
+    model.load_state_dict(state)
+    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    windows = calibration_windows(open_split(args.root / "artifacts/tokens/train"), config)
+    result = calibrate(model.to(device).eval(), windows, config)
+    seconds = time.perf_counter() - started
+    meta_out = {"tokens": result.tokens, "samples": result.samples, "without": result.without}
+    save_hessians(args.root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
+    metrics = {
+        "calibrate_tokens": result.tokens,
+        "calibrate_hessians": len(result.hessians),
+        "calibrate_without_hessian": len(result.without),
+    }
+    files.write_json(args.root / "metrics/calibrate.json", metrics)
+    for name, reason in result.without.items():
+        print(f"calibrate: {name}: {reason}", flush=True)
+    print(f"calibrate: {len(result.hessians)} Hessians of {result.tokens:,} tokens, {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main_guard(main, name="calibrate")
