@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro results test lint unit bench clean
+.PHONY: help setup corpus repro results test lint unit clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,9 +39,6 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	pytest -n 2
-
-bench: $(STAMP) ## the benchmarks that need no GPU (see benchmarks/README.md)
-	python -m benchmarks
 
 clean: ## remove what the pipeline made (not .venv, not data/, not the DVC cache)
 	rm -rf artifacts metrics plots .ckpt

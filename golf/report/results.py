@@ -40,13 +40,15 @@ class Metrics:
     average: dict[str, Any]
     quantize: dict[str, Any]
     compress: dict[str, Any]
+    prove: dict[str, Any]
+    verify: dict[str, Any]
     scores: dict[str, dict[str, Any]]
 
 
 def read_metrics(folder: str | Path) -> Metrics:
     """Read ``metrics/``; ``FileError`` names the stage whose file is missing."""
     folder = Path(folder)
-    stages = ("tokenize", "train", "average", "quantize", "compress")
+    stages = ("tokenize", "train", "average", "quantize", "compress", "prove", "verify")
     values = {name: read_json(folder / f"{name}.json", made_by=f"stage {name}") for name in stages}
     scores = {mode: read_json(folder / f"evaluate_{mode}.json", made_by=_stage(mode)) for mode in MODES}
     return Metrics(**values, scores=scores)
@@ -68,6 +70,10 @@ def summary(metrics: Metrics) -> dict[str, float | int | str]:
         flat[key] = metrics.compress[key]
     for mode in MODES:
         flat[f"{mode}_bits_per_byte"] = metrics.scores[mode][f"{mode}_bits_per_byte"]
+    for key in ("prove_text_bytes", "prove_coded_bytes"):
+        flat[key] = metrics.prove[key]
+    for key in ("verify_pass_checks", "verify_fail_checks"):
+        flat[key] = metrics.verify[key]
     return flat
 
 
@@ -115,6 +121,26 @@ def _compressor_rows(metrics: Metrics, compressors: tuple[str, ...]) -> list[lis
     return rows
 
 
+def _proof(metrics: Metrics) -> str:
+    proof, checks = metrics.prove, metrics.verify
+    return (
+        f"Proved: {proof['prove_text_bytes']:,} bytes -> {proof['prove_coded_bytes']:,} bytes, decoded identical "
+        f"({proof['prove_overhead_percent']:+.4f} % of the stated code length; "
+        f"{proof['prove_zip_tokens_per_second']:,.0f} tokens/s coding, "
+        f"{proof['prove_unzip_tokens_per_second']:,.0f} decoding). "
+        f"Verified: {checks['verify_pass_checks']} checks passed, {checks['verify_fail_checks']} failed."
+    )
+
+
+def _proof_rows(metrics: Metrics) -> list[list[str]]:
+    proof = metrics.prove
+    names = {"xz": "xz -9e", "zstd": "zstd -22 --ultra", "bzip2": "bzip2 -9", "brotli": "brotli -11", "ppmd": "PPMd"}
+    sizes = [("**golf**", proof["prove_coded_bytes"])]
+    sizes += [(name, proof[f"prove_{key}_bytes"]) for key, name in names.items() if f"prove_{key}_bytes" in proof]
+    sizes.append(("golf and the artifact itself", proof["prove_coded_bytes"] + proof["prove_artifact_bytes"]))
+    return [[name, f"{size:,}", f"{8 * size / proof['prove_text_bytes']:.4f}"] for name, size in sizes]
+
+
 def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
     """The results of one run as Markdown: scores, size, weights before quantization, compressors."""
     text, size, train = metrics.tokenize, metrics.compress, metrics.train
@@ -128,12 +154,15 @@ def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
             ["score (whole validation text)", "bits per byte", "nats per token", "targets", "seconds"],
             _score_rows(metrics),
         ),
+        _proof(metrics),
         "## The online mixture, part by part (same logits as streaming)",
         _table(["mixture", "bits per byte", "gain"], _mixture_rows(metrics)),
         f"Whole rows at {metrics.scores['hedge']['hedge_sampled_rows']} targets: largest |sum - 1| "
         f"{metrics.scores['hedge']['hedge_max_sum_error']:.1e}. Counting and mixing took "
         f"{metrics.scores['hedge']['hedge_counting_seconds']:.1f} and "
         f"{metrics.scores['hedge']['hedge_mixing_seconds']:.1f} s.",
+        "## The sample of the proof, as files",
+        _table(["compressor", "bytes", "bits per byte"], _proof_rows(metrics)),
         "## Size",
         _table(
             ["file", "bytes"],

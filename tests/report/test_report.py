@@ -25,6 +25,16 @@ def metrics_folder(tmp_path: Path) -> Path:
         "train": {"train_parameters": 1_600_000, "train_steps": 600, "train_tokens": 2_457_600},
         "average": {"heldout_raw_nats_per_token": 3.5, "heldout_mean_nats_per_token": 3.4},
         "quantize": {},
+        "prove": {
+            "prove_text_bytes": 4000,
+            "prove_coded_bytes": 1000,
+            "prove_artifact_bytes": 1200,
+            "prove_overhead_percent": 0.0123,
+            "prove_zip_tokens_per_second": 500.0,
+            "prove_unzip_tokens_per_second": 480.0,
+            "prove_xz_bytes": 1400,
+        },
+        "verify": {"verify_pass_checks": 30, "verify_fail_checks": 0},
         "compress": {**sizes, **total},
     }
     for mode, score in (("roundtrip", 2.3), ("sliding", 2.2), ("streaming", 2.2), ("hedge", 2.1)):
@@ -51,6 +61,10 @@ def test_table_repeats_the_measured_figures(metrics_folder: Path) -> None:
         "| plain Hedge with fixed share | 2.1500 | +0.0500 |",
         "| whole mixture (A to D), the headline | 2.1000 | +0.1000 |",
         "| total | 1,500 |",
+        "Proved: 4,000 bytes -> 1,000 bytes, decoded identical (+0.0123 % of the stated code length",
+        "Verified: 30 checks passed, 0 failed.",
+        "| xz -9e | 1,400 | 2.8000 |",
+        "| golf and the artifact itself | 2,200 | 4.4000 |",
         "| mean of the snapshots | 3.4000 |",
         "| zlib -9 | 1,400 | 1.4000 |",
     ):
