@@ -37,7 +37,7 @@ def test_the_stored_plan(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _ = call(root, tmp_path, "--preset", "h100x8_10min", "--steps-per-second", "4", "train.qat.below=0.2")
     out = capsys.readouterr().out
     assert code == 0 and "plan for 2360 steps (4 steps/s, 590 s):" in out and "QAT from step" in out
-    assert "warning: train.qat rounds to the grid of sdclip, quantize.method is gptq_lite" in out
+    assert "warning: train.qat rounds to the grid of sdclip, quantize.method is gptq_trellis" in out
     stored = read_json(tmp_path / "h100x8_10min.json", made_by="test")
     assert stored["accepted"] and stored["cases"][0]["steps"] == 2360
     assert stored["step_seconds"]["4 steps/s"]["4"] == 0.25

@@ -111,7 +111,7 @@ def test_cuts_do_not_show_behind_a_warmup_of_the_reach_of_all_layers() -> None:
     one = streaming_nats(model, text, config())
     for segment in (700, 190, 64):
         cut = streaming_nats(model, text, config(segment=segment, warmup=126))
-        np.testing.assert_allclose(cut, one, atol=1e-5)
+        np.testing.assert_allclose(cut, one, atol=5e-5)  # float32 rounding; a cut that shows moves targets by 1e-3
     assert np.abs(streaming_nats(model, text, config(segment=190, warmup=60)) - one).max() > 1e-4
 
 
