@@ -47,7 +47,7 @@ def _parents(name: str) -> list[str]:
 
 
 def _imports(name: str, path: Path) -> list[str]:
-    names = []
+    names: list[str] = []
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in _runtime_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -66,7 +66,7 @@ def normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
         old, new = int(frequencies[i]), int(frequencies[i]) + step
         return math.inf if new < 1 else -float(counts[i]) * math.log2(new / old)
 
-    heap = [(cost(i), int(i)) for i in np.flatnonzero(present)]
+    heap = [(cost(int(i)), int(i)) for i in np.flatnonzero(present)]
     heapq.heapify(heap)
     for _ in range(abs(remainder)):
         i = heapq.heappop(heap)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,8 @@ def score_alone(
             capture_output=True,
             text=True,
             cwd=folder,
+            # an environment of its own: home and numba's cache lie inside the seal
+            env={"PATH": os.defpath, "HOME": str(folder), "NUMBA_CACHE_DIR": str(folder / "numba")},
             timeout=TIMEOUT_SECONDS,
             check=False,
         )
