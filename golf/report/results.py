@@ -116,7 +116,7 @@ def _compressor_rows(metrics: Metrics, compressors: tuple[str, ...]) -> list[lis
     entropy = metrics.compress["order0_bytes"]
     rows = [["order-0 entropy per tensor", f"{entropy:,.0f}", "1.0000"]]
     rows.append(["**golf** (coded streams and their tables)", f"**{ours:,}**", f"**{ours / entropy:.4f}**"])
-    names = {"raw": "packed at fixed width", "zlib": "zlib -9", "zstd": "zstd -22", "xz": "xz -9e", "brotli": "brotli -11"}
+    names = {"raw": "fixed width", "zlib": "zlib -9", "zstd": "zstd -22", "xz": "xz -9e", "brotli": "brotli -11"}
     rows += [[names[name], f"{size:,}", f"{size / entropy:.4f}"] for name, size in sizes.items()]
     return rows
 
