@@ -38,7 +38,7 @@ lint: $(STAMP)
 	mypy
 
 unit: $(STAMP)
-	pytest -n 2
+	pytest -n 2 --dist worksteal
 
 clean: ## remove what the pipeline made (not .venv, not data/, not the DVC cache)
 	rm -rf artifacts metrics plots .ckpt

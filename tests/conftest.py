@@ -34,3 +34,8 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("../shared/data is not here")
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pipeline's test takes minutes on one worker: start it first, so that the rest runs beside it."""
+    items.sort(key=lambda item: "test_every_stage_boundary" not in item.nodeid)
