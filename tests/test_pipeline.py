@@ -46,6 +46,15 @@ def test_code_deps_are_the_import_closures(root: Path) -> None:
         assert listed == wanted, f"{stage}: run `golf deps --write`"
 
 
+def test_bug_experiments_outside_the_workspace_find_the_corpus(root: Path) -> None:
+    """DVC must see the corpus as tracked data; when .gitignore covered data/, `dvc exp run --queue` ran without it."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        tracked = {str(Path(out.fs_path).relative_to(root)) for out in repo.index.outs if out.stage.is_data_source}
+    assert read_params(root / "params.yaml")["tokenize"]["path"] in tracked
+
+
 def test_params_yaml_is_the_composition_of_conf(root: Path) -> None:
     assert read_params(root / "params.yaml") == compose(root / "conf")
     assert (root / "params.yaml").read_text() == render(root / "conf")
