@@ -1,7 +1,8 @@
-"""Stage `calibrate`: second moments of the inputs of every quantized matrix, on training text, for GPTQ.
+"""Stage `calibrate`: second moments of the inputs of every quantized matrix, on training text or own samples, for GPTQ.
 
-In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/hessians.safetensors,
-metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is never read.
+In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/{hessians,windows}.safetensors
+(the windows are the text that was run), metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is
+never read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 from golf import files
-from golf.calibrate import CalibrateConfig, calibrate, calibration_windows
+from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows, save_windows
 from golf.guard import main_guard
 from golf.params import load_section
 from golf.quantize.hessian import save_hessians
@@ -35,12 +36,18 @@ def main() -> None:
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     model.load_state_dict(state)
     device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    windows = calibration_windows(open_split(args.root / "artifacts/tokens/train"), config)
-    result = calibrate(model.to(device).eval(), windows, config)
+    model, split = model.to(device).eval(), open_split(args.root / "artifacts/tokens/train")
+    if config.source == "samples":
+        windows = sampled_windows(model, config, bos_id=split.bos_id)
+    else:
+        windows = calibration_windows(split, config)
+    result = calibrate(model, windows, config)
     seconds = time.perf_counter() - started
-    meta_out = {"tokens": result.tokens, "samples": result.samples, "without": result.without}
+    meta_out = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
     save_hessians(args.root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
+    save_windows(args.root / "artifacts/calibrate/windows.safetensors", windows, {"source": config.source})
     metrics = {
+        "calibrate_source": config.source,
         "calibrate_tokens": result.tokens,
         "calibrate_hessians": len(result.hessians),
         "calibrate_without_hessian": len(result.without),
@@ -48,7 +55,8 @@ def main() -> None:
     files.write_json(args.root / "metrics/calibrate.json", metrics)
     for name, reason in result.without.items():
         print(f"calibrate: {name}: {reason}", flush=True)
-    print(f"calibrate: {len(result.hessians)} Hessians of {result.tokens:,} tokens, {seconds:.1f} s", flush=True)
+    text = f"{result.tokens:,} tokens ({config.source})"
+    print(f"calibrate: {len(result.hessians)} Hessians of {text}, {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hessians: the naive sums, every quantized storage covered once, training text only, named errors."""
+"""Hessians: the naive sums, every quantized storage covered once, training text or own samples only, named errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from golf.calibrate import LOOKUP_REASON, CalibrateConfig, calibrate, calibration_windows
-from golf.files import save_torch
+from golf.calibrate import (
+    LOOKUP_REASON,
+    CalibrateConfig,
+    calibrate,
+    calibration_windows,
+    load_windows,
+    sampled_windows,
+)
+from golf.files import FileError, save_torch, write_json
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.hessian import HessianError, load_hessians
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
-from golf.tokens.shards import ShardWriter
+from golf.tokens.shards import ShardWriter, open_split
 from stages import calibrate as stage
 
 TINY = {
@@ -120,19 +127,86 @@ def test_config_is_checked(key: str) -> None:
         dataclasses.replace(CONFIG, **{key: 0})
 
 
-def test_stage_writes_the_hessians_that_quantize_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_follow_the_model_and_the_seed() -> None:
     model = tiny_model()
-    save_torch(tmp_path / "artifacts/average/model.safetensors", model.state_dict(), {"model": TINY, "vocab_size": 40})
-    write_tokens(tmp_path / "artifacts/tokens/train")
-    params = tmp_path / "params.yaml"
-    params.write_text("calibrate: {tokens: 96, window: 12, batch: 3}\n")
-    monkeypatch.setattr("sys.argv", ["calibrate", "--root", str(tmp_path), "--params", str(params)])
+    with torch.no_grad():
+        model.token_embedding.mul_(3)  # a model with opinions
+    windows = sampled_windows(model, CONFIG, bos_id=1)
+    assert windows.shape == (8, 12) and windows.dtype == np.int64 and (windows[:, 0] == 1).all()
+    assert (windows >= 0).all() and (windows < 40).all()
+    np.testing.assert_array_equal(sampled_windows(model, CONFIG, bos_id=1), windows)
+    others = [dataclasses.replace(CONFIG, **change) for change in ({"seed": 1}, {"temperature": 3.0})]  # type: ignore[arg-type]
+    assert all((sampled_windows(model, other, bos_id=1) != windows).any() for other in others)
+    torch.manual_seed(9)  # the global generator has no part in it
+    np.testing.assert_array_equal(sampled_windows(model, dataclasses.replace(CONFIG, batch=1), bos_id=1), windows)
+
+
+def test_samples_have_the_distribution_of_the_model() -> None:
+    """The second tokens of 4,000 samples, against the softmax that the model gives behind BOS."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.token_embedding.mul_(3)
+        logits = model.logits(model.hidden(torch.tensor([[1]])))[0, 0].double()
+    config = dataclasses.replace(CONFIG, tokens=8000, window=2, temperature=0.5)
+    counts = np.bincount(sampled_windows(model, config, bos_id=1)[:, 1], minlength=40) / 4000
+    wanted = torch.softmax(logits / 0.5, 0).numpy()
+    assert np.abs(counts - wanted).max() < 4 * np.sqrt(wanted.max() / 4000)
+    assert np.abs(counts - torch.softmax(logits, 0).numpy()).sum() > 2 * np.abs(counts - wanted).sum()
+
+
+def run_stage(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> Path:
+    """The stage on the tiny model and text, with ``changes`` in its section; the folder of its outputs."""
+    model = tiny_model()
+    save_torch(folder / "artifacts/average/model.safetensors", model.state_dict(), {"model": TINY, "vocab_size": 40})
+    write_tokens(folder / "artifacts/tokens/train")
+    write_json(folder / "params.json", {"calibrate": dataclasses.asdict(CONFIG) | changes})
+    monkeypatch.setattr("sys.argv", ["calibrate", "--root", str(folder), "--params", str(folder / "params.json")])
     monkeypatch.setenv("GOLF_DEVICE", "cpu")
     stage.main()
-    hessians, meta = load_hessians(tmp_path / "artifacts/calibrate/hessians.safetensors")
+    return folder / "artifacts/calibrate"
+
+
+def test_stage_writes_the_hessians_that_quantize_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = run_stage(tmp_path, monkeypatch)
+    hessians, meta = load_hessians(out / "hessians.safetensors")
     assert meta["tokens"] == 96 and meta["without"] == {"value_embeddings.0": LOOKUP_REASON}
     metrics = json.loads((tmp_path / "metrics/calibrate.json").read_text())
     assert metrics["calibrate_hessians"] == len(hessians) == 13 and metrics["calibrate_without_hessian"] == 1
+    with pytest.raises(FileError, match="not found; it is made by `calibrate`"):
+        load_windows(out / "other.safetensors")
+
+
+def test_stage_runs_the_chosen_text_and_leaves_it_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No validation split is there to be read."""
+    found = {}
+    for source in ("train", "samples"):
+        out = run_stage(tmp_path, monkeypatch, source=source)
+        hessians, meta = load_hessians(out / "hessians.safetensors")
+        windows = load_windows(out / "windows.safetensors")
+        assert meta["source"] == source and json.loads((tmp_path / "metrics/calibrate.json").read_text())[
+            "calibrate_source"] == source  # fmt: skip
+        again = calibrate(tiny_model(), windows, CONFIG)
+        np.testing.assert_array_equal(again.hessians["token_embedding"], hessians["token_embedding"])
+        found[source] = windows
+    split = open_split(tmp_path / "artifacts/tokens/train")
+    np.testing.assert_array_equal(found["train"], calibration_windows(split, CONFIG))
+    np.testing.assert_array_equal(found["samples"], sampled_windows(tiny_model(), CONFIG, bos_id=1))
+    assert not (tmp_path / "artifacts/tokens/val").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "validation"}, "calibrate.source: found 'validation' .*, wanted one of train, samples"),
+        ({"temperature": 0.0}, "temperature: found 0.0, wanted above 0"),
+        ({"seed": -1}, "seed: found -1, wanted 0 or more"),
+    ],
+)
+def test_wrong_sources_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_stage(tmp_path, monkeypatch, **change)
 
 
 def write_tokens(folder: Path) -> None:
