@@ -71,8 +71,7 @@ def section_configs() -> dict[str, type]:
     from golf.quantize.pipeline import QuantizeConfig
     from golf.scoring.mixture import HedgeConfig
     from golf.scoring.record import StreamingConfig
-    from golf.scoring.roundtrip import RoundtripConfig
-    from golf.scoring.sliding import SlidingConfig
+    from golf.scoring.windowed import RoundtripConfig, SlidingConfig
     from golf.shipping import CompressConfig
     from golf.textcodec.prove import ProveConfig
     from golf.tokenize import TokenizeConfig
@@ -188,8 +187,8 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
     changes: list[tuple[str, Any, str, set[str]]] = [
         ("report.compressors", ["xz"], "", {"report"}),
         ("evaluate.sliding.stride", 8, "", {"evaluate@sliding", "verify", "report"}),
-        ("evaluate.hedge.cascade_rate", 0.02, "", {"hedge", "verify", "report"}),
-        ("prove.max_tokens", 900, "", {"prove", "report"}),
+        ("evaluate.hedge.cascade_rate", 0.02, "evaluate hedge prove", {"hedge"}),
+        ("prove.max_tokens", 900, "evaluate hedge prove", {"prove"}),
         ("evaluate.streaming.bias_document_rate", 0.05, "hedge", {"evaluate@streaming", "hedge"}),
         ("compress.zstd_level", 3, "", {"compress", *SCORES, "report"}),
         ("quantize.levels.mlp", 15, "compress", {"quantize", "compress"}),
