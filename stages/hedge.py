@@ -1,8 +1,8 @@
 """Stage 6, the online mixture: from the record of `evaluate streaming` to a score, in seconds, without a network.
 
 In: artifacts/evaluate/streaming_tokens.safetensors and artifacts/tokens/val.
-Out: artifacts/evaluate/hedge.safetensors (nats, bytes and tokens of each document), artifacts/evaluate/hedge/*.tsv (for
-plots) and metrics/evaluate_hedge.json. Environment: none.
+Out: artifacts/evaluate/hedge.safetensors (bytes, tokens and nats of each document, under every scorer),
+artifacts/evaluate/hedge/*.tsv (for plots) and metrics/evaluate_hedge.json. Environment: none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(params: Path, root: Path) -> int:
     result = score_mixture(text, StreamRecord.from_tensors(tensors), streaming, config)
     metrics = result.score.metrics(time.perf_counter() - begin)
     meta = {"mode": "hedge", "artifact_sha256": made["artifact_sha256"], "config": to_dict(config)}
-    save_numpy(root / "artifacts/evaluate/hedge.safetensors", result.score.tensors(), meta)
+    save_numpy(root / "artifacts/evaluate/hedge.safetensors", result.tensors(), meta)
     with atomic_directory(root / "artifacts/evaluate/hedge") as folder:
         result.curves.write(folder)
     write_json(root / "metrics/evaluate_hedge.json", metrics)

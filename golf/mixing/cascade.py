@@ -5,10 +5,11 @@ fires with ``pi_j = sigmoid((by_order[longest order, recency] + by_entropy[H, ag
 ``stretch(p(c_j) / remaining)``, 1, H and, for each matched order not yet refuted, the stretched hit rate of its last
 successor, in one slot when it proposes ``c_j`` and in another when it proposes something else.
 ``P(c_j) = pi_j prod_{i<j} (1 - pi_i)``; any other v gets ``prod (1 - pi_i) p(v) / (1 - sum p(c_i))``: normalised.
+With secondary estimation, pi_j is halfway between that and what a table, read by the score, learnt came of it.
 A candidate is skipped when too little neural mass would remain to divide by. All weights start at the neural model.
 
 Shapes: M matched orders of one position, K orders, D = 3 + 2 K inputs, J candidates, V vocabulary.
-Source: evaluation study section 2 C; logistic mixing after PAQ8 (Mahoney 2005).
+Source: evaluation study section 2 C; logistic mixing and secondary estimation after PAQ8 (Mahoney 2005).
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ HIT_SHAPE = (5, 4, 5, 3)  # last successor's count, distinct successors, other o
 STRETCH_LIMIT = 12.0
 HIT_RATE_FLOOR = 0.002
 AGREE_BUCKETS = 8
+SSE_KNOTS = 25  # scores -12, -11 ... 12
 
 
 class CascadeState(NamedTuple):
     """Weights and hit rates of part C, and scratch of one position.
 
     ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hit``, ``seen``, ``stretched`` (K, cells): hit
-    rate of the last successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far.
+    rate of the last successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far;
+    ``sse`` (J + 1, 2, 4, 25) what came of decision j by is-argmax, recency and score, ``score`` (J + 1,) of a position.
     """
 
     by_order: np.ndarray
@@ -50,6 +53,10 @@ class CascadeState(NamedTuple):
     cells: np.ndarray
     chosen: np.ndarray
     chosen_prob: np.ndarray
+    sse: np.ndarray
+    score: np.ndarray
+    use_sse: bool
+    sse_rate: float
     rate: float
     rate_decay: float
     rate_floor: float
@@ -65,6 +72,7 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
     count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
     prior = (0.4 * count / (count + other)).reshape(-1)
     hit = np.tile(prior, (num_orders, 1))
+    knots = np.linspace(-STRETCH_LIMIT, STRETCH_LIMIT, SSE_KNOTS)
     return CascadeState(
         by_order=by_order,
         by_entropy=np.zeros((len(config.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
@@ -80,6 +88,10 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
         cells=np.zeros(num_orders, dtype=np.int64),
         chosen=np.zeros(config.cascade_candidates + 1, dtype=np.int64),
         chosen_prob=np.zeros(config.cascade_candidates + 1),
+        sse=np.tile(1.0 / (1.0 + np.exp(-knots)), (config.cascade_candidates + 1, 2, 4, 1)),
+        score=np.zeros(config.cascade_candidates + 1),
+        use_sse=config.cascade_sse,
+        sse_rate=config.cascade_sse_rate,
         rate=config.cascade_rate,
         rate_decay=config.cascade_rate_decay,
         rate_floor=config.cascade_rate_floor,
@@ -155,7 +167,29 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
         total += (left[slots[i]] + right[slots[i]]) * inputs[i]
     total = min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT)
     state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3] = top, recency, agree, size
+    state.score[j] = total
     return 1.0 / (1.0 + math.exp(-total))
+
+
+@step
+def _corrected(state, j, argmax, pi):  # type: ignore[no-untyped-def]
+    """Decision ``j`` halfway between ``pi`` and the table, read linearly between two knots of the score."""
+    if not state.use_sse:
+        return pi
+    knots = state.sse[j, 1 if state.chosen[j] == argmax else 0, state.used[j, 1]]
+    low = min(int(state.score[j] + STRETCH_LIMIT), SSE_KNOTS - 2)
+    part = state.score[j] + STRETCH_LIMIT - low
+    return 0.5 * pi + 0.5 * ((1.0 - part) * knots[low] + part * knots[low + 1])
+
+
+@step
+def _learn_sse(state, j, argmax, hit):  # type: ignore[no-untyped-def]
+    """Move both knots towards what came, each by its share."""
+    knots = state.sse[j, 1 if state.chosen[j] == argmax else 0, state.used[j, 1]]
+    low = min(int(state.score[j] + STRETCH_LIMIT), SSE_KNOTS - 2)
+    part = state.score[j] + STRETCH_LIMIT - low
+    knots[low] += state.sse_rate * (1.0 - part) * (hit - knots[low])
+    knots[low + 1] += state.sse_rate * part * (hit - knots[low + 1])
 
 
 @step
@@ -183,6 +217,9 @@ def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argm
         pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
         hit = state.chosen[j] == target
         state.error[j] = (1.0 if hit else 0.0) - pi
+        pi = _corrected(state, j, argmax, pi)
+        if state.use_sse:
+            _learn_sse(state, j, argmax, 1.0 if hit else 0.0)
         taken = j + 1
         if hit:
             value = through * pi
@@ -213,7 +250,7 @@ def cascade_row(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax
     size, tail = _choose(state, ids, probs, argmax, argmax_prob)
     through, remaining = 1.0, 1.0
     for j in range(size):
-        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
+        pi = _corrected(state, j, argmax, _decide(state, j, h, entropy, last, r, argmax, remaining))
         row[state.chosen[j]] = -(through * pi)  # marked by its sign until the others are scaled
         through *= 1.0 - pi
         remaining -= state.chosen_prob[j]

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MixtureConfig"]
+__all__ = ["Kind", "MixtureConfig"]
+
+Kind = Literal["skip", "document", "match"]  # of experts of part E, golf.mixing.extra_counts
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class MixtureConfig:
     ``bias``, ``chain``, ``cascade`` and ``final`` switch parts A, B, C and D; ``final`` mixes B and C and needs both,
     without it the chain is the last word where it runs. ``chain_base`` is what the chain backs off to: the cascade's
     distribution (where that runs; better by 0.007 bits per byte over a base of 2.18) or, as published, the neural one.
+    Options: ``cascade_sse`` corrects the decisions of C by a table of what came of them (secondary estimation);
+    ``skip_orders``, ``document_orders``, ``match_tokens`` (0: none) are the experts of part E, ``golf.mixing.extra``.
     Raises ``ValueError`` naming the key, what was found and what was wanted.
     """
 
@@ -40,8 +44,13 @@ class MixtureConfig:
     cascade_rate_decay: float = 1e-5
     cascade_rate_floor: float = 0.15
     cascade_min_tail: float = 1e-4
+    cascade_sse: bool = False
+    cascade_sse_rate: float = 0.02
     final: bool = True
     final_rate_floor: float = 0.005
+    skip_orders: tuple[int, ...] = ()
+    document_orders: tuple[int, ...] = ()
+    match_tokens: int = 0
     near_tokens: int = 900
     entropy_edges_nats: tuple[float, ...] = (0.5, 1.5, 2.5, 3.5)
     check_positions: int = 64
@@ -53,6 +62,12 @@ class MixtureConfig:
                 raise ValueError(f"{name}: found {list(orders)}, wanted 1 to 30 rising context lengths >= 1")
         if list(self.entropy_edges_nats) != sorted(self.entropy_edges_nats) or not self.entropy_edges_nats:
             raise ValueError(f"entropy_edges_nats: found {list(self.entropy_edges_nats)}, wanted rising numbers")
+        for name in ("skip_orders", "document_orders"):
+            orders, least = getattr(self, name), 1 if name == "skip_orders" else 0
+            if list(orders) != sorted(set(orders)) or any(not least <= order <= 64 for order in orders):
+                raise ValueError(f"{name}: found {list(orders)}, wanted rising context lengths from {least} to 64")
+        if not 0 <= self.match_tokens <= 256:
+            raise ValueError(f"match_tokens: found {self.match_tokens}, wanted 0 (none) to 256")
         positive = ("bias_chunk_tokens", "chain_prior_use", "chain_prior_skip", "cascade_candidates", "near_tokens")
         for name in positive:
             if not getattr(self, name) > 0:
@@ -60,7 +75,7 @@ class MixtureConfig:
         for name in ("bias_global_rate", "bias_document_rate", "cascade_rate", "cascade_rate_decay", "check_positions"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, wanted 0 or more")
-        for name in ("chain_forgetting", "cascade_rate_floor", "final_rate_floor"):
+        for name in ("chain_forgetting", "cascade_rate_floor", "cascade_sse_rate", "final_rate_floor"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, wanted a number from 0 to 1")
         if not 0.0 < self.cascade_min_tail < 0.5:
@@ -69,6 +84,8 @@ class MixtureConfig:
             raise ValueError(f"cascade_candidates: found {self.cascade_candidates}, wanted 1 to 8")
         if self.chain_base not in ("cascade", "neural"):
             raise ValueError(f"chain_base: found {self.chain_base!r}, wanted cascade or neural")
+        if self.cascade_sse and not self.cascade:
+            raise ValueError("cascade_sse: found true without `cascade`, wanted both or `cascade_sse: false`")
         if self.final and not (self.chain and self.cascade):
             raise ValueError("final: found true without both `chain` and `cascade`, wanted both or `final: false`")
 
@@ -76,3 +93,11 @@ class MixtureConfig:
     def orders(self) -> tuple[int, ...]:
         """Every context length that is counted, rising."""
         return tuple(sorted({*self.chain_orders, *self.cascade_orders}))
+
+    @property
+    def extras(self) -> tuple[tuple[Kind, int], ...]:
+        """Experts of part E, lowest first: (kind, context length in tokens)."""
+        skip: list[tuple[Kind, int]] = [("skip", order) for order in self.skip_orders]
+        document: list[tuple[Kind, int]] = [("document", order) for order in self.document_orders]
+        match: list[tuple[Kind, int]] = [("match", self.match_tokens)] if self.match_tokens else []
+        return (*skip, *document, *match)

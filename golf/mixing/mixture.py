@@ -17,12 +17,24 @@ from golf.mixing.cascade import CascadeState, cascade_row, cascade_score, new_ca
 from golf.mixing.chain import ChainState, chain_row, chain_score, new_chain
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import CountTable, candidates
+from golf.mixing.extra import ExtraState, extra_row, extra_score, new_extra
+from golf.mixing.extra_counts import ExtraTable, count_extras, recount
 from golf.mixing.final import FinalState, chain_weight, final_score, new_final
 from golf.mixing.kernel import caller, counted_caller
 from golf.mixing.record import NeuralRecord
 
-__all__ = ["MixResult", "NormalisationReport", "Parts", "mix", "mixture_row", "new_parts", "score_token"]
+__all__ = [
+    "MixResult",
+    "NormalisationReport",
+    "Parts",
+    "mix",
+    "mixture_row",
+    "new_parts",
+    "row_calibration",
+    "score_token",
+]
 
+CALIBRATION_BINS = 16  # entries of sampled rows by probability: (1/2, 1], (1/4, 1/2], ...; the last bin has the rest
 
 PIECE_TOKENS = 65536
 
@@ -35,6 +47,7 @@ class Parts(NamedTuple):
     chain: ChainState
     cascade: CascadeState
     final: FinalState
+    extra: ExtraState
     edges: np.ndarray
     use_chain: bool
     use_cascade: bool
@@ -46,7 +59,7 @@ def new_parts(config: MixtureConfig) -> Parts:
     """State before any token."""
     edges = np.asarray(config.entropy_edges_nats, dtype=np.float64)
     stacked = config.chain and config.cascade and config.chain_base == "cascade"
-    states = new_chain(config), new_cascade(config), new_final(config)
+    states = new_chain(config), new_cascade(config), new_final(config), new_extra(config)
     return Parts(*states, edges, config.chain, config.cascade, stacked, config.final)
 
 
@@ -56,6 +69,7 @@ class NormalisationReport:
 
     ``sums``: total of the materialised final distribution; ``target_errors``: ``|row[target] - exp(-nats)|``;
     ``chain_weights``: weight of part B there; ``count_mismatches``: positions whose counts a plain search disputes.
+    ``calibration`` (2, 16): of all entries of these rows, by probability, the sum and the number that came.
     """
 
     positions: np.ndarray
@@ -63,6 +77,7 @@ class NormalisationReport:
     target_errors: np.ndarray
     chain_weights: np.ndarray
     count_mismatches: int
+    calibration: np.ndarray
 
     @property
     def max_sum_error(self) -> float:
@@ -87,8 +102,14 @@ class MixResult:
 
 
 @caller
-def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
-    """Probabilities of ``target`` under B, C and the final mixture, then every update; 1.0 for a part that is off."""
+def score_token(  # type: ignore[no-untyped-def]
+    parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural,
+    extra_n, extra_c, extra_cell,
+):  # fmt: skip
+    """Probabilities of ``target`` under B, C and the final mixture, then every update; 1.0 for a part that is off.
+
+    The ``extra`` arrays (X,) are the numbers of part E, which lies over the rest.
+    """
     h = 0
     while h < len(parts.edges) and entropy > parts.edges[h]:
         h += 1
@@ -99,14 +120,18 @@ def score_token(parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax
         )
     if parts.use_chain:
         chain = chain_score(parts.chain, h, n, c, u, r, cascade if parts.stacked else neural)
+    value = chain if parts.use_chain else (cascade if parts.use_cascade else neural)
     if parts.use_final:
         recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
-        return chain, cascade, final_score(parts.final, h, recency, chain, cascade)
-    return chain, cascade, (chain if parts.use_chain else (cascade if parts.use_cascade else neural))
+        value = final_score(parts.final, h, recency, chain, cascade)
+    return chain, cascade, extra_score(parts.extra, h, extra_n, extra_c, extra_cell, value)
 
 
 @counted_caller
-def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, count, ids, argmax, row):  # type: ignore[no-untyped-def]
+def mixture_row(  # type: ignore[no-untyped-def]
+    parts, entropy, n, u, last, last_count, r, bounds, successor, count, ids, argmax, row,
+    extra_n, extra_cell, extra_bounds, extra_successor, extra_count,
+):  # fmt: skip
     """The whole final distribution (V,) from the neural one ``row`` (V,), and the weight of B; learns nothing."""
     h = 0
     while h < len(parts.edges) and entropy > parts.edges[h]:
@@ -122,17 +147,19 @@ def mixture_row(parts, entropy, n, u, last, last_count, r, bounds, successor, co
     chain = cascade.copy() if parts.stacked else row.copy()
     if parts.use_chain:
         chain_row(parts.chain, h, n, u, r, bounds, successor, count, chain)
-    if not parts.use_final:
-        return (chain if parts.use_chain else cascade), 1.0 if parts.use_chain else 0.0
-    recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
-    weight = chain_weight(parts.final, h, recency)
-    return weight * chain + (1.0 - weight) * cascade, weight
+    weight = 1.0 if parts.use_chain else 0.0
+    if parts.use_final:
+        recency = np.int64(r[len(r) - 1]) if len(r) > 0 else 0
+        weight = chain_weight(parts.final, h, recency)
+    mixed = weight * chain + (1.0 - weight) * cascade
+    extra_row(parts.extra, h, extra_n, extra_cell, extra_bounds, extra_successor, extra_count, mixed)
+    return mixed, weight
 
 
 @caller
 def _mix_range(  # type: ignore[no-untyped-def]
     parts, tokens, scored, matched, start, n, c, u, last, last_count, r, ids,
-    neural, entropy, argmax, argmax_prob, probs, out,
+    neural, entropy, argmax, argmax_prob, probs, extra_n, extra_c, extra_cell, out,
 ):  # fmt: skip
     """A piece of the text: the entries ``n`` to ``r`` are whole, all other arrays begin at the piece."""
     for t in range(len(tokens)):
@@ -140,49 +167,66 @@ def _mix_range(  # type: ignore[no-untyped-def]
             s, e = start[t], start[t] + matched[t]
             out[0, t], out[1, t], out[2, t] = score_token(
                 parts, entropy[t], n[s:e], c[s:e], u[s:e], last[s:e], last_count[s:e], r[s:e], ids[t], probs[t],
-                argmax[t], argmax_prob[t], np.int64(tokens[t]), neural[t],
+                argmax[t], argmax_prob[t], np.int64(tokens[t]), neural[t], extra_n[t], extra_c[t], extra_cell[t],
             )
 
 
-def mix(tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig) -> MixResult:
+def mix(
+    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, extras: ExtraTable | None = None
+) -> MixResult:
     """Score ``tokens`` (N,) in one pass: each is scored from the state its predecessors left, then learnt.
 
     ``table`` counts the same tokens with ``config.orders`` (``count_contexts``), ``record`` is what the neural pass
-    hands over for the candidates of this table and configuration. Raises ``ValueError`` when the three do not fit.
+    hands over for the candidates of this table and configuration; ``extras`` has the counts of ``config.extras``
+    (``count_extras``), if any. Raises ``ValueError`` when they do not fit.
     """
     ids = candidates(table, count=config.cascade_candidates, orders=config.cascade_orders)
-    _check(tokens, table, record, config, ids)
+    extras = extras or count_extras(tokens, np.zeros(1, np.int64), (), near_tokens=config.near_tokens)
+    _check(tokens, table, record, config, ids, extras)
     parts = new_parts(config)
     out = np.ones((3, len(tokens)))  # probabilities; each piece turns into nats when it is done
     stream = np.ascontiguousarray(tokens, dtype=np.int32)
     positions = record.sample_positions
     sums, errors, weights, mismatches = np.zeros((3, len(positions))), np.zeros(len(positions)), [], 0
-    begin = 0
+    begin, calibration = 0, np.zeros((2, CALIBRATION_BINS))
     for i, stop in enumerate([*positions.tolist(), len(tokens)]):
         for first in range(begin, stop, PIECE_TOKENS):
-            _mix_piece(parts, slice(first, min(first + PIECE_TOKENS, stop)), stream, table, record, ids, out)
+            _mix_piece(parts, slice(first, min(first + PIECE_TOKENS, stop)), stream, table, record, ids, extras, out)
         begin = stop
         if stop < len(tokens):
-            row, weight, agrees = _materialise(stop, stream, table, record, ids, parts, record.sample_log_probs[i])
+            log_probs = record.sample_log_probs[i]
+            row, weight, agrees = _materialise(stop, stream, table, record, ids, parts, extras, log_probs)
             sums[0, i], sums[1, i] = row.sum(), row[stream[stop]]
             weights.append(weight)
             mismatches += not agrees
+            calibration += row_calibration(row, int(stream[stop]))
     errors = np.abs(sums[1] - np.exp(-out[2, positions]))
-    report = NormalisationReport(positions, sums[0], errors, np.asarray(weights), mismatches)
+    report = NormalisationReport(positions, sums[0], errors, np.asarray(weights), mismatches, calibration)
     nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64)}
     nats |= {"chain": out[0]} if config.chain else {}
     nats |= {"cascade": out[1]} if config.cascade else {}
     nats["mixture"] = out[2]
     chain = parts.chain
-    memory = out.nbytes + ids.nbytes + table.num_bytes + record.num_bytes
-    memory += sum(a.nbytes for part in parts[:3] for a in part if isinstance(a, np.ndarray))
+    memory = out.nbytes + ids.nbytes + table.num_bytes + record.num_bytes + extras.num_bytes
+    memory += sum(a.nbytes for part in parts[:4] for a in part if isinstance(a, np.ndarray))
     weights_table = 1.0 / (1.0 + np.exp(-parts.final.logit))
     return MixResult(nats, weights_table, chain.use / (chain.use + chain.skip), report, memory)
 
 
+def row_calibration(row: np.ndarray, target: int) -> np.ndarray:
+    """(2, 16): by probability (halving from bin to bin), the sum of the entries of ``row`` (V,), and 1 for the target.
+
+    Summed over many positions the two lines are equal when the distribution is calibrated.
+    """
+    bins = np.clip(np.floor(-np.log2(np.maximum(row, 1e-300))), 0, CALIBRATION_BINS - 1).astype(np.int64)
+    came = np.zeros(CALIBRATION_BINS)
+    came[bins[target]] = 1.0
+    return np.stack([np.bincount(bins, weights=row, minlength=CALIBRATION_BINS), came])
+
+
 def _mix_piece(
     parts: Parts, piece: slice, tokens: np.ndarray, table: CountTable, record: NeuralRecord, ids: np.ndarray,
-    out: np.ndarray,
+    extras: ExtraTable, out: np.ndarray,
 ) -> None:  # fmt: skip
     """One call of the kernel; the record's numbers become float64 here, so one compiled form serves all records."""
     entropy, argmax = record.entropy[piece].astype(np.float64), record.argmax[piece].astype(np.int64)
@@ -191,16 +235,20 @@ def _mix_piece(
     _mix_range(
         parts, tokens[piece], record.scored[piece], table.matched[piece], table.start[piece], table.n, table.c,
         table.u, table.last, table.last_count, table.r, ids[piece], neural, entropy, argmax, top,
-        chosen, out[:, piece],
+        chosen, extras.n[piece], extras.c[piece], extras.cell[piece], out[:, piece],
     )  # fmt: skip
     out[:, piece] = -np.log(out[:, piece])
 
 
 def _check(
-    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, ids: np.ndarray
-) -> None:
+    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, ids: np.ndarray,
+    extras: ExtraTable,
+) -> None:  # fmt: skip
     if table.orders != config.orders:
         raise ValueError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
+    if extras.extras != config.extras or len(extras.n) != len(tokens):
+        raise ValueError(f"extra counts: are {extras.extras} of {len(extras.n)} tokens, wanted {config.extras} of "
+                         f"{len(tokens)}; count with `count_extras` and `config.extras`")
     if not len(tokens) == len(table.matched) == len(record.nll):
         raise ValueError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
                          "neural record; wanted three equal numbers")
@@ -215,7 +263,7 @@ def _check(
 
 def _materialise(
     t: int, tokens: np.ndarray, table: CountTable, record: NeuralRecord, ids: np.ndarray, parts: Parts,
-    log_probs: np.ndarray,
+    extras: ExtraTable, log_probs: np.ndarray,
 ) -> tuple[np.ndarray, float, bool]:  # fmt: skip
     """The whole distribution at ``t`` and whether a plain recount of ``tokens[:t]`` agrees with the table."""
     s = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))
@@ -239,11 +287,12 @@ def _materialise(
         successor.append(followers)
         count.append(counts)
         bounds.append(bounds[-1] + len(followers))
-    empty = np.zeros(0, np.int64)
+    empty, extra = np.zeros(0, np.int64), recount(tokens, extras, t)
+    agrees = agrees and np.array_equal(extra.n, extras.n[t]) and np.array_equal(extra.of_target(tokens[t]), extras.c[t])
     row, weight = mixture_row(
         parts, np.float64(record.entropy[t]), table.n[s], table.u[s], table.last[s], table.last_count[s], table.r[s],
         np.asarray(bounds, np.int64), np.concatenate([empty, *successor]).astype(np.uint16),
         np.concatenate([empty, *count]).astype(np.int32), ids[t], np.int64(record.argmax[t]),
-        np.exp(log_probs.astype(np.float64)),
+        np.exp(log_probs.astype(np.float64)), extra.n, extra.cell, extra.bounds, extra.successor, extra.times,
     )  # fmt: skip
     return row, float(weight), bool(agrees)

@@ -39,6 +39,9 @@ class ReferenceMixture:
         self.logits: dict[tuple[int, int], float] = defaultdict(float)
         self.updates: dict[tuple[int, int], int] = defaultdict(int)
         self.seen: dict[str, Any] | None = None
+        self.extra_gates: dict[tuple[int, ...], list[float]] = defaultdict(lambda: list(prior))
+        knots = [1.0 / (1.0 + math.exp(-score)) for score in range(-12, 13)]
+        self.sse: dict[tuple[int, bool, int], list[float]] = defaultdict(knots.copy)
 
     def _matches(self) -> list[tuple[int, tuple[int, ...]]]:
         found = []
@@ -99,13 +102,48 @@ class ReferenceMixture:
         mixed = weight * chain + (1.0 - weight) * cascade
         if not config.final:
             mixed = chain if config.chain else (cascade if config.cascade else p)
+        experts = []
+        for i, (kind, length) in enumerate(config.extras):
+            followers, cell = self._extra(kind, length)
+            if followers:
+                gates = self.extra_gates[(i, h, *cell)]
+                gate = gates[0] / sum(gates)
+                share = np.bincount(followers, minlength=len(p)) / len(followers)
+                mixed = gate * share + (1.0 - gate) * mixed
+                experts.append((gates, gate * share, mixed))
         self.seen = {"steps": steps, "decisions": decisions, "found": found, "bucket": bucket, "weight": weight,
-                     "chain": chain, "cascade": cascade}  # fmt: skip
+                     "chain": chain, "cascade": cascade, "experts": experts}  # fmt: skip
         return np.asarray(mixed)
+
+    def _extra(self, kind: str, length: int) -> tuple[list[int], tuple[int, ...]]:
+        """Tokens that followed the context of part E before, in order, and its bucket; searched afresh each time."""
+        back = 2 if kind == "skip" else 1
+        now = len(self.history)
+
+        def context(t: int) -> list[int] | None:
+            begin = t - back + 1 - length
+            if t < 1 or begin < 0 or (kind == "document" and self.document[min(begin, t - 1)] != self.document[t - 1]):
+                return None
+            return self.history[begin : begin + length] + ([self.document[t - 1]] if kind == "document" else [])
+
+        places = [t for t in range(now) if context(t) is not None and context(t) == context(now)]
+        if not places:
+            return [], ()
+        last, n = places[-1], len(places)
+        near = 3 if now - last <= self.config.near_tokens else 2
+        recency = near if self.document[last] == self.document[-1] else 1
+        if kind != "match":
+            distinct = len({self.history[t] for t in places}) / n
+            ratio = sum(distinct > edge for edge in (0.25, 0.5, 0.8))
+            return [self.history[t] for t in places], (ratio, min(7, int(math.log2(n))), recency)
+        same = 0
+        while same < last and self.history[last - 1 - same] == self.history[now - 1 - same]:
+            same += 1
+        return [self.history[last]], (sum(same >= times * length for times in (1.5, 2, 3, 4, 6, 8, 12)), recency)
 
     def _cascade(
         self, p: np.ndarray, entropy: float, h: int, found: list[tuple[int, tuple[int, ...]]]
-    ) -> tuple[np.ndarray, list[tuple[int, float, np.ndarray, tuple[int, int], tuple[int, int, bool]]]]:
+    ) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
         config = self.config
         proposals = [(k, context, self.history[self.latest[context]]) for k, context in reversed(found)
                      if config.orders[k] in config.cascade_orders]  # fmt: skip
@@ -128,10 +166,13 @@ class ReferenceMixture:
             left = (agreeing[0][0] + 1, self._recency(agreeing[0][1])) if agreeing else (0, 0)
             right = (h, min(7, len(agreeing)), token == best)
             score = float(np.clip((self.by_order[left] + self.by_entropy[right]) @ z, -12.0, 12.0))
-            pi = 1.0 / (1.0 + math.exp(-score))
+            raw = pi = 1.0 / (1.0 + math.exp(-score))
+            knots = self.sse[(j, token == best, left[1])]
+            if config.cascade_sse:
+                pi = 0.5 * raw + 0.5 * float(np.interp(score, range(-12, 13), knots))
             row[token] = through * pi
             through *= 1.0 - pi
-            decisions.append((token, pi, z, left, right))
+            decisions.append((token, raw, z, left, right, score, knots))
         others = np.ones(len(p), bool)
         others[chosen] = False
         row[others] = through * p[others] / (1.0 - sum(p[v] for v in chosen))
@@ -153,6 +194,12 @@ class ReferenceMixture:
     def _learn(self, token: int, seen: dict[str, Any]) -> None:
         config = self.config
         rest = 1.0
+        for gates, share, mixed in reversed(seen["experts"]):
+            posterior = share[token] / mixed[token]
+            gates[0] = gates[0] * config.chain_forgetting + rest * posterior
+            gates[1] = gates[1] * config.chain_forgetting + rest * (1.0 - posterior)
+            rest *= 1.0 - posterior
+        rest = 1.0
         for key, share, chain in reversed(seen["steps"]) if config.chain else ():
             posterior = share[token] / chain[token]
             gate = self.gates[key]
@@ -162,7 +209,10 @@ class ReferenceMixture:
         if config.cascade:
             pace = config.cascade_rate * max(1.0 / (1.0 + config.cascade_rate_decay * self.steps),
                                              config.cascade_rate_floor)  # fmt: skip
-            for candidate, pi, z, left, right in seen["decisions"]:
+            for candidate, pi, z, left, right, score, knots in seen["decisions"]:
+                for knot in range(25 if config.cascade_sse else 0):
+                    near = max(0.0, 1.0 - abs(score + 12.0 - knot))
+                    knots[knot] += config.cascade_sse_rate * near * ((candidate == token) - knots[knot])
                 move = pace * ((candidate == token) - pi) * z
                 self.by_order[left] = self.by_order[left] + move
                 self.by_entropy[right] = self.by_entropy[right] + move

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.mixing.config import MixtureConfig
+from golf.mixing.extra_counts import ExtraCounts, ExtraMatches
 from golf.mixing.mixture import mixture_row, new_parts, score_token
 from golf.mixing.record import summarise_row
 from golf.mixing.tree import ContextTree, Matches
@@ -26,6 +27,7 @@ class _Pending:
     argmax: int
     matches: Matches
     ids: np.ndarray
+    extra: ExtraMatches
 
 
 class MixtureState:
@@ -41,6 +43,7 @@ class MixtureState:
         self._config = config
         self._vocab_size = vocab_size
         self._tree = ContextTree(orders=config.orders, near_tokens=config.near_tokens, streams=streams)
+        self._extra = ExtraCounts(config.extras, near_tokens=config.near_tokens, streams=streams)
         self._parts = new_parts(config)
         self._uses = np.array([order in config.cascade_orders for order in config.orders])
         self._pending: list[_Pending | None] = [None] * streams
@@ -59,10 +62,12 @@ class MixtureState:
         entropy, argmax = summarise_row(exact, probs)
         found = self._tree.matches(stream=stream)
         ids = self._candidates(found)
-        self._pending[stream] = _Pending(probs, entropy, argmax, found, ids)
+        extra = self._extra.matches(stream=stream)
+        self._pending[stream] = _Pending(probs, entropy, argmax, found, ids, extra)
         row, _ = mixture_row(
             self._parts, entropy, found.n, found.u, found.last, found.last_count, found.r, found.bounds,
-            found.successor, found.times, ids, argmax, probs,
+            found.successor, found.times, ids, argmax, probs, extra.n, extra.cell, extra.bounds, extra.successor,
+            extra.times,
         )  # fmt: skip
         return np.asarray(row)
 
@@ -80,10 +85,12 @@ class MixtureState:
             chosen = np.where(pending.ids >= 0, probs[pending.ids], 0.0)
             score_token(
                 self._parts, pending.entropy, found.n, counted, found.u, found.last, found.last_count, found.r,
-                pending.ids, chosen, pending.argmax, probs[pending.argmax], token, probs[token],
+                pending.ids, chosen, pending.argmax, probs[pending.argmax], token, probs[token], pending.extra.n,
+                pending.extra.of_target(token), pending.extra.cell,
             )  # fmt: skip
             self._pending[stream] = None
         self._tree.update(token, stream=stream, starts_document=starts_document)
+        self._extra.update(token, stream=stream, starts_document=starts_document)
 
     def _candidates(self, found: Matches) -> np.ndarray:
         ids = np.full(self._config.cascade_candidates, -1, dtype=np.int32)

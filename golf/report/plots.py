@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from golf.files import require
+from golf.report.mixture_plots import MIXTURE_TABLES, draw_mixture
 from golf.report.results import Metrics
 
 __all__ = ["draw_all", "read_table"]
@@ -43,6 +44,7 @@ def draw_all(
     _save(_gain(read_table(curves / "orders.tsv", made_by=made_by), "order"), folder / "gain_order")
     _save(_weights(read_table(curves / "weights.tsv", made_by=made_by)), folder / "weights")
     _save(_calibration(read_table(curves / "calibration.tsv", made_by=made_by)), folder / "calibration")
+    draw_mixture(folder, {name: read_table(curves / f"{name}.tsv", made_by=made_by) for name in MIXTURE_TABLES}, _save)
 
 
 def _figure() -> tuple[Any, Any]:

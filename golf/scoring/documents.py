@@ -1,4 +1,4 @@
-"""One table of all scorers by document, from the files that `evaluate` caches.
+"""One table of all scorers by document, from the files that `evaluate` and `hedge` cache.
 
 Shapes: D documents, M modes.
 """
@@ -19,7 +19,7 @@ __all__ = ["DocumentTable", "load_documents"]
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """``doc_bytes`` and ``doc_tokens`` int64 (D,), and float64 (D,) nats under each mode's name."""
+    """``doc_bytes`` and ``doc_tokens`` int64 (D,), and float64 (D,) nats under each scorer's name."""
 
     doc_bytes: np.ndarray
     doc_tokens: np.ndarray
@@ -40,7 +40,7 @@ class DocumentTable:
 
 
 def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
-    """Join the safetensors of several modes (name -> path).
+    """Join the safetensors of several modes (name -> path), with the scorers beside the mode where there are any.
 
     Raises ``FileError`` for a missing file and ``ScoringError`` when two are of different artifacts or texts.
     """
@@ -54,6 +54,7 @@ def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
         if not same:
             raise ScoringError(f"{path}: scores another artifact or text than `{first[0]}`; re-run `dvc repro`")
         nats[mode] = tensors["doc_nats"]
+        nats |= {name.removeprefix("doc_nats."): value for name, value in sorted(tensors.items()) if "." in name}
     if first is None:
         raise ScoringError("found no mode to tabulate, wanted at least one")
     return DocumentTable(doc_bytes=first[2], doc_tokens=first[3], nats=nats)

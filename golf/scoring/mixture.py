@@ -17,6 +17,7 @@ import numpy as np
 
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import count_contexts
+from golf.mixing.extra_counts import count_extras
 from golf.mixing.mixture import MixResult, mix
 from golf.score import bits_per_byte
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
@@ -30,9 +31,9 @@ __all__ = ["HedgeConfig", "MixtureScore", "score_mixture"]
 
 @dataclass(frozen=True)
 class HedgeConfig:
-    """``bias``, ``chain``, ``cascade``, ``final`` switch parts A to D of the mixture; the other keys to
-    ``entropy_edges_nats`` are those of ``golf.mixing.config.MixtureConfig``. ``learning_rate``, ``share`` and
-    ``smoothing`` are of plain Hedge, scored beside it."""
+    """``bias``, ``chain``, ``cascade``, ``final`` switch parts A to D of the mixture; ``skip_orders``,
+    ``document_orders``, ``match_tokens`` are the experts of part E. These and the other keys to ``entropy_edges_nats``
+    are those of ``golf.mixing.config.MixtureConfig``; the last three are of plain Hedge, scored beside it."""
 
     bias: bool
     chain: bool
@@ -41,8 +42,12 @@ class HedgeConfig:
     chain_forgetting: float
     cascade: bool
     cascade_rate: float
+    cascade_sse: bool
     final: bool
     final_rate_floor: float
+    skip_orders: tuple[int, ...]
+    document_orders: tuple[int, ...]
+    match_tokens: int
     near_tokens: int
     entropy_edges_nats: tuple[float, ...]
     learning_rate: float
@@ -59,28 +64,22 @@ class HedgeConfig:
 
     def mixture(self, recorded: MixtureConfig) -> MixtureConfig:
         """The whole mixture: ``recorded`` says what acted in the streaming pass, this section the rest."""
-        return replace(
-            recorded,
-            bias=self.bias,
-            chain=self.chain,
-            chain_orders=self.chain_orders,
-            chain_base=self.chain_base,
-            chain_forgetting=self.chain_forgetting,
-            cascade=self.cascade,
-            cascade_rate=self.cascade_rate,
-            final=self.final,
-            final_rate_floor=self.final_rate_floor,
-            near_tokens=self.near_tokens,
-            entropy_edges_nats=self.entropy_edges_nats,
-        )
+        simple = ("learning_rate", "share", "smoothing")
+        return replace(recorded, **{name: value for name, value in vars(self).items() if name not in simple})
 
 
 @dataclass(frozen=True)
 class MixtureScore:
-    """``score``: the headline with all figures in its details; ``curves``: where the gain comes from."""
+    """``score``: the headline with all figures in its details; ``curves``: where the gain comes from; ``beside``:
+    the other scorers on the same record, plain Hedge and the mixture's parts, by name."""
 
     score: Score
     curves: Curves
+    beside: dict[str, Score]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays that the stage caches: those of the headline, and ``doc_nats.NAME`` of every scorer beside it."""
+        return self.score.tensors() | {f"doc_nats.{name}": score.doc_nats for name, score in self.beside.items()}
 
 
 def score_mixture(
@@ -101,17 +100,20 @@ def score_mixture(
     )
     counted = time.perf_counter()
     headline_record = record.biased if config.bias and record.biased is not None else record.plain
-    headline = mix(tokens, table, headline_record, mixture)
+    extras = count_extras(tokens, text.doc_starts, mixture.extras, near_tokens=mixture.near_tokens)
+    headline = mix(tokens, table, headline_record, mixture, extras)
     mixed = time.perf_counter()
-    unbiased = mix(tokens, table, record.plain, mixture) if config.bias else headline
+    unbiased = mix(tokens, table, record.plain, mixture, extras) if config.bias else headline
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
     simple = mix_hedge(text, neural, config.simple(streaming.temperatures))
     nats = _named(record, headline, unbiased, simple)
     times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": mixed - counted}
-    details = _details(text, nats, headline, simple) | times
+    scores = {name: make_score(name, text, values) for name, values in nats.items()}
+    details = _details(text, scores, headline, simple) | times
     curves = make_curves(text, nats, table, headline_record, headline, simple)
-    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves)
+    beside = {name: score for name, score in scores.items() if name not in ("streaming", "hedge")}
+    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves, beside)
 
 
 def _named(
@@ -128,17 +130,15 @@ def _named(
 
 
 def _details(
-    text: ValidationText, nats: dict[str, np.ndarray], headline: MixResult, simple: HedgeResult
+    text: ValidationText, scores: dict[str, Score], headline: MixResult, simple: HedgeResult
 ) -> dict[str, float]:
-    scores = {name: make_score(name, text, values).total_nats for name, values in nats.items()}
     details = {
-        f"{name}_bits_per_byte": bits_per_byte(total, text.num_bytes)
-        for name, total in scores.items()
+        f"{name}_bits_per_byte": bits_per_byte(score.total_nats, text.num_bytes)
+        for name, score in scores.items()
         if name not in ("streaming", "hedge")
     }
-    details["hedge_gain_bits_per_byte"] = bits_per_byte(scores["streaming"], text.num_bytes) - bits_per_byte(
-        scores["hedge"], text.num_bytes
-    )
+    gain = scores["streaming"].total_nats - scores["hedge"].total_nats
+    details["hedge_gain_bits_per_byte"] = bits_per_byte(gain, text.num_bytes)
     report = headline.report
     details["hedge_max_sum_error"] = report.max_sum_error
     details["hedge_max_row_error"] = float(report.target_errors.max(initial=0.0))

@@ -12,7 +12,7 @@ import numpy as np
 
 from golf.files import write_text
 from golf.mixing.counts import CountTable
-from golf.mixing.mixture import MixResult
+from golf.mixing.mixture import MixResult, row_calibration
 from golf.mixing.record import NeuralRecord
 from golf.scoring.hedge import HedgeResult
 from golf.scoring.text import ValidationText
@@ -39,12 +39,14 @@ class Table:
 @dataclass(frozen=True)
 class Curves:
     """``position``: nats per token of each scorer along the text; ``orders``: by the longest context seen before;
-    ``weights``: mixture weights at the sampled targets; ``calibration``: how often the likeliest token comes."""
+    ``weights``: mixture weights at the sampled targets; ``calibration``: how often the likeliest token comes;
+    ``rows``: expected and actual number of tokens by their probability, over the whole rows of the sampled targets."""
 
     position: Table
     orders: Table
     weights: Table
     calibration: Table
+    rows: Table
 
     def write(self, folder: Path) -> None:
         """Write one TSV each into ``folder`` (which exists)."""
@@ -74,6 +76,7 @@ def make_curves(
         orders=_binned(orders, nats, "order"),
         weights=Table(weights),
         calibration=_calibration(text, record),
+        rows=_rows(text, record, headline),
     )
 
 
@@ -92,3 +95,14 @@ def _calibration(text: ValidationText, record: NeuralRecord) -> Table:
     bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
     table = _binned(bins, {"confidence": confidence, "hit_rate": hits}, "bin")
     return Table({key.removesuffix("_nats_per_token"): values for key, values in table.columns.items()})
+
+
+def _rows(text: ValidationText, record: NeuralRecord, headline: MixResult) -> Table:
+    """Of the entries with a probability of at most ``at_most``: their sum, and how many were the token that came."""
+    samples = zip(np.exp(record.sample_log_probs), text.tokens[record.sample_positions], strict=True)
+    mixed = headline.report.calibration
+    neural = sum((row_calibration(row, int(token)) for row, token in samples), np.zeros_like(mixed))
+    columns = {"at_most": (0.5 ** np.arange(neural.shape[1])).tolist()}
+    for name, (mass, came) in (("neural", neural), ("hedge", mixed)):
+        columns |= {f"{name}_expected": mass.tolist(), f"{name}_came": came.tolist()}
+    return Table(columns)

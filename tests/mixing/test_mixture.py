@@ -9,6 +9,7 @@ import pytest
 
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import CountTable, candidates, count_contexts
+from golf.mixing.extra_counts import count_extras
 from golf.mixing.mixture import MixResult, mix
 from golf.mixing.record import NeuralRecord, record_from_log_probs
 from golf.mixing.reference import ReferenceMixture
@@ -16,6 +17,7 @@ from golf.mixing.stream import MixtureState
 
 VOCAB, BOS = 24, 1
 CONFIG = MixtureConfig(near_tokens=300)
+EVERY = dataclasses.replace(CONFIG, cascade_sse=True, skip_orders=(1,), document_orders=(0, 2), match_tokens=6)
 
 
 def make_text(num_tokens: int, seed: int, *, thrice: bool = False) -> np.ndarray:
@@ -49,7 +51,9 @@ def prepare(
 
 
 def run(tokens: np.ndarray, rows: np.ndarray, config: MixtureConfig = CONFIG, samples: int = 0) -> MixResult:
-    return mix(tokens, *prepare(tokens, rows, config, samples), config)
+    starts = np.flatnonzero(tokens == BOS)
+    extras = count_extras(tokens, starts, config.extras, near_tokens=config.near_tokens)
+    return mix(tokens, *prepare(tokens, rows, config, samples), config, extras)
 
 
 @pytest.mark.parametrize("thrice", [False, True])
@@ -76,6 +80,11 @@ def test_batch_equals_the_naive_reference_at_every_position(thrice: bool) -> Non
         {"chain_base": "neural"},
         {"final": False},
         {"chain_forgetting": 0.9},
+        {"cascade_sse": True, "cascade_sse_rate": 0.1},
+        {"skip_orders": (1, 2)},
+        {"document_orders": (0, 1, 3)},
+        {"match_tokens": 4},
+        {"chain": False, "cascade": False, "final": False, "match_tokens": 3},
     ],
 )
 def test_each_configuration_equals_the_reference(off: dict[str, object]) -> None:
@@ -93,11 +102,12 @@ def test_each_configuration_equals_the_reference(off: dict[str, object]) -> None
     assert ("cascade" in result.nats) == config.cascade
 
 
-def test_streaming_gives_the_batch_probabilities() -> None:
-    tokens = make_text(2500, seed=7, thrice=True)
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+def test_streaming_gives_the_batch_probabilities(config: MixtureConfig) -> None:
+    tokens = make_text(2500 if config is CONFIG else 1200, seed=7, thrice=True)
     rows = make_rows(tokens, seed=8)
-    nats = run(tokens, rows).nats["mixture"]
-    state = MixtureState(CONFIG, vocab_size=VOCAB)
+    nats = run(tokens, rows, config).nats["mixture"]
+    state = MixtureState(config, vocab_size=VOCAB)
     state.update(int(tokens[0]), starts_document=True)
     for t in range(1, len(tokens)):
         row = state.distribution(rows[t])
@@ -106,10 +116,11 @@ def test_streaming_gives_the_batch_probabilities() -> None:
         state.update(int(tokens[t]), starts_document=bool(tokens[t] == BOS))
 
 
-def test_the_decoder_of_several_streams_sees_the_encoders_rows() -> None:
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+def test_the_decoder_of_several_streams_sees_the_encoders_rows(config: MixtureConfig) -> None:
     streams = [make_text(300, seed) for seed in (1, 2, 3)]
     rows = [make_rows(tokens, seed=9) for tokens in streams]
-    encoder, decoder = (MixtureState(CONFIG, vocab_size=VOCAB, streams=3) for _ in range(2))
+    encoder, decoder = (MixtureState(config, vocab_size=VOCAB, streams=3) for _ in range(2))
     for t in range(300):
         for state in (encoder, decoder):
             seen = [state.distribution(rows[s][t], stream=s) for s in range(3)] if t else []
@@ -121,39 +132,46 @@ def test_the_decoder_of_several_streams_sees_the_encoders_rows() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(coded, seen, strict=True))
 
 
-def test_sampled_rows_prove_themselves() -> None:
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+def test_sampled_rows_prove_themselves(config: MixtureConfig) -> None:
     tokens = make_text(1500, seed=11, thrice=True)
-    report = run(tokens, make_rows(tokens, seed=12), samples=400).report
+    report = run(tokens, make_rows(tokens, seed=12), config, samples=400).report
     assert len(report.positions) == 400 and report.max_sum_error <= 1e-9
     assert report.target_errors.max() <= 1e-9 and report.count_mismatches == 0
     assert ((report.chain_weights > 0) & (report.chain_weights < 1)).all()
 
 
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
 @pytest.mark.parametrize("thrice", [False, True])
-def test_earlier_scores_do_not_move_when_the_future_changes(thrice: bool) -> None:
+def test_earlier_scores_do_not_move_when_the_future_changes(thrice: bool, config: MixtureConfig) -> None:
     tokens = make_text(900, seed=13, thrice=thrice)
     rows = make_rows(tokens, seed=14)
-    whole = run(tokens, rows).nats
+    whole = run(tokens, rows, config).nats
     rng = np.random.default_rng(15)
     for cut in (1, 57, 500, 851, 899):
         changed, changed_rows = tokens.copy(), rows.copy()
         changed[cut:] = rng.integers(1, VOCAB, len(tokens) - cut)  # may begin documents too
         changed_rows[cut + 1 :] = make_rows(changed, seed=16)[cut + 1 :]
-        for name, nats in run(changed, changed_rows).nats.items():
+        for name, nats in run(changed, changed_rows, config).nats.items():
             assert np.array_equal(nats[:cut], whole[name][:cut]), name
-        for name, nats in run(tokens[:cut], rows[:cut]).nats.items() if cut > 1 else ():
+        for name, nats in run(tokens[:cut], rows[:cut], config).nats.items() if cut > 1 else ():
             assert np.array_equal(nats, whole[name][:cut]), name
 
 
-def sum_over_last_token(tokens: np.ndarray, rows: np.ndarray, cheat: str | None = None) -> float:
+def sum_over_last_token(
+    tokens: np.ndarray, rows: np.ndarray, cheat: str | None = None, config: MixtureConfig = CONFIG
+) -> float:
     """Total probability of all choices of the last token, each scored by a fresh run (the target never leaks)."""
     total = 0.0
     for choice in range(VOCAB):
         tokens = tokens.copy()
         tokens[-1] = choice
-        table, record = prepare(tokens, rows, CONFIG, 0)
-        table = CHEATS[cheat](table) if cheat else table
-        total += float(np.exp(-mix(tokens, table, record, CONFIG).nats["mixture"][-1]))
+        table, record = prepare(tokens, rows, config, 0)
+        table = CHEATS[cheat](table) if cheat in CHEATS else table
+        extras = count_extras(tokens, np.flatnonzero(tokens == BOS), config.extras, near_tokens=config.near_tokens)
+        if cheat == "extras counted early":
+            extras = dataclasses.replace(extras, n=extras.n + 1, c=extras.c + 1)
+        total += float(np.exp(-mix(tokens, table, record, config, extras).nats["mixture"][-1]))
     return total
 
 
@@ -175,16 +193,34 @@ def _oracle_recency(table: CountTable) -> CountTable:
 CHEATS = {"counted early": _counted_early, "target in key": _target_in_key, "oracle gate": _oracle_recency}
 
 
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
 @pytest.mark.parametrize("thrice", [False, True])
-def test_all_choices_of_the_target_sum_to_one(thrice: bool) -> None:
+def test_all_choices_of_the_target_sum_to_one(thrice: bool, config: MixtureConfig) -> None:
     tokens = make_text(800, seed=17, thrice=thrice)
-    assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18)) - 1.0) <= 1e-9
+    assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18), config=config) - 1.0) <= 1e-9
 
 
-@pytest.mark.parametrize("cheat", list(CHEATS))
+@pytest.mark.parametrize("cheat", [*CHEATS, "extras counted early"])
 def test_cheats_do_not_sum_to_one(cheat: str) -> None:
     tokens = make_text(800, seed=17, thrice=True)
-    assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18), cheat) - 1.0) > 1e-3
+    assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18), cheat, EVERY) - 1.0) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"cascade_sse": False},
+        {"skip_orders": ()},
+        {"document_orders": ()},
+        {"match_tokens": 0},
+        {"cascade_sse_rate": 0.2},
+    ],
+)
+def test_each_option_acts(off: dict[str, object]) -> None:
+    tokens = make_text(600, seed=31, thrice=True)
+    rows = make_rows(tokens, seed=32)
+    without = run(tokens, rows, dataclasses.replace(EVERY, **off))  # type: ignore[arg-type]
+    assert not np.array_equal(run(tokens, rows, EVERY).nats["mixture"], without.nats["mixture"])
 
 
 @pytest.mark.parametrize("cheat", ["counted early", "target in key"])
@@ -221,6 +257,7 @@ def test_float32_records_are_within_a_millionth() -> None:
         ({"orders": (1, 2)}, "has orders"),
         ({"record": "short"}, "wanted three equal numbers"),
         ({"candidates": 2}, "candidate_log_prob has shape"),
+        ({"extras": 4}, "count with `count_extras`"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
@@ -231,6 +268,8 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, object], message: s
         config = dataclasses.replace(CONFIG, chain_orders=(1, 2), cascade_orders=(1, 2))
     if "candidates" in change:
         config = dataclasses.replace(CONFIG, cascade_candidates=2)
+    if "extras" in change:
+        config = dataclasses.replace(CONFIG, match_tokens=4)
     if "record" in change:
         tokens = tokens[:-1]
     with pytest.raises(ValueError, match=message):
@@ -254,6 +293,10 @@ def test_a_record_that_is_not_finite_is_refused() -> None:
         ({"cascade_min_tail": 0.0}, "cascade_min_tail: found"),
         ({"near_tokens": 0}, "near_tokens: found 0"),
         ({"chain_forgetting": 1.5}, "chain_forgetting: found"),
+        ({"skip_orders": (0,)}, "skip_orders: found .* from 1 to 64"),
+        ({"document_orders": (2, 1)}, "document_orders: found .* from 0 to 64"),
+        ({"match_tokens": -1}, "match_tokens: found -1"),
+        ({"cascade": False, "final": False, "cascade_sse": True}, "cascade_sse: found true without"),
         ({"entropy_edges_nats": (2.0, 1.0)}, "entropy_edges_nats: found"),
     ],
 )

@@ -92,7 +92,8 @@ def test_plots_are_reproducible_and_whole(metrics_folder: Path, tmp_path: Path) 
     nats = "streaming_nats_per_token\thedge_nats_per_token\thedge_simple_nats_per_token"
     curves = {
         "position": f"last_target\t{nats}\n10\t3\t2.9\t2.95\n20\t3\t2.8\t2.9\n",
-        "orders": f"order\t{nats}\n0\t5\t5\t5.1\n4\t3\t2.5\t2.6\n",
+        "orders": f"order\ttokens\t{nats}\n0\t10\t5\t5\t5.1\n4\t10\t3\t2.5\t2.6\n",
+        "rows": "at_most\tneural_expected\tneural_came\thedge_expected\thedge_came\n1\t5\t4\t5\t5\n0.5\t0\t0\t2\t2\n",
         "weights": "target\tchain\tsimple_neural\n0\t0.5\t0.5\n19\t0.6\t0.9\n",
         "calibration": "bin\ttokens\tconfidence\thit_rate\n0\t10\t0.02\t0.1\n19\t10\t0.97\t0.9\n",
     }
@@ -106,7 +107,8 @@ def test_plots_are_reproducible_and_whole(metrics_folder: Path, tmp_path: Path) 
         draw_all(folder, metrics=metrics, history=history, tensors=tensors, curves=tmp_path, compressors=COMPRESSORS)
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1]
-    names = ("calibration", "gain_order", "gain_position", "loss", "schedule", "score_size", "size", "weights")
+    names = {"calibration", "gain_order", "gain_position", "loss", "schedule", "score_size", "size", "weights"}
+    names |= {"calibration_mixture", "gain_parts", "weights_mixture"}
     assert sorted(written[0]) == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
     assert b"Schedules that fired" not in written[0]["loss.svg"]
 

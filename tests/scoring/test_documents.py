@@ -26,6 +26,14 @@ def test_table_has_nats_and_bits_per_byte_of_each_mode(tmp_path: Path) -> None:
     assert lines[2].split("\t") == ["1", "0", "1", "1.500000", "", "1.000000", ""]
 
 
+def test_scorers_beside_a_mode_have_columns_too(tmp_path: Path) -> None:
+    tensors = {"doc_nats": np.array([4.0]), "doc_bytes": np.array([2]), "doc_tokens": np.array([3])}
+    save_numpy(tmp_path / "h", tensors | {"doc_nats.hedge_simple": np.array([5.0])}, {"artifact_sha256": "a"})
+    table = load_documents({"hedge": tmp_path / "h"})
+    assert {name: nats.tolist() for name, nats in table.nats.items()} == {"hedge": [4.0], "hedge_simple": [5.0]}
+    assert table.tsv().split("\n")[0].endswith("hedge_simple_nats\thedge_simple_bits_per_byte")
+
+
 @pytest.mark.parametrize("changes", [{"sha": "b"}, {"num_bytes": (9, 0)}])
 def test_scores_of_another_artifact_or_text_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     one, two = write(tmp_path / "a", [1.0, 1.0]), write(tmp_path / "b", [1.0, 1.0], **changes)
