@@ -1,13 +1,17 @@
 """Stage `quantize`: averaged float weights to integers with steps; matrices by role, small tensors to fp16.
 
-In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate/hessians.safetensors.
+In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate;
+for quantize.split artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the sources
+of golf.decode.
 Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +20,16 @@ from golf.guard import main_guard
 from golf.models.registry import build_model, config_from_dict
 from golf.params import load_section
 from golf.quantize.hessian import load_hessians
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
 from golf.quantize.storage import save_quantized
 
-COLUMNS = ("tensor", "role", "shape", "weights", "relative_error", "bits_per_weight", "largest_integer")
+if TYPE_CHECKING:
+    from golf.fit.damage import Divergence
+    from golf.models.base import LanguageModel
+    from golf.quantize.tensors import QuantizedModel
+
+COLUMNS = ("tensor", "role", "shape", "weights", "relative_error", "output_error", "bits_per_weight", "largest_integer")
+SOURCES = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -35,7 +45,9 @@ def main() -> None:
         raise files.FileError(f"artifacts/average/model.safetensors: meta has no `{missing[0]}`; re-run `average`")
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     hessians = _hessians(args.root) if config.needs_hessians else None
-    result = quantize_model(state, model, config, meta=meta, hessians=hessians)
+    quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians)
+    searched = config.target_bytes > 0 or config.split.by != "none"
+    result = _fitted(quantizer, model, args.root) if searched else quantizer.run()
     out = args.root / "artifacts/quantize"
     errors = {row["tensor"]: row["relative_error"] for row in result.rows}
     save_quantized(out / "model.safetensors", result.model, {"relative_error": errors})
@@ -49,6 +61,48 @@ def _hessians(root: Path) -> dict[str, np.ndarray | None]:
     without = meta["without"]
     assert isinstance(without, dict)
     return {**found, **dict.fromkeys(without)}
+
+
+def _fitted(quantizer: Quantizer, model: LanguageModel, root: Path) -> QuantizeResult:
+    """The model with steps split by damage, or fitted to ``quantize.target_bytes``, or both."""
+    from golf.fit.run import fit_to_target, split_steps
+
+    config, split = quantizer.config, quantizer.config.split.by
+    damage = None if split == "none" else _damage(quantizer, model, root)
+    if not config.target_bytes:
+        assert split != "none" and damage is not None
+        fit = split_steps(quantizer, split=split, damage=damage, say=_say)
+    else:
+        by = None if split == "none" else split
+        size = _size(root, config.target_bytes)
+        fit = fit_to_target(quantizer, size=size, target=config.target_bytes, split=by, damage=damage, say=_say)
+    return QuantizeResult(fit.result.model, fit.result.rows, fit.result.metrics | fit.metrics)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
+    """Bytes of artifact and decoder, with the coder that `compress` takes by default."""
+    from golf.container.write import pack
+    from golf.shipping import CompressConfig, pack_decoder
+
+    tokenizer = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
+    decoder_bytes = len(pack_decoder(SOURCES))
+    coder = CompressConfig(coder="smallest", zstd_level=22, limit_bytes=target)
+    _say(f"fit: target {target:,} bytes, of them {decoder_bytes:,} for the decoder; coder: smallest")
+    extra = {"coders": coder.coders, "embedding_coders": coder.embedding_coders}
+    return lambda model: decoder_bytes + len(pack(model, tokenizer, **extra, zstd_level=coder.zstd_level))
+
+
+def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergence:
+    from golf.fit.damage import Divergence, training_windows
+    from golf.tokens.shards import open_split
+
+    split = quantizer.config.split
+    windows = training_windows(open_split(root / "artifacts/tokens/train"), tokens=split.tokens, window=split.window)
+    return Divergence(model, quantizer.state, windows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "tokenize"},
-    {"training", "calibrate", "decode", "scoring", "shipping", "textcodec"},
+    {"training", "calibrate", "decode", "fit", "scoring", "shipping", "textcodec"},
     {"report", "cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -76,6 +76,10 @@ def write_params(folder: Path, limit: int, **changes: object) -> None:
         "percentiles": [0.999, 1.0],
         "clip": 12.85,
         "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": False},
+        "roles": {role: {"method": None, "clip": None} for role in ("embedding", "attention", "mlp")},
+        "rotate": False,
+        "target_bytes": 0,
+        "split": {"by": "none", "tokens": 64, "window": 16},
     }
     compress = {"coder": "smallest", "zstd_level": 22, "limit_bytes": limit}
     with open(folder / "params.yaml", "w") as file:

@@ -17,7 +17,8 @@ from golf.files import write_text
 
 __all__ = ["HELP", "add_arguments", "closures", "run"]
 
-READ_AS_FILES = {"stages.compress": "golf.decode"}  # compress packs these sources: the shipped decoder
+# these stages pack the sources of the shipped decoder: to write it, or to count it in `quantize.target_bytes`
+READ_AS_FILES = {"stages.compress": "golf.decode", "stages.quantize": "golf.decode"}
 HELP = "compare or rewrite the code deps of dvc.yaml with the import closures"
 
 

@@ -8,6 +8,7 @@ or the plain trellis. Source: the modules it joins (``gptq``, ``scales``, ``colu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from golf.quantize.grid import check_matrix
 from golf.quantize.tensors import QuantizedTensor, column_steps, row_steps
 
-__all__ = ["GptqConfig", "quantize_gptq"]
+if TYPE_CHECKING:
+    from golf.quantize.hessian import Factor
+
+__all__ = ["GptqConfig", "factor_of", "quantize_gptq"]
 
 _LARGEST = 16000.0  # a row's largest integer before feedback, half of what the kernels accept
 
@@ -35,10 +39,27 @@ class GptqConfig:
             raise ValueError(f"column_exponent: found {self.column_exponent}, wanted 0 (none) to 1 (water-filling)")
 
 
+def factor_of(
+    name: str, columns: int, hessian: NDArray[np.float32] | None, *, config: GptqConfig, trellis: bool
+) -> Factor | None:
+    """The factor that ``quantize_gptq`` takes, of a Hessian (C, C); ``None`` for a lookup table, which has no Hessian.
+
+    It does not depend on steps, so a search over them makes it once. Raises ``ValueError`` naming the tensor when the
+    Hessian is not one for ``columns`` columns.
+    """
+    from golf.quantize.hessian import HessianError, factorize
+
+    if hessian is None:
+        return None
+    if hessian.shape != (columns, columns):
+        raise HessianError(f"{name}: has {columns} columns, its Hessian {hessian.shape[0]}; re-run calibrate")
+    return factorize(hessian, damping=config.damping, act_order=config.act_order and not trellis, name=name)
+
+
 def quantize_gptq(
     name: str,
     weights: NDArray[np.floating],
-    hessian: NDArray[np.float32] | None,
+    factor: Factor | None,
     *,
     role: str,
     levels: int,
@@ -46,13 +67,13 @@ def quantize_gptq(
     config: GptqConfig,
     trellis: bool,
 ) -> QuantizedTensor:
-    """Quantize ``weights`` (..., C) with the Hessian (C, C) of its inputs, ``None`` for a lookup table.
+    """Quantize ``weights`` (..., C) with ``factor_of`` the Hessian of its inputs, ``None`` for a lookup table.
 
-    Raises ``ValueError`` naming the tensor for bad weights, steps outside the codes, or a Hessian that does not fit.
+    Raises ``ValueError`` naming the tensor for bad weights, steps outside the codes, or a factor that does not fit.
     """
     from golf.quantize.columns import column_codes
     from golf.quantize.gptq import gptq
-    from golf.quantize.hessian import factorize
+    from golf.quantize.hessian import identity_factor
     from golf.quantize.scales import step_codes
 
     matrix = check_matrix(name, weights)
@@ -60,12 +81,10 @@ def quantize_gptq(
     floor = np.abs(matrix).max(axis=1).astype(np.float64) / _LARGEST  # a row without spread, or one far outlier
     rows = step_codes(np.maximum(spread, floor), per_octave=8)
     codes = None
-    if hessian is None:
-        factor = factorize(np.eye(matrix.shape[1], dtype=np.float32), damping=config.damping, name=name)
-    else:
-        factor = factorize(hessian, damping=config.damping, act_order=config.act_order and not trellis, name=name)
-        if config.column_exponent:
-            codes = column_codes(factor.importance_in_storage_order(), exponent=config.column_exponent)
+    if factor is None:
+        factor = identity_factor(matrix.shape[1], damping=config.damping)
+    elif config.column_exponent:
+        codes = column_codes(factor.importance_in_storage_order(), exponent=config.column_exponent)
     result = gptq(
         matrix,
         factor,

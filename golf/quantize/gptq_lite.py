@@ -25,11 +25,12 @@ def quantize_gptq_lite(
     weights: NDArray[np.floating],
     *,
     role: str,
-    levels: int,
+    levels: float,
     percentiles: Sequence[float] = PERCENTILES,
 ) -> QuantizedTensor:
     """Quantize ``weights`` (..., C) to integers in ``-levels..levels`` with one fp16 step per row.
 
+    ``levels`` may lie between two whole numbers, for steps of any width; integers then reach the nearer one.
     Per row and percentile p: clip = p-quantile of ``|w|`` (linear interpolation), step = clip / levels rounded to fp16,
     squared error with that very step; the first percentile with the smallest error wins.
     Raises ``ValueError`` naming the tensor for NaN, infinity or steps above fp16, and for bad levels or percentiles.
@@ -45,7 +46,7 @@ def quantize_gptq_lite(
         for start in range(0, len(matrix), rows_at_once)
     ]
     steps = np.concatenate(chunks)
-    return QuantizedTensor(name, role, weights.shape, round_rows(matrix, steps, levels), steps)
+    return QuantizedTensor(name, role, weights.shape, round_rows(matrix, steps, round(levels)), steps)
 
 
 def _quantile(ordered: NDArray[np.float32], p: float) -> NDArray[np.float32]:
@@ -58,14 +59,14 @@ def _quantile(ordered: NDArray[np.float32], p: float) -> NDArray[np.float32]:
 
 
 def _search(
-    name: str, matrix: NDArray[np.float32], levels: int, percentiles: Sequence[float]
+    name: str, matrix: NDArray[np.float32], levels: float, percentiles: Sequence[float]
 ) -> NDArray[np.float16]:
     ordered = np.sort(np.abs(matrix), axis=1)
     best = np.full(len(matrix), np.inf)
     chosen = np.zeros(len(matrix), np.float16)
     for p in percentiles:
         steps = half_steps(name, _quantile(ordered, p) / np.float32(levels))
-        errors = row_errors(matrix, round_rows(matrix, steps, levels), steps)
+        errors = row_errors(matrix, round_rows(matrix, steps, round(levels)), steps)
         better = errors < best
         best, chosen = np.where(better, errors, best), np.where(better, steps, chosen)
     return chosen

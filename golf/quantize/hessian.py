@@ -17,7 +17,7 @@ import numpy as np
 
 from golf import files
 
-__all__ = ["Factor", "HessianError", "HessianSums", "factorize", "load_hessians", "save_hessians"]
+__all__ = ["Factor", "HessianError", "HessianSums", "factorize", "identity_factor", "load_hessians", "save_hessians"]
 
 
 class HessianError(ValueError):
@@ -106,6 +106,14 @@ def factorize(hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = F
     scale = np.diag(upper).copy()
     feedback = np.triu(upper / scale[:, None], 1).astype(np.float32)
     return Factor(feedback, (1.0 / scale).astype(np.float32), order.astype(np.int64), dead)
+
+
+def identity_factor(columns: int, *, damping: float = 0.01) -> Factor:
+    """``factorize`` of the identity (C, C), for a lookup table, without its C^3 operations: the same bits."""
+    scale = 1.0 / np.sqrt(1.0 + damping)
+    shape = (columns, columns)
+    importance = np.full(columns, 1.0 / scale).astype(np.float32)
+    return Factor(np.zeros(shape, np.float32), importance, np.arange(columns), np.zeros(columns, np.bool_))
 
 
 def _inverse_factor(h: np.ndarray, name: str) -> np.ndarray:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from golf.progress import progress
-from golf.quantize.full_gptq import GptqConfig, quantize_gptq
+from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
+from golf.quantize.full_gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
 from golf.quantize.grid import order0_bits
 from golf.quantize.sdclip import quantize_sdclip
@@ -18,41 +19,12 @@ from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
+    from golf.quantize.hessian import Factor
 
-__all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "quantize_model"]
+__all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "quantize_model"]
 
-QUANTIZED_ROLES = ("embedding", "attention", "mlp")
 _HALF_MAX = float(np.finfo(np.float16).max)
-
-
-@dataclass(frozen=True)
-class QuantizeConfig:
-    """Section `quantize` of the parameters; units and meaning stand beside the keys in conf/config.yaml."""
-
-    method: Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
-    levels: dict[str, int]
-    percentiles: tuple[float, ...]
-    clip: float
-    gptq: GptqConfig = field(default_factory=GptqConfig)
-
-    def __post_init__(self) -> None:
-        if set(self.levels) != set(QUANTIZED_ROLES):
-            wanted = ", ".join(QUANTIZED_ROLES)
-            raise ValueError(f"levels: found {', '.join(sorted(self.levels))}, wanted exactly {wanted}")
-        for role, most in self.levels.items():
-            if not 7 <= most <= 127:
-                raise ValueError(f"levels.{role}: found {most}, wanted 7 (4 bit) to 127 (8 bit)")
-        if not self.percentiles or not all(0.5 <= p <= 1.0 for p in self.percentiles):
-            raise ValueError(f"percentiles: found {list(self.percentiles)}, wanted at least one in 0.5..1")
-        if not (np.isfinite(self.clip) and 0 < self.clip <= 1000):
-            raise ValueError(f"clip: found {self.clip}, wanted a number of standard deviations above 0, 1000 at most")
-        if self.gptq.act_order and self.method == "gptq_trellis":
-            raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
-
-    @property
-    def needs_hessians(self) -> bool:
-        """Whether the method uses what `calibrate` makes."""
-        return self.method in ("gptq", "gptq_trellis")
+Hessians = Mapping[str, NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -70,34 +42,112 @@ def quantize_model(
     config: QuantizeConfig,
     *,
     meta: dict[str, Any],
-    hessians: Mapping[str, NDArray[np.float32] | None] | None = None,
+    hessians: Hessians | None = None,
 ) -> QuantizeResult:
-    """Quantize ``state`` (a state dict as float32 arrays) by the roles that ``model`` gives its names.
+    """Quantize ``state`` (a state dict as float32 arrays) by the roles that ``model`` gives its names, once.
 
-    Matrices and tables become integers with steps, control tensors fp16 (fp32 where a number leaves the fp16 range).
-    Every storage is quantized once: names that ``model`` ties become aliases, and must hold equal data.
-    Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
-    Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
+    Arguments and errors are those of ``Quantizer``.
     """
-    aliases = _aliases(model)
-    _check_names(state, model)
-    for alias, name in aliases.items():
-        if not np.array_equal(state[alias], state[name], equal_nan=True):
-            raise ValueError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
-    tensors: dict[str, QuantizedTensor] = {}
-    plain: dict[str, NDArray[Any]] = {}
-    rows = []
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    unique = [name for name in sorted(state) if name not in aliases]
-    for name in progress(unique, what="quantize", unit="tensor"):
-        role = model.role(name) if name in parameters else "control"
-        if role in QUANTIZED_ROLES:
-            tensors[name] = _quantize(name, state[name], role, config, hessians or {})
-        else:
-            plain[name] = _small(name, state[name])
-        rows.append(_row(name, role, state[name], tensors.get(name), plain.get(name)))
-    result = QuantizedModel(meta["model"], meta["vocab_size"], tensors, plain, aliases)
-    return QuantizeResult(result, rows, _metrics(rows))
+    return Quantizer(state, model, config, meta=meta, hessians=hessians).run()
+
+
+class Quantizer:
+    """One float model, quantized as often as asked with other steps; what does not depend on steps is kept."""
+
+    def __init__(
+        self,
+        state: dict[str, NDArray[np.float32]],
+        model: LanguageModel,
+        config: QuantizeConfig,
+        *,
+        meta: dict[str, Any],
+        hessians: Hessians | None = None,
+    ) -> None:
+        """``state`` as float32 arrays, ``model`` for roles and ties, ``hessians`` for methods of GPTQ.
+
+        Matrices and tables become integers with steps, control tensors fp16 (fp32 where a number leaves the fp16
+        range). Every storage is quantized once: names that ``model`` ties become aliases, and must hold equal data.
+        Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
+        With ``config.rotate`` the residual stream is rotated first, weights and Hessians alike.
+        Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties,
+        or, with ``rotate``, what stands in the way of an exact rotation.
+        """
+        self.aliases = _aliases(model)
+        _check_names(state, model)
+        for alias, name in self.aliases.items():
+            if not np.array_equal(state[alias], state[name], equal_nan=True):
+                raise ValueError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
+        self.state, self.hessians = state, dict(hessians or {})
+        if config.rotate:
+            from golf.quantize.residual import rotate_residual
+
+            self.state, self.hessians = rotate_residual(state, self.hessians)
+        self.config, self.meta = config, meta
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        unique = [name for name in sorted(state) if name not in self.aliases]
+        self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
+        self._factors: dict[str, Factor | None] = {}
+
+    def quantized_names(self, role: str | None = None) -> list[str]:
+        """Names that become integers, sorted; with ``role`` those of that role."""
+        roles = QUANTIZED_ROLES if role is None else (role,)
+        return [name for name, found in self.roles.items() if found in roles]
+
+    def run(self, scales: Mapping[str, float] | None = None) -> QuantizeResult:
+        """Quantize; steps of tensor NAME are ``scales[NAME]`` (default 1) times those of the parameters."""
+        scales = scales or {}
+        tensors: dict[str, QuantizedTensor] = {}
+        plain: dict[str, NDArray[Any]] = {}
+        rows = []
+        for name in progress(list(self.roles), what="quantize", unit="tensor"):
+            role, weights = self.roles[name], self.state[name]
+            if role in QUANTIZED_ROLES:
+                recipe = self.config.recipe(role, scale=scales.get(name, 1.0))
+                tensors[name] = self._quantize(name, weights, role, recipe)
+            else:
+                plain[name] = _small(name, weights)
+            rows.append(_row(name, role, weights, tensors.get(name), plain.get(name), self.hessians.get(name)))
+        result = QuantizedModel(self.meta["model"], self.meta["vocab_size"], tensors, plain, self.aliases)
+        return QuantizeResult(result, rows, _metrics(rows))
+
+    def quantize(self, name: str) -> QuantizedTensor:
+        """Tensor ``name`` alone, with the steps of the parameters."""
+        role = self.roles[name]
+        return self._quantize(name, self.state[name], role, self.config.recipe(role))
+
+    def set_hessians(self, hessians: Hessians) -> None:
+        """Take these instead of what was given for their names."""
+        for name, hessian in hessians.items():
+            self.hessians[name] = hessian
+            self._factors.pop(name, None)
+
+    def _hessian(self, name: str) -> NDArray[np.float32] | None:
+        if name not in self.hessians:
+            raise ValueError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
+        return self.hessians[name]
+
+    def _quantize(self, name: str, weights: NDArray[np.float32], role: str, recipe: Recipe) -> QuantizedTensor:
+        levels, config = recipe.levels, self.config
+        if recipe.method == "sdclip":
+            return quantize_sdclip(name, weights, role=role, levels=levels, clip=recipe.scaled_clip)
+        if recipe.method == "gptq_lite":
+            most, percentiles = recipe.scaled_levels, config.percentiles
+            return quantize_gptq_lite(name, weights, role=role, levels=most, percentiles=percentiles)
+        hessian = self._hessian(name)
+        trellis = recipe.method == "gptq_trellis"
+        if name not in self._factors:
+            columns = weights.shape[-1]
+            self._factors[name] = factor_of(name, columns, hessian, config=config.gptq, trellis=trellis)
+        return quantize_gptq(
+            name,
+            weights,
+            self._factors[name],
+            role=role,
+            levels=levels,
+            clip=recipe.scaled_clip,
+            config=config.gptq,
+            trellis=trellis,
+        )
 
 
 def _aliases(model: LanguageModel) -> dict[str, str]:
@@ -123,32 +173,6 @@ def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) ->
             raise ValueError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
 
 
-def _quantize(
-    name: str,
-    weights: NDArray[np.float32],
-    role: str,
-    config: QuantizeConfig,
-    hessians: Mapping[str, NDArray[np.float32] | None],
-) -> QuantizedTensor:
-    levels = config.levels[role]
-    if config.method == "sdclip":
-        return quantize_sdclip(name, weights, role=role, levels=levels, clip=config.clip)
-    if config.method == "gptq_lite":
-        return quantize_gptq_lite(name, weights, role=role, levels=levels, percentiles=config.percentiles)
-    if name not in hessians:
-        raise ValueError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
-    return quantize_gptq(
-        name,
-        weights,
-        hessians[name],
-        role=role,
-        levels=levels,
-        clip=config.clip,
-        config=config.gptq,
-        trellis=config.method == "gptq_trellis",
-    )
-
-
 def _small(name: str, weights: NDArray[np.float32]) -> NDArray[Any]:
     if not np.isfinite(weights).all():
         raise ValueError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
@@ -162,6 +186,7 @@ def _row(
     weights: NDArray[np.float32],
     tensor: QuantizedTensor | None,
     plain: NDArray[Any] | None,
+    hessian: NDArray[np.float32] | None,
 ) -> dict[str, Any]:
     rebuilt = tensor.dequantize() if tensor is not None else plain
     assert rebuilt is not None
@@ -175,12 +200,26 @@ def _row(
         "shape": "x".join(map(str, weights.shape)) or "1",
         "weights": weights.size,
         "relative_error": squared_error / squared_norm if squared_norm else 0.0,
+        "output_error": _output_error(weights, rebuilt, hessian) if tensor is not None else 0.0,
         "bits_per_weight": stored_bits / max(1, weights.size),
         "largest_integer": int(np.abs(tensor.values.astype(np.int32)).max()) if tensor is not None else 0,
         "squared_error": squared_error,
         "squared_norm": squared_norm,
         "scale_bits": scale_bits,
     }
+
+
+def _output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: NDArray[np.float32] | None) -> float:
+    """tr(E H E^T) / tr(W H W^T) with E = W - rebuilt: squared error of the outputs; of the weights without ``hessian``.
+
+    In float32 blocks of rows: 7 digits are plenty for a share, and the products are as many as in GPTQ itself.
+    """
+    exact, error = (x.reshape(-1, x.shape[-1]).astype(np.float32) for x in (weights, weights - rebuilt))
+    sums = [0.0, 0.0]
+    for start in range(0, len(exact), 4096):
+        for place, matrix in enumerate((error[start : start + 4096], exact[start : start + 4096])):
+            sums[place] += float(np.vdot(matrix if hessian is None else matrix @ hessian, matrix))
+    return sums[0] / sums[1] if sums[1] else 0.0
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -194,6 +233,8 @@ def _metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
         metrics[f"{group}_relative_error"] = sum(row["squared_error"] for row in members) / norm if norm else 0.0
         bits = sum(row["bits_per_weight"] * row["weights"] for row in members)
         metrics[f"{group}_bits_per_weight"] = bits / count if count else 0.0
+        weighted = sum(row["output_error"] * row["weights"] for row in members)
+        metrics[f"{group}_output_error"] = weighted / count if count else 0.0
     scale_bits = sum(row["scale_bits"] for row in rows)
     metrics["scale_bits_per_weight"] = scale_bits / max(1, metrics["quantized_weights"])
     return metrics

@@ -1,0 +1,117 @@
+"""Section `quantize` of the parameters, and the recipe it gives to every tensor role."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from golf.quantize.full_gptq import GptqConfig
+
+__all__ = ["QUANTIZED_ROLES", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
+
+QUANTIZED_ROLES = ("embedding", "attention", "mlp")
+Method = Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
+_LARGEST_CLIP = 1000.0
+_WITH_HESSIANS = ("gptq", "gptq_trellis")
+
+
+@dataclass(frozen=True)
+class RoleConfig:
+    """What one tensor role has of its own; ``None`` takes the value of the whole section."""
+
+    method: Method | None = None
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None:
+            _check_clip(self.clip)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Keys `quantize.split`; see ``golf.fit``."""
+
+    by: Literal["none", "role", "tensor"] = "none"
+    tokens: int = 2048
+    window: int = 256
+
+    def __post_init__(self) -> None:
+        for key in ("tokens", "window"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: found {getattr(self, key)}, wanted 1 or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one tensor is quantized: the settings of its role, with steps ``scale`` times as wide."""
+
+    method: Method
+    levels: int
+    clip: float
+    scale: float = 1.0
+
+    @property
+    def scaled_levels(self) -> float:
+        """``levels / scale``, 1 to 127: gptq_lite's step is clip / levels, so this makes its steps ``scale`` as wide.
+
+        The integers change range with it and the clip stays where the search of percentiles puts it.
+        """
+        return float(min(127.0, max(1.0, self.levels / self.scale)))
+
+    @property
+    def scaled_clip(self) -> float:
+        """``clip * scale``: steps of every other method are this many standard deviations / ``levels``."""
+        return self.clip * self.scale
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Section `quantize` of the parameters; units and meaning stand beside the keys in conf/config.yaml."""
+
+    method: Method
+    levels: dict[str, int]
+    percentiles: tuple[float, ...]
+    clip: float
+    gptq: GptqConfig = field(default_factory=GptqConfig)
+    roles: dict[str, RoleConfig] = field(default_factory=lambda: dict.fromkeys(QUANTIZED_ROLES, RoleConfig()))
+    rotate: bool = False
+    target_bytes: int = 0
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+    def __post_init__(self) -> None:
+        for key, given in (("levels", self.levels), ("roles", self.roles)):
+            if set(given) != set(QUANTIZED_ROLES):
+                wanted = ", ".join(QUANTIZED_ROLES)
+                raise ValueError(f"{key}: found {', '.join(sorted(given))}, wanted exactly {wanted}")
+        for role, most in self.levels.items():
+            if not 7 <= most <= 127:
+                raise ValueError(f"levels.{role}: found {most}, wanted 7 (4 bit) to 127 (8 bit)")
+        if not self.percentiles or not all(0.5 <= p <= 1.0 for p in self.percentiles):
+            raise ValueError(f"percentiles: found {list(self.percentiles)}, wanted at least one in 0.5..1")
+        _check_clip(self.clip)
+        if self.gptq.act_order and "gptq_trellis" in self.methods:
+            raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
+        if self.target_bytes < 0:
+            raise ValueError(f"target_bytes: found {self.target_bytes}, wanted a number of bytes, or 0 for no search")
+
+    def recipe(self, role: str, *, scale: float = 1.0) -> Recipe:
+        """The recipe of ``role``, one of ``QUANTIZED_ROLES``, with steps ``scale`` times those of the parameters."""
+        own = self.roles[role]
+        return Recipe(own.method or self.method, self.levels[role], own.clip or self.clip, scale)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods in use, by role."""
+        return tuple(self.recipe(role).method for role in QUANTIZED_ROLES)
+
+    @property
+    def needs_hessians(self) -> bool:
+        """Whether a method uses what `calibrate` makes."""
+        return any(method in _WITH_HESSIANS for method in self.methods)
+
+
+def _check_clip(clip: float) -> None:
+    if not (np.isfinite(clip) and 0 < clip <= _LARGEST_CLIP):
+        raise ValueError(f"clip: found {clip}, wanted a number of standard deviations above 0, 1000 at most")

@@ -1,0 +1,207 @@
+"""Fit to a byte target and split by damage: real artifacts of a tiny model, in the library and through the stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from golf.container.write import pack
+from golf.files import load_numpy, save_torch, write_bytes
+from golf.fit.damage import Divergence, training_windows
+from golf.fit.run import Group, fit_to_target, split_octaves, split_steps
+from golf.fit.search import TOLERANCE, TargetError
+from golf.models.registry import build_model, config_from_dict
+from golf.params import to_dict
+from golf.quantize.config import QuantizeConfig, SplitConfig
+from golf.quantize.pipeline import Quantizer
+from golf.quantize.storage import load_quantized
+from golf.quantize.tensors import QuantizedModel
+from golf.shipping import CompressConfig, pack_decoder
+from golf.tokens.shards import ShardWriter
+from stages import quantize as stage
+
+VOCAB = 300
+TINY = {
+    "family": "depth_recurrent",
+    "width": 48,
+    "blocks": 1,
+    "repeats": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "mlp_ratio": 2.0,
+    "value_tables": 1,
+    "cross_repeat_skip": True,
+    "xsa_last": 1,
+    "negative_slope": 0.5,
+    "softcap": 30.0,
+    "rope_base": 10000.0,
+    "qk_gain": 1.5,
+    "norm_eps": 1e-6,
+}
+META = {"model": TINY, "vocab_size": VOCAB}
+CONFIG = QuantizeConfig("gptq_lite", dict.fromkeys(("embedding", "attention", "mlp"), 31), (0.999, 1.0), 8.0)
+DECODER = 20_000
+TOKENIZER = b"\n\x05piece" * 60
+TOTAL = 66_000
+
+
+def tiny_model() -> Any:
+    torch.manual_seed(0)
+    model = build_model(config_from_dict(TINY), VOCAB)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def hessians(model: Any) -> dict[str, np.ndarray | None]:
+    rng = np.random.default_rng(0)
+    found: dict[str, np.ndarray | None] = {}
+    for name in model.quantizable_names():
+        x = rng.standard_normal((200, model.get_parameter(name).shape[1])).astype(np.float32)
+        found[name] = None if "value" in name and "embedding" in name else x.T @ x / len(x)
+    return found
+
+
+def quantizer(config: QuantizeConfig = CONFIG) -> Quantizer:
+    model = tiny_model()
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return Quantizer(state, model, config, meta=META, hessians=hessians(model) if config.needs_hessians else None)
+
+
+def size(model: QuantizedModel) -> int:
+    return DECODER + len(pack(model, TOKENIZER, zstd_level=3))
+
+
+def divergence(q: Quantizer) -> Divergence:
+    ids = np.random.default_rng(1).integers(0, VOCAB, (4, 24))
+    return Divergence(tiny_model(), q.state, ids)
+
+
+@pytest.mark.parametrize("method", ["gptq_lite", "sdclip", "gptq", "gptq_trellis"])
+def test_the_artifact_ends_just_below_the_target(method: Any) -> None:
+    q = quantizer(dataclasses.replace(CONFIG, method=method))
+    base = size(q.run().model)
+    for target in (base - 4000, base + 1500):
+        said: list[str] = []
+        fit = fit_to_target(q, size=size, target=target, say=said.append)
+        total = size(fit.result.model)
+        assert target * (1 - TOLERANCE) <= total <= target
+        assert total == fit.metrics["fit_total_bytes"]
+        assert (fit.octaves > 0) == (target < base)
+        assert f"{total:,d}" in said[-1] and "output error" in said[0]
+        again = fit_to_target(q, size=size, target=target, say=lambda line: None)
+        for name, tensor in fit.result.model.tensors.items():
+            assert np.array_equal(tensor.values, again.result.model.tensors[name].values)
+
+
+def test_a_target_out_of_reach_is_an_error() -> None:
+    for target, message in ((DECODER + 2000, "make the model smaller or raise"), (10**7, "make the model larger")):
+        with pytest.raises(TargetError, match=message):
+            fit_to_target(quantizer(), size=size, target=target, say=lambda line: None)
+
+
+def test_a_split_gives_more_damaging_weights_finer_steps_at_equal_rate() -> None:
+    groups = [Group("a", ("a",), 1000, 0.4), Group("b", ("b",), 3000, 0.3), Group("c", ("c",), 1000, 0.0)]
+    a, b, c = split_octaves(groups)
+    assert b.octaves - a.octaves == pytest.approx(1.0)  # a quarter of the damage per weight: steps twice as wide
+    assert sum(group.octaves * group.weights for group in (a, b, c)) == pytest.approx(0.0)
+    assert c.octaves - b.octaves <= 6.0  # no damage measured: bounded all the same
+
+
+@pytest.mark.parametrize("by", ["role", "tensor"])
+def test_a_split_lowers_the_divergence_at_equal_bytes(by: Any) -> None:
+    """From parameters that spend bits on the MLP and starve attention."""
+    levels = {"embedding": 31, "attention": 7, "mlp": 127}
+    q = quantizer(dataclasses.replace(CONFIG, method="sdclip", levels=levels))
+    damage = divergence(q)
+    target = size(q.run().model)
+    said: list[str] = []
+    fit = fit_to_target(q, size=size, target=target, split=by, damage=damage, say=said.append)
+    assert target * (1 - TOLERANCE) <= size(fit.result.model) <= target
+    assert fit.divergence == damage(fit.result.model.state()) < fit.metrics["unsplit_divergence_nats"]
+    assert fit.metrics["split_kept"] == 1.0 and len(fit.groups) == (3 if by == "role" else len(q.quantized_names()))
+    alone = split_steps(q, split=by, damage=damage, say=said.append)
+    assert alone.metrics["divergence_nats"] < alone.metrics["unsplit_divergence_nats"]
+    assert size(alone.result.model) == pytest.approx(target, rel=0.05)
+    assert any("KL alone" in line for line in said)
+
+
+def test_damage_of_a_group_leaves_the_others_exact() -> None:
+    q = quantizer(dataclasses.replace(CONFIG, method="sdclip"))
+    damage = divergence(q)
+    assert damage(q.state) == pytest.approx(0.0, abs=1e-6)
+    fit = split_steps(q, split="role", damage=damage, say=lambda line: None)
+    quantized = q.run().model.state()
+    for group in fit.groups:
+        assert group.members == tuple(q.quantized_names(group.name))
+        mixed = {name: quantized[name] if name in group.members else array for name, array in q.state.items()}
+        assert group.damage == damage(mixed) > 0
+
+
+def test_windows_of_damage_are_spread_and_off_those_of_calibrate() -> None:
+    class Text:
+        num_tokens = 1000
+
+        def read(self, start: int, length: int) -> np.ndarray:
+            return np.arange(start, start + length, dtype=np.uint16)
+
+    windows = training_windows(Text(), tokens=40, window=10)
+    assert windows.shape == (4, 10) and windows[:, 0].tolist() == [5, 245, 495, 745]
+    with pytest.raises(ValueError, match="training split has 1000 tokens, wanted at least 1500 for one of 1000"):
+        training_windows(Text(), tokens=40, window=1000)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> partial[dict[str, Any]]:
+    """Runs the stage with changed parameters; gives its metrics and arrays."""
+    save_torch(tmp_path / "artifacts/average/model.safetensors", tiny_model().state_dict(), META)
+    write_bytes(tmp_path / "artifacts/tokens/tokenizer.model", TOKENIZER)
+    writer = ShardWriter(tmp_path / "artifacts/tokens/train", vocab_size=VOCAB, bos_id=1, tokenizer_sha256="0" * 64)
+    for seed in range(20):
+        writer.add([1, *np.random.default_rng(seed).integers(2, VOCAB, 60).tolist()], 60)
+    writer.close()
+
+    def run(folder: Path, **changes: Any) -> dict[str, Any]:
+        with open(folder / "params.yaml", "w") as file:
+            YAML().dump({"quantize": to_dict(dataclasses.replace(CONFIG, **changes))}, file)
+        monkeypatch.setattr(sys, "argv", ["x", "--root", str(folder), "--params", str(folder / "params.yaml")])
+        stage.main()
+        found: dict[str, Any] = json.loads((folder / "metrics/quantize.json").read_text())
+        return found | {"arrays": load_numpy(folder / "artifacts/quantize/model.safetensors", made_by="x")[0]}
+
+    return partial(run, folder=tmp_path)
+
+
+def test_the_stage_fits_to_artifact_and_decoder(
+    project: partial[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`target_bytes` acts, with the coder of `compress` at its smallest and the code of the decoder counted."""
+    free = project()
+    assert "fit_total_bytes" not in free
+    split = SplitConfig(by="role", tokens=96, window=24)
+    fitted = project(target_bytes=TOTAL, split=split)
+    assert TOTAL * (1 - TOLERANCE) <= fitted["fit_total_bytes"] <= TOTAL
+    shown = capsys.readouterr().out
+    assert "for the decoder; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
+    assert any(not np.array_equal(free["arrays"][name], fitted["arrays"][name]) for name in free["arrays"])
+    root = Path(stage.__file__).parent.parent
+    model, _ = load_quantized(project.keywords["folder"] / "artifacts/quantize/model.safetensors")
+    coders = CompressConfig("smallest", 22, TOTAL)
+    data = pack(model, TOKENIZER, coders=coders.coders, embedding_coders=coders.embedding_coders)
+    assert len(data) + len(pack_decoder(root)) == fitted["fit_total_bytes"]
+
+
+def test_the_split_of_the_stage_acts_without_a_target(project: partial[dict[str, Any]]) -> None:
+    free, found = project(), project(split=SplitConfig(by="tensor", tokens=96, window=24))
+    assert found["divergence_nats"] > 0 and "fit_total_bytes" not in found
+    assert any(not np.array_equal(free["arrays"][name], found["arrays"][name]) for name in free["arrays"])

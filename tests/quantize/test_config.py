@@ -1,0 +1,90 @@
+"""Section `quantize`: what a role has of its own acts on that role alone; wrong values are named."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from golf.models.registry import build_model, config_from_dict
+from golf.params import ParamsError, from_dict, to_dict
+from golf.quantize.config import QuantizeConfig, RoleConfig
+from golf.quantize.pipeline import Quantizer
+
+MODEL = {
+    "family": "transformer",
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "kv_heads": 1,
+    "mlp_ratio": 2.0,
+    "unet_skips": True,
+    "negative_slope": 0.0,
+    "softcap": 30.0,
+    "rope_base": 10000.0,
+    "qk_gain": 1.5,
+    "norm_eps": 1e-6,
+}
+ROLES = ("embedding", "attention", "mlp")
+CONFIG = QuantizeConfig("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
+
+
+def quantize(config: QuantizeConfig) -> Any:
+    torch.manual_seed(0)
+    model = build_model(config_from_dict(MODEL), 40)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    hessians: dict[str, Any] = dict.fromkeys(model.quantizable_names())
+    return Quantizer(state, model, config, meta={"model": MODEL, "vocab_size": 40}, hessians=hessians).run().model
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("own", [RoleConfig("gptq_trellis"), RoleConfig(clip=20.0), RoleConfig("gptq_lite", 3.0)])
+def test_what_a_role_has_of_its_own_acts_on_that_role_alone(role: str, own: RoleConfig) -> None:
+    plain, found = quantize(CONFIG), quantize(dataclasses.replace(CONFIG, roles=CONFIG.roles | {role: own}))
+    for name, tensor in found.tensors.items():
+        same = np.array_equal(tensor.values, plain.tensors[name].values)
+        assert same == (tensor.role != role), name
+        assert tensor.trellis == (tensor.role == role and own.method == "gptq_trellis")
+
+
+def test_hessians_are_needed_when_one_role_needs_them() -> None:
+    assert not CONFIG.needs_hessians
+    assert dataclasses.replace(CONFIG, roles=CONFIG.roles | {"mlp": RoleConfig("gptq")}).needs_hessians
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("roles", {"mlp": {"method": None, "clip": None}}, "roles: found mlp, wanted exactly embedding"),
+        ("roles.mlp", {"method": "awq", "clip": None}, "roles.mlp.method: found 'awq'"),
+        ("roles.mlp", {"method": None, "clip": -1.0}, "roles.mlp: clip: found -1.0"),
+        ("roles.mlp", {"method": None}, "roles.mlp: missing key `clip`"),
+        ("roles.mlp", {"method": None, "clip": None, "bits": 4}, "roles.mlp: unknown key `bits`"),
+        ("target_bytes", -1, "target_bytes: found -1"),
+        ("split.by", "row", "split.by: found 'row'"),
+        ("split.tokens", 0, "tokens: found 0, wanted 1 or more"),
+    ],
+)
+def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:
+    data = to_dict(CONFIG)
+    assert from_dict(QuantizeConfig, data) == CONFIG
+    *path, last = key.split(".")
+    section = data
+    for part in path:
+        section = section[part]
+    section[last] = value
+    with pytest.raises(ParamsError, match=message):
+        from_dict(QuantizeConfig, data, where="quantize")
+
+
+def test_the_trellis_of_one_role_forbids_act_order() -> None:
+    gptq = dataclasses.replace(CONFIG.gptq, act_order=True)
+    dataclasses.replace(CONFIG, gptq=gptq)
+    with pytest.raises(ValueError, match="gptq.act_order: found true"):
+        dataclasses.replace(CONFIG, gptq=gptq, roles=CONFIG.roles | {"mlp": RoleConfig("gptq_trellis")})
