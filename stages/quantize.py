@@ -46,6 +46,8 @@ def main() -> None:
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     hessians = _hessians(args.root) if config.needs_hessians else None
     quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians)
+    if config.needs_hessians and config.gptq.sequential:
+        _follow_layers(quantizer, model, args.root)
     searched = config.target_bytes > 0 or config.split.by != "none"
     result = _fitted(quantizer, model, args.root) if searched else quantizer.run()
     out = args.root / "artifacts/quantize"
@@ -61,6 +63,17 @@ def _hessians(root: Path) -> dict[str, np.ndarray | None]:
     without = meta["without"]
     assert isinstance(without, dict)
     return {**found, **dict.fromkeys(without)}
+
+
+def _follow_layers(quantizer: Quantizer, model: LanguageModel, root: Path) -> None:
+    """Hessians of ``quantizer`` taken anew, layer by layer, on the text of `calibrate`."""
+    import torch
+
+    from golf.calibrate import load_windows
+    from golf.sequential import sequential_hessians
+
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in quantizer.state.items()})
+    sequential_hessians(model.eval(), quantizer, load_windows(root / "artifacts/calibrate/windows.safetensors"))
 
 
 def _fitted(quantizer: Quantizer, model: LanguageModel, root: Path) -> QuantizeResult:

@@ -11,7 +11,7 @@ LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "tokenize"},
-    {"training", "calibrate", "decode", "fit", "scoring", "shipping", "textcodec"},
+    {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
     {"report", "cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -21,6 +21,7 @@ SAME_LAYER = {
     ("textcodec", "decode"),  # ... and texts are coded with it
     ("quantize", "models"),  # the tensor roles of a model choose its quantizer
     ("optim", "models"),  # ... and its optimiser group
+    ("sequential", "calibrate"),  # Hessians layer by layer are collected as all at once are
     ("coding", "quantize"),
     ("tokens", "corpus"),
 }

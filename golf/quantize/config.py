@@ -79,6 +79,7 @@ class QuantizeConfig:
     rotate: bool = False
     target_bytes: int = 0
     split: SplitConfig = field(default_factory=SplitConfig)
+    clip_error: Literal["weights", "outputs"] = "weights"
 
     def __post_init__(self) -> None:
         for key, given in (("levels", self.levels), ("roles", self.roles)):
@@ -109,7 +110,8 @@ class QuantizeConfig:
     @property
     def needs_hessians(self) -> bool:
         """Whether a method uses what `calibrate` makes."""
-        return any(method in _WITH_HESSIANS for method in self.methods)
+        weighted = ("gptq_lite",) if self.clip_error == "outputs" else ()
+        return any(method in (*_WITH_HESSIANS, *weighted) for method in self.methods)
 
 
 def _check_clip(clip: float) -> None:

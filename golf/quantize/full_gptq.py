@@ -31,6 +31,7 @@ class GptqConfig:
     damping: float = 0.01
     column_exponent: float = 0.5
     act_order: bool = False
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.damping) and 0 < self.damping <= 1):

@@ -49,12 +49,19 @@ def round_rows(matrix: NDArray[np.float32], steps: NDArray[np.float16], most: in
 
 
 def row_errors(
-    matrix: NDArray[np.float32], values: NDArray[np.int16], steps: NDArray[np.float16]
+    matrix: NDArray[np.float32],
+    values: NDArray[np.int16],
+    steps: NDArray[np.float16],
+    hessian: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Squared error of each row (R,) float64, reconstructed in float32 exactly as the decoder does."""
+    """Squared error of each row (R,) float64, reconstructed in float32 exactly as the decoder does.
+
+    With ``hessian`` H (C, C) that of what the row gives: (w - ŵ) H (w - ŵ)^T.
+    """
     rebuilt = values.astype(np.float32) * steps.astype(np.float32)[:, None]
     difference = matrix.astype(np.float64) - rebuilt
-    return np.square(difference).sum(axis=1)
+    weighted = difference if hessian is None else difference @ hessian.astype(np.float64)
+    return (difference * weighted).sum(axis=1)
 
 
 def order0_bits(values: NDArray[np.integer]) -> float:

@@ -132,7 +132,10 @@ class Quantizer:
             return quantize_sdclip(name, weights, role=role, levels=levels, clip=recipe.scaled_clip)
         if recipe.method == "gptq_lite":
             most, percentiles = recipe.scaled_levels, config.percentiles
-            return quantize_gptq_lite(name, weights, role=role, levels=most, percentiles=percentiles)
+            hessian = self._hessian(name) if config.clip_error == "outputs" else None
+            return quantize_gptq_lite(
+                name, weights, role=role, levels=most, percentiles=percentiles, hessian=hessian
+            )
         hessian = self._hessian(name)
         trellis = recipe.method == "gptq_trellis"
         if name not in self._factors:
