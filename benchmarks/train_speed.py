@@ -4,9 +4,10 @@
     python benchmarks/train_speed.py --peer PATH/train_gpt.py --small    # CPU: 4 x 192, fp32
 
 The peer is openai/parameter-golf's train_gpt.py, given by path; its GPT, Muon and Adam groups are built as its own main
-does and driven by the loop below, on the same random tokens as ours. Per run: milliseconds of forward and backward and
-of a whole update, tokens per second, share of the bf16 peak (MFU, GPU only), peak memory, and the losses of the steps.
-The peer's Newton-Schulz computes in bf16 as written, ours in fp32 on CPUs, so compare forward and backward there.
+does and driven by the loop below, on the same tokens as ours (random, or text with ``--text artifacts/tokens``). Per
+run: milliseconds of forward and backward and of a whole update, tokens per second, share of the bf16 peak (MFU, GPU
+only), peak memory, and the losses of the steps. On CPUs the models take turns step by step and milliseconds are of
+processor time (one thread), so that other jobs on the machine hit all alike. Newton-Schulz is in bf16 in both.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from golf.batches import Batches
 from golf.cli.params import compose
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.optim.groups import OptimiserConfig, Optimisers
+from golf.tokens.shards import open_split
 from golf.training.compiling import autocast, prepare_loss
 from golf.training.machines import PEAK_FLOPS, flops_per_token
 
@@ -83,7 +87,8 @@ def build_ours(
 ) -> tuple[Loss, Callable[[], None], LanguageModel]:
     """Loss function, update and model of ours at one depth, with the peer's learning rates."""
     model = build_model(config_from_dict(shape), VOCAB).to(example.device)
-    optimisers = Optimisers(model, OptimiserConfig(0.04, 0.05, 0.04, weight_decay=0.0))
+    rates = OptimiserConfig(0.04, 0.05, 0.04, weight_decay=0.0, newton_schulz_precision="bf16")
+    optimisers = Optimisers(model, rates)
     loss: Loss = model.loss
     if compiled:
         loss = prepare_loss(model, (depth,), (example, example), context, log=print)
@@ -96,40 +101,70 @@ def build_ours(
     return loss, update, model
 
 
-def measure(
-    name: str, loss: Loss, update: Callable[[], None], batches: torch.Tensor, micro: int, context: Any
-) -> dict[str, Any]:
-    """Median times of the updates after the first two, and all losses. ``batches`` (steps, sequences, L + 1)."""
-    device = batches.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    losses, passes, steps = [], [], []
-    for batch in batches:
-        begin, total = time.perf_counter(), torch.zeros((), device=device)
+@dataclass
+class Run:
+    """One model being measured: how it steps, and what was seen so far."""
+
+    name: str
+    loss: Loss
+    update: Callable[[], None]
+    losses: list[float] = field(default_factory=list)  # nats per token
+    passes: list[float] = field(default_factory=list)  # milliseconds of forward and backward
+    steps: list[float] = field(default_factory=list)  # milliseconds of a whole update
+    peak_mib: float | None = None  # device memory
+
+    def step(self, batch: torch.Tensor, micro: int, context: Any) -> None:
+        """One update on ``batch`` (sequences, L + 1) in pieces of ``micro`` sequences."""
+        cuda = batch.device.type == "cuda"
+        clock = time.perf_counter if cuda else time.process_time
+        wait = torch.cuda.synchronize if cuda else lambda: None
+        begin, total = clock(), torch.zeros((), device=batch.device)
         pieces = batch.split(micro)
         for piece in pieces:
             with context:
-                value = loss(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
+                value = self.loss(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
             (value / len(pieces)).backward()
             total += value.detach() / len(pieces)
         wait()
-        middle = time.perf_counter()
-        update()
+        middle = clock()
+        self.update()
         wait()
-        passes.append(1000 * (middle - begin))
-        steps.append(1000 * (time.perf_counter() - begin))
-        losses.append(float(total))
-    tokens = batches[0].size(0) * (batches[0].size(1) - 1)
-    step = statistics.median(steps[2:])
-    return {
-        "model": name,
-        "tokens_per_second": 1000 * tokens / step,
-        "step_ms": step,
-        "forward_backward_ms": statistics.median(passes[2:]),
-        "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-        "losses_nats": [round(value, 5) for value in losses],
-    }
+        self.passes.append(1000 * (middle - begin))
+        self.steps.append(1000 * (clock() - begin))
+        self.losses.append(float(total))
+
+    def row(self, tokens: int) -> dict[str, Any]:
+        """Medians of the updates after the first two, of ``tokens`` each, and all losses."""
+        step = statistics.median(self.steps[2:])
+        return {
+            "model": self.name,
+            "tokens_per_second": 1000 * tokens / step,
+            "step_ms": step,
+            "forward_backward_ms": statistics.median(self.passes[2:]),
+            "peak_memory_mib": self.peak_mib,
+            "losses_nats": [round(value, 5) for value in self.losses],
+        }
+
+
+def measure(runs: list[Run], batches: torch.Tensor, micro: int, context: Any) -> list[dict[str, Any]]:
+    """All of ``runs`` over ``batches`` (steps, sequences, L + 1), taking turns; a run alone has its own peak memory."""
+    if batches.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    for batch in batches:
+        for run in runs:
+            run.step(batch, micro, context)
+    for run in runs:
+        run.peak_mib = torch.cuda.max_memory_allocated() / 2**20 if batches.is_cuda else None
+    return [run.row(batches[0].size(0) * (batches[0].size(1) - 1)) for run in runs]
+
+
+def make_batches(args: argparse.Namespace, sequences: int, length: int) -> torch.Tensor:
+    """Tokens (steps, sequences, length + 1): those that our trainer would draw from ``--text``, else random ones."""
+    if args.text is None:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(VOCAB, (args.steps, sequences, length + 1), generator=generator)
+    batches = Batches(open_split(args.text / "train"), length, sequences, 0, VOCAB)
+    return torch.stack([torch.from_numpy(batches.share(step)[1]) for step in range(args.steps)])
 
 
 def arguments() -> argparse.Namespace:
@@ -139,6 +174,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="CPU shapes in fp32")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tokens", type=int, help="tokens a step (524,288; small: 2,048)")
+    parser.add_argument("--text", type=Path, help="artifacts/tokens to draw batches from (else random tokens)")
+    parser.add_argument("--flat-only", action="store_true", help="leave the recurrent model out")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--conf", type=Path, default=Path("conf"))
     parser.add_argument("--out", type=Path, help="write the JSON here as well")
@@ -156,22 +194,36 @@ def main() -> None:
     flat_shape, deep_shape = (dict(compose(args.conf, model=name)["model"]) for name in (flat, deep))
     if args.small:
         flat_shape["mlp_ratio"] = 2.0  # the peer takes whole numbers
-    generator = torch.Generator().manual_seed(0)
-    batches = torch.randint(VOCAB, (args.steps, sequences, length + 1), generator=generator).to(device)
+    batches = make_batches(args, sequences, length).to(device)
     context = autocast("fp32" if args.small else "bf16", torch.device(device))
-    example, compiled, rows = batches[0, :micro, :-1].contiguous(), not args.no_compile, []
+    example, compiled, runs = batches[0, :micro, :-1].contiguous(), not args.no_compile, list[Run]()
+    rows: list[dict[str, Any]] = []
+
+    def finish(depth: int = 0, model: LanguageModel | None = None) -> None:
+        """Measure what has gathered; the GPU measures each model alone, the CPU all in turns."""
+        found = measure(runs, batches, micro, context)
+        if model is not None and not args.small:
+            share = flops_per_token(model, depth, length) / PEAK_FLOPS
+            found[-1]["mfu"] = found[-1]["tokens_per_second"] * share
+        rows.extend(found)
+        runs.clear()
+
     if args.peer is not None:
-        torch.manual_seed(0)
+        torch.manual_seed(args.seed)
         loss, update, _ = build_peer(load_peer(args.peer), flat_shape, device, compiled)
-        rows.append(measure("peer", loss, update, batches, micro, context))
-    for name, shape in ((flat, flat_shape), (deep, deep_shape)):
+        runs.append(Run("peer", loss, update))
+        if not args.small:
+            finish()
+    for name, shape in ((flat, flat_shape), (deep, deep_shape))[: 1 if args.flat_only else 2]:
         for depth in range(1, shape.get("repeats", 1) + 1):
-            torch.manual_seed(0)
+            torch.manual_seed(args.seed)
             loss, update, model = build_ours(shape, depth, example, context, compiled)
-            row = measure(f"{name} depth {depth}", loss, update, batches, micro, context)
+            runs.append(Run(f"{name} depth {depth}", loss, update))
             if not args.small:
-                row["mfu"] = row["tokens_per_second"] * flops_per_token(model, depth, length) / PEAK_FLOPS
-            rows.append(row)
+                finish(depth, model)
+    if args.small:
+        finish()
+    print(f"losses, nats per token: {json.dumps({row['model']: row['losses_nats'] for row in rows})}")
     for row in rows:
         ratio = f"  {row['tokens_per_second'] / rows[0]['tokens_per_second']:.3f} x peer" if args.peer else ""
         mfu = f"  MFU {row['mfu']:.1%}" if "mfu" in row else ""

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -131,16 +131,24 @@ class Batches:
 
 
 def prefetch(
-    batches: Batches, first: int, stop: int, *, rank: int = 0, world: int = 1, ahead: int = 4
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    batches: Batches,
+    first: int,
+    stop: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    ahead: int = 4,
+    prepare: Callable[[np.ndarray], Any] = lambda rows: rows,
+) -> Iterator[tuple[np.ndarray, Any]]:
     """Yield ``batches.share(step)`` for steps ``first`` to ``stop - 1``, read ``ahead`` by a background thread.
 
-    An error of the thread is raised here; closing the iterator ends the thread.
+    That thread also calls ``prepare`` on the rows (to move them into pinned memory), so the consumer never waits for
+    it. An error of the thread is raised here; closing the iterator ends the thread.
     """
-    ready: queue.Queue[tuple[np.ndarray, np.ndarray] | BaseException] = queue.Queue(maxsize=ahead)
+    ready: queue.Queue[tuple[np.ndarray, Any] | BaseException] = queue.Queue(maxsize=ahead)
     closed = threading.Event()
 
-    def put(item: tuple[np.ndarray, np.ndarray] | BaseException) -> None:
+    def put(item: tuple[np.ndarray, Any] | BaseException) -> None:
         while not closed.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -152,7 +160,8 @@ def prefetch(
             if closed.is_set():
                 return
             try:
-                item = batches.share(step, rank, world)
+                windows, rows = batches.share(step, rank, world)
+                item = windows, prepare(rows)
             except Exception as error:  # handed to the consumer, which raises it
                 return put(error)
             put(item)

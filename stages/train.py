@@ -1,7 +1,9 @@
 """Stage 2: token shards to trained weights, snapshots, history and event ledger.
 
-Environment: GOLF_DEVICE (cpu, cuda), GOLF_CKPT_DIR (checkpoints, default .ckpt), OMP_NUM_THREADS. Under torchrun
-(``torchrun --nproc_per_node 8 -m stages.train``) every process trains its share of the global batch.
+Environment: GOLF_DEVICE (cpu, cuda), GOLF_CKPT_DIR (checkpoints, default .ckpt), OMP_NUM_THREADS, and GOLF_TORCHRUN,
+the options of the torchrun that this stage becomes (``--standalone --nproc-per-node=2``); without it one process per
+visible GPU, where there are several. Under torchrun every process trains its share of the global batch. Several
+machines: docs/training.md.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from golf.training.loop import Trainer
     from golf.training.result import TrainResult
 
+_GRACE_SECONDS = 60  # a process of several that has not stopped so long after a signal waits for a lost one
 _NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds", "live")  # parameters that do not change the weights
 
 
@@ -33,37 +40,63 @@ def main() -> int:
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--root", default=".")
     args = parser.parse_args()
+    parent = os.getppid()
+    from golf.training.config import TrainConfig
+    from golf.training.signals import end_with_parent
+
+    load_section(args.params, "train", TrainConfig)  # a typo must not wait for torch or for other processes
+    end_with_parent(parent)
+    launch = _launch(os.environ)
+    if launch is not None:
+        os.execv(sys.executable, [sys.executable, *launch, *sys.argv[1:]])
     return run(Path(args.params), Path(args.root))
+
+
+def _launch(environment: Mapping[str, str]) -> list[str] | None:
+    """Arguments of Python that start torchrun in this process's place; ``None`` where it is not wanted (any more)."""
+    if "RANK" in environment:
+        return None
+    options = environment.get("GOLF_TORCHRUN")
+    if options is None and (environment.get("GOLF_DEVICE") or "cuda") == "cuda":
+        import torch
+
+        devices = torch.cuda.device_count()
+        options = f"--standalone --nproc-per-node={devices}" if devices > 1 else None
+    return ["-m", "torch.distributed.run", *shlex.split(options), "-m", "stages.train"] if options else None
 
 
 def run(params: Path, root: Path) -> int:
     """Read, plan, train, write, compare with the plan."""
     from golf.training.config import TrainConfig
 
-    config = load_section(params, "train", TrainConfig)  # a typo must not wait for torch
+    config = load_section(params, "train", TrainConfig)
 
     import torch
 
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.tokens.shards import open_split
     from golf.training.checkpoint import open_checkpoints
-    from golf.training.group import joined_group
+    from golf.training.group import PeerLostError, joined_group
     from golf.training.live import live_sink
-    from golf.training.loop import Trainer
-    from golf.training.signals import TrainingInterrupted, end_with_parent, stop_on_signals
+    from golf.training.loop import DivergedError, MemoryShortError, Trainer
+    from golf.training.signals import TrainingInterrupted, stop_on_signals
 
-    model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
-    split = open_split(root / "artifacts/tokens/train")
-    torch.manual_seed(config.seed)
-    model = build_model(model_config, split.vocab_size)
+    rank, world, device = _place()
+    say = _say if rank == 0 else _silent
+    with _one_message(rank, ValueError):
+        model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
+        split = open_split(root / "artifacts/tokens/train")
+        torch.manual_seed(config.seed)
+        model = build_model(model_config, split.vocab_size)
+        planned = _plan(config, model, device, world)
     described = config_to_dict(model_config)
     meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
-    end_with_parent()
-    rank, world, device = _place()
-    planned = _plan(config, model, device, world)
-    say = _say if rank == 0 else _silent
-    with stop_on_signals() as stop, joined_group(rank, world, torch.device(device)) as group:
-        key = group.share_hex(_run_key(config, described, root) if rank == 0 else "0" * 64, torch.device(device))
+    with (
+        _one_message(rank, PeerLostError, DivergedError, MemoryShortError),
+        stop_on_signals(grace_seconds=_GRACE_SECONDS if world > 1 else 0) as stop,
+        joined_group(rank, world, torch.device(device)) as group,
+    ):
+        key = group.share_hex(_run_key(config, described, root) if rank == 0 else "0" * 64)
         folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
         with (
             open_checkpoints(folder, writer=rank == 0) as checkpoints,
@@ -88,11 +121,23 @@ def run(params: Path, root: Path) -> int:
     return 0
 
 
+@contextmanager
+def _one_message(rank: int, *kinds: type[Exception]) -> Iterator[None]:
+    """What every process of a group finds alike, only rank 0 tells; the others leave in silence with exit code 1."""
+    try:
+        yield
+    except kinds as error:
+        if rank == 0:
+            raise
+        raise SystemExit(1) from error
+
+
 def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> Plan:
     """The plan, on the clocks of credible machines when GPUs train against one; ``PlanError`` when it is refused."""
     from golf.schedule.plan import plan
     from golf.training.machines import credible_machines
 
+    config.check_world(world)
     schedule = config.schedule(model.max_depth)
     depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {model.max_depth}))
     machines = credible_machines(

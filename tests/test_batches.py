@@ -93,6 +93,18 @@ def test_prefetch_equals_direct_reading_from_any_step() -> None:
     assert step == 8
 
 
+def test_rows_are_prepared_in_the_reading_thread_and_in_order() -> None:
+    batches, seen = make(), list[str]()
+
+    def prepare(rows: np.ndarray) -> int:
+        seen.append(threading.current_thread().name)
+        return int(rows[0, 0])
+
+    got = [value for _, value in prefetch(batches, 4, 9, prepare=prepare)]
+    assert got == [int(batches.share(step)[1][0, 0]) for step in range(4, 9)]
+    assert seen == ["golf-prefetch"] * 5
+
+
 def test_closing_prefetch_ends_its_thread() -> None:
     steps = prefetch(make(), 0, 10**6)
     next(steps)

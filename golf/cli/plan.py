@@ -4,6 +4,10 @@ Runs counted in steps have one plan. Runs by wall clock have one per credible ma
 `--steps-per-second`, else `--world-size` devices of the H100 class at the least and the greatest share of their peak
 that training reaches. What is printed is also stored as JSON, with a picture where matplotlib is installed, and a
 refused plan is stored before the command fails.
+
+``--step-based ITERATIONS WARMDOWN REACHABLE`` checks instead a schedule counted in steps, as the scripts of the
+competition have them (cosine, averaging below 0.2 every 50 steps, QAT below 0.15), on a machine that makes REACHABLE
+steps; with ``--budget-seconds`` a warmdown that such a script converts to seconds.
 """
 
 from __future__ import annotations
@@ -34,11 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speed.add_argument("--steps-per-second", type=float, help="updates per second of the machine, at every depth")
     speed.add_argument("--world-size", type=int, help=f"number of H100-class devices (default: {DEFAULT_WORLD})")
     parser.add_argument("--out", default="reports/plan", help="folder of JSON and PNG files (default: reports/plan)")
+    parser.add_argument(
+        "--step-based", nargs=3, type=int, metavar=("ITERATIONS", "WARMDOWN", "REACHABLE"),
+        help="check another script's schedule in steps instead of a preset",
+    )  # fmt: skip
+    parser.add_argument("--budget-seconds", type=float, help="with --step-based: its warmdown is timed within this")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="single values, as in train.warmdown=0.3")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print, store and check the plan; ``PlanError`` when a configured system would never act."""
+    if args.step_based is not None:
+        return _step_based(*args.step_based, budget_seconds=args.budget_seconds)
     from golf.cli.params import compose
     from golf.schedule.plan import PlanError, plan, replay
 
@@ -59,6 +70,26 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join([*lines, f"wrote {stored}" + (f" and {drawn}" if drawn else "")]))
     if refusal is not None:
         raise refusal
+    return 0
+
+
+def _step_based(iterations: int, warmdown: int, reachable: int, *, budget_seconds: float | None) -> int:
+    from golf.schedule.plan import PlanError
+    from golf.schedule.steps import plan_steps, plan_timed_warmdown
+
+    if budget_seconds is not None:
+        plan_timed_warmdown(budget_seconds, warmdown, budget_seconds / max(1, reachable))
+        print(f"a warmdown of {warmdown} of {reachable} steps begins within the budget, first multiplier 1")
+        return 0
+    planned = plan_steps(iterations, warmdown, reachable)
+    snapshots = ", ".join(map(str, planned.snapshot_steps)) or "none"
+    print(
+        f"stops at step {planned.stop}; warmdown from {planned.warmdown_start}, final multiplier "
+        f"{planned.final_multiplier:.3f}; snapshots {snapshots}; "
+        f"QAT from {planned.qat_start}, {planned.qat_steps} steps"
+    )
+    if planned.refusals:
+        raise PlanError("the plan is refused:\n" + "\n".join(f"  - {text}" for text in planned.refusals))
     return 0
 
 
@@ -88,10 +119,9 @@ def machines_of(
     from golf.training.machines import credible_machines, steady_machine
 
     config = from_dict(TrainConfig, values["train"], where="train")
-    sequences, world = config.tokens_per_step // config.sequence_length, world_size or DEFAULT_WORLD
-    if world_size is not None and (world_size < 1 or sequences % world_size):
-        valid = [n for n in range(1, sequences + 1) if sequences % n == 0]
-        raise ValueError(f"world size: found {world_size}, {sequences} sequences a step divide over {valid}")
+    if world_size is not None:
+        config.check_world(world_size)
+    world = world_size or DEFAULT_WORLD
     if config.budget_seconds <= 0:
         return ()
     with torch.device("meta"):

@@ -2,8 +2,9 @@
 
 The stages of dvc.yaml run one after another, as they are, in a folder of their own on a tiny synthetic corpus, with the
 preset's model and triggers forced to act within a few steps: every depth, warmdown, snapshots, moving average and QAT;
-training is stopped by SIGTERM after a few steps and continued from its checkpoint. On a GPU the preset's own sequence
-and micro batch lengths are kept, so that memory is rehearsed too.
+training is stopped by SIGTERM after a few steps and continued from its checkpoint. On GPUs the preset's own sequence
+and micro batch lengths are kept, so that memory is rehearsed too; a micro batch that does not fit is halved until it
+does, and the rehearsal fails with the size that fits. What is smaller than in the preset is printed first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any
 
 from golf.files import read_json, write_json, write_text
 
-__all__ = ["HELP", "Branch", "add_arguments", "forced", "rehearse", "run", "stage_commands", "synthetic_corpus"]
+__all__ = [
+    "HELP", "Branch", "add_arguments", "forced", "rehearse", "run", "smaller", "stage_commands", "synthetic_corpus",
+]  # fmt: skip
 
 HELP = "run every branch of a preset in minutes, with forced triggers, before the paid run"
 _VOCAB, _CPU_SEQUENCE, _STOP_AFTER = 400, 64, 3
@@ -60,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
     repository = Path.cwd()
     values = compose(repository / "conf", preset=args.preset, model=args.model, overrides=args.overrides)
-    values = forced(values, cuda=_cuda(), compiled=args.compile)
+    original, devices = values, _cuda_devices()
+    values = forced(values, cuda=devices > 0, compiled=args.compile, devices=max(1, devices))
+    for line in smaller(original, values):
+        _say(line)
     if args.root is not None:
         branches = rehearse(values, repository, args.root, say=_say)
     else:
@@ -75,33 +81,51 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _cuda() -> bool:
+def _cuda_devices() -> int:
     import torch
 
-    return (os.environ.get("GOLF_DEVICE") or "cuda").startswith("cuda") and torch.cuda.is_available()
+    wanted = (os.environ.get("GOLF_DEVICE") or "cuda").startswith("cuda")
+    return torch.cuda.device_count() if wanted and torch.cuda.is_available() else 0
 
 
-def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool) -> dict[str, Any]:
-    """The composed parameters with a tiny corpus and triggers that act within a few steps; the model stays."""
+def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: int = 1) -> dict[str, Any]:
+    """The composed parameters with a tiny corpus and triggers that act within a few steps; the model stays.
+
+    On GPUs each of ``devices`` processes gets two of the preset's micro batches.
+    """
     out = {section: dict(content) for section, content in values.items()}
     out["tokenize"].update(
         source="text", path="corpus", max_bytes=0, tokenizer="train", vocab_size=_VOCAB, train_bytes=0,
-        val_fraction=0.1, val_max_bytes=4000, holdout_fraction=0.1, holdout_max_bytes=4000,
+        val_fraction=0.1, holdout_fraction=0.1,
     )  # fmt: skip
     out["tokenize"]["train_bytes"] = 1_000_000
     train = out["train"]
     phases = max(1, len(train["depth_phases"]))
     length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
+    held_bytes = max(4000, 12 * length)  # three windows or more
+    out["tokenize"].update(val_max_bytes=held_bytes, holdout_max_bytes=held_bytes)
+    if "verify" in out:
+        out["verify"]["targets"] = max(out["verify"]["targets"], 2 * length)
     micro = train["micro_batch_tokens"] // length * length if cuda else length
-    train.update(_TRIGGERS, qat={**train["qat"], "below": 0.7}, compile=train["compile"] and (cuda or compiled))
+    qat = {**train["qat"], "below": 0.7}
+    if out["quantize"]["method"] == "sdclip":
+        qat.update(clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
+    train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
     train.update(
-        iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro, tokens_per_step=2 * micro,
-        momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
+        iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,
+        tokens_per_step=2 * micro * devices, momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
     )  # fmt: skip
-    out["quantize"].update(method="sdclip", clip=train["qat"]["clip"], levels=train["qat"]["levels"])
     out["calibrate"].update(tokens=4 * length, window=length)
     out["evaluate"] = {mode: _short(section, length) for mode, section in values["evaluate"].items()}
     return out
+
+
+def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """What is rehearsed smaller than the preset has it, for the machine's sake."""
+    before, after = original["train"], values["train"]
+    names = ("sequence_length", "micro_batch_tokens", "compile")
+    changed = [f"train.{name} {after[name]} for {before[name]}" for name in names if after[name] != before[name]]
+    return [f"rehearsed without a GPU, so its memory is not: {', '.join(changed)}"] if changed else []
 
 
 def _short(section: Mapping[str, Any], length: int) -> dict[str, Any]:
@@ -156,7 +180,10 @@ def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Calla
     for name, arguments in stage_commands(repository / "dvc.yaml"):
         command = [sys.executable, *arguments, *place]
         if name == "train":
-            passed = done(_stopped(command, repository, root))
+            first, memory = _fitting(values, command, repository, root)
+            if memory is not None:
+                done(memory)  # a failure, and yet the rest is rehearsed
+            passed = done(first)
             passed = passed and done(_finished("train, resumed", command, repository, root))
             if passed:
                 outcomes = [done(branch) for branch in _training_branches(values, root)]  # all are told
@@ -183,8 +210,27 @@ def _finished(name: str, command: list[str], repository: Path, root: Path) -> Br
     return Branch(name, passed, seen[:100], time.monotonic() - begin)
 
 
+def _fitting(
+    values: dict[str, Any], command: list[str], repository: Path, root: Path
+) -> tuple[Branch, Branch | None]:
+    """``_stopped``, with the micro batch halved until it fits into memory, and what there is to say of that."""
+    train = values["train"]
+    wanted, length = train["micro_batch_tokens"], train["sequence_length"]
+    while True:
+        branch = _stopped(command, repository, root)
+        micro = train["micro_batch_tokens"]
+        if branch.passed or "out of memory" not in branch.seen or micro <= length:
+            break
+        train["micro_batch_tokens"] = max(length, micro // 2 // length * length)
+        write_json(root / "params.json", values)
+    if train["micro_batch_tokens"] == wanted:
+        return branch, None
+    seen = f"train.micro_batch_tokens {wanted} does not fit here, {train['micro_batch_tokens']} does: set it"
+    return branch, Branch("memory", False, seen, 0.0)
+
+
 def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
-    """Training that gets SIGTERM after a few steps must save and leave with 143."""
+    """Training that gets SIGTERM after a few steps must save, say so and leave with 143 (torchrun: with 1)."""
     begin = time.monotonic()
     process = subprocess.Popen(
         command, cwd=repository, env=_environment(root), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -198,8 +244,10 @@ def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
             process.send_signal(signal.SIGTERM)
             asked = True
     code = process.wait()
-    passed = code == 128 + signal.SIGTERM and any((root / "ckpt").glob("*/checkpoint.safetensors"))
-    return Branch("train, stopped", passed, (lines or [""])[-1][:100], time.monotonic() - begin)
+    said = [line for line in lines if "SIGTERM after step" in line]
+    passed = code != 0 and bool(said) and any((root / "ckpt").glob("*/checkpoint.safetensors"))
+    told = said or [line for line in lines if "out of memory" in line] or lines[-1:] or [""]
+    return Branch("train, stopped", passed, told[0][:100], time.monotonic() - begin)
 
 
 def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:

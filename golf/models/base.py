@@ -29,6 +29,7 @@ class LanguageModel(nn.Module, ABC):
 
     token_embedding: nn.Parameter
     loss_rows: int = DEFAULT_ROWS  # tokens turned into logits at a time by `loss`
+    whole_graph: bool = True  # `loss` can be traced as one graph; else only the parts given to `layer_function` can
 
     def __init__(self, *, softcap: float, max_depth: int = 1) -> None:
         super().__init__()

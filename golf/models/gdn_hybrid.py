@@ -179,6 +179,8 @@ class HybridBlock(nn.Module):
 class GdnHybrid(LanguageModel):
     """Layout-driven hybrid with float32 masters, tied head, depth always 1."""
 
+    whole_graph = False  # the delta rule runs between the compiled parts: a loop over chunks, or foreign kernels
+
     def __init__(self, config: GdnHybridConfig, vocab_size: int) -> None:
         super().__init__(softcap=config.softcap)
         self.config, self.plans = config, config.layers

@@ -49,11 +49,10 @@ class _FusedHead(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         grad_hidden = []
         for h, y in zip(hidden.split(rows), targets.split(rows), strict=True):
-            squashed = torch.tanh(F.linear(h, table).float() / cap)
-            log_probs = F.log_softmax(cap * squashed, dim=-1)
+            squashed = F.linear(h, table).float().div_(cap).tanh_()
+            log_probs = F.log_softmax(squashed * cap, dim=-1)
             total = total - log_probs.gather(1, y[:, None]).sum()
-            onehot = torch.arange(weight.size(0), device=y.device) == y[:, None]
-            slope = ((log_probs.exp() - onehot.float()) * (1 - squashed.square()) / count).to(h.dtype)
+            slope = _slope(log_probs, squashed, y, count).to(h.dtype)
             grad_hidden.append(slope @ table)
             grad_weight += (slope.t() @ h).to(weight.dtype)
         ctx.save_for_backward(torch.cat(grad_hidden), grad_weight)
@@ -64,3 +63,17 @@ class _FusedHead(torch.autograd.Function):
         (scale,) = grad_outputs
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None, None
+
+
+def _slope(log_probs: Tensor, squashed: Tensor, y: Tensor, count: int) -> Tensor:
+    """Gradient of the loss to the logits before the cap, ``(softmax - onehot) (1 - squashed^2) / count``.
+
+    Both arguments are overwritten: passes over N x V numbers are what this head costs. A graph that is being compiled
+    fuses them by itself, but not a scatter.
+    """
+    if torch.compiler.is_compiling():
+        onehot = torch.arange(log_probs.size(1), device=y.device) == y[:, None]
+        return (log_probs.exp() - onehot.float()) * (1 - squashed.square()) / count
+    slope = log_probs.exp_()
+    slope.scatter_(1, y[:, None], slope.gather(1, y[:, None]) - 1)
+    return slope.mul_(squashed.square_().neg_().add_(1)).div_(count)

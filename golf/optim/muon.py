@@ -117,8 +117,7 @@ class Muon(torch.optim.Optimizer):
         if self.world == 1:
             return result, None
         gathered = torch.empty((part * self.world, *result.shape[1:]), dtype=precision, device=result.device)
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # renamed in torch 2.13
         # bytes, because gloo and NCCL do not agree on the 16-bit types they can move
-        work = dist.all_gather_into_tensor(
-            gathered.view(torch.uint8), result.contiguous().view(torch.uint8), async_op=True
-        )
+        work = gather(gathered.view(torch.uint8), result.contiguous().view(torch.uint8), async_op=True)
         return gathered, work

@@ -55,24 +55,30 @@ def prepare_loss(
     context: torch.autocast,
     *,
     log: Callable[[str], None],
+    whole: bool | None = None,
+    **options: Any,
 ) -> LossFn:
     """``model.loss`` compiled and run once per depth on ``example`` (ids, targets); eager when that is not possible.
 
-    On GPUs one whole graph per depth; on CPUs one graph per kind of layer, shared by all depths, since there the
-    unrolled graphs take minutes to compile and run no faster. Weights and gradients are left as they were.
+    ``whole``: one graph per depth, else one per kind of layer, shared by all depths. By default whole on GPUs, for
+    models that can be traced so; not on CPUs, where the unrolled graphs take minutes to compile and run no faster.
+    ``options`` go to ``torch.compile``. Weights and gradients are left as they were.
     """
+    ids, targets = example[0], example[1].clone()  # one tensor in both places would be part of the graph's guards
     loss_fn: LossFn = model.loss
-    if example[0].is_cuda:
+    if example[0].is_cuda and model.whole_graph if whole is None else whole:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * len(depths) + 8)
-        loss_fn = torch.compile(model.loss, dynamic=False, fullgraph=True)
+        loss_fn = torch.compile(model.loss, dynamic=False, fullgraph=True, **options)
     else:
-        model.compile_layers()
+        model.compile_layers(**options)
     try:
         for depth in depths:
             model.set_depth(depth)
             with context:
-                loss = loss_fn(*example)
+                loss = loss_fn(ids, targets)
             loss.backward()
+    except torch.OutOfMemoryError:  # no fault of the compiler
+        raise
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         log(f"warning: torch.compile is not possible here ({first}); training runs eagerly, slower")

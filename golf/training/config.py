@@ -110,6 +110,13 @@ class TrainConfig:
         if any(repeats < 1 for _, repeats in self.depth_phases):
             raise ValueError("depth_phases: every number of repeats must be at least 1")
 
+    def check_world(self, world: int) -> None:
+        """Raise ``ValueError`` naming the valid ones unless the batch divides over ``world`` processes."""
+        sequences = self.tokens_per_step // self.sequence_length
+        if world < 1 or sequences % world:
+            valid = [n for n in range(1, sequences + 1) if sequences % n == 0]
+            raise ValueError(f"world size: found {world}, {sequences} sequences a step divide over {valid}")
+
     def schedule(self, full_depth: int) -> Schedule:
         """The part that says what acts when, for a model of ``full_depth`` repeats."""
         return Schedule(

@@ -1,18 +1,24 @@
 """The processes that train together (one per device), or a single one.
 
-Gradients are averaged, decisions (progress, stop) are taken on rank 0 and broadcast, so that ranks never disagree on
-depth or on the last step (the deadlock of parameter-golf PR #835's first runs).
+Decisions (progress, stop) are taken on rank 0 and broadcast, so that ranks never disagree on depth or on the last step
+(the deadlock of parameter-golf PR #835's first runs). They travel between the hosts' memories (gloo), also where
+gradients travel between GPUs (NCCL): a decision never waits for the work queued on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-__all__ = ["Group", "joined_group"]
+__all__ = ["Group", "PeerLostError", "joined_group"]
+
+
+class PeerLostError(ValueError):
+    """Another process of the group ended before training did."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,7 @@ class Group:
 
     rank: int = 0
     world: int = 1
-
-    def mean_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes, in one flat all-reduce."""
-        if self.world == 1:
-            return
-        grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
-        torch.distributed.all_reduce(flat)
-        flat /= self.world
-        for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(mean.view_as(grad))
+    hosts: Any = None  # process group of the hosts' memories; None: the default group is one
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean of a scalar tensor over the processes."""
@@ -41,17 +37,17 @@ class Group:
         torch.distributed.all_reduce(total)
         return total / self.world
 
-    def decide(self, values: Sequence[float], device: torch.device) -> list[float]:
+    def decide(self, values: Sequence[float]) -> list[float]:
         """Rank 0's ``values`` on every process."""
         if self.world == 1:
             return list(values)
-        shared = torch.tensor(values, dtype=torch.float64, device=device)
-        torch.distributed.broadcast(shared, src=0)
+        shared = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.broadcast(shared, src=0, group=self.hosts)
         return [float(value) for value in shared.tolist()]
 
-    def share_hex(self, text: str, device: torch.device) -> str:
+    def share_hex(self, text: str) -> str:
         """Rank 0's hexadecimal ``text`` (of equal length everywhere) on every process."""
-        return bytes(int(value) for value in self.decide(list(bytes.fromhex(text)), device)).hex()
+        return bytes(int(value) for value in self.decide(list(bytes.fromhex(text)))).hex()
 
     def barrier(self) -> None:
         """Wait for every process."""
@@ -61,14 +57,33 @@ class Group:
 
 @contextmanager
 def joined_group(rank: int, world: int, device: torch.device) -> Iterator[Group]:
-    """The group of a torchrun launch (rendezvous from its environment): NCCL on GPUs, gloo on CPUs; left at the end."""
+    """The group of a torchrun launch (rendezvous from its environment): NCCL on GPUs, gloo on CPUs; left at the end.
+
+    Raises ``PeerLostError`` when a collective fails because another process is gone.
+    """
     if world == 1:
         yield Group()
         return
-    if device.type == "cuda":
+    cuda = device.type == "cuda"
+    if cuda:
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
     try:
-        yield Group(rank, world)
+        yield Group(rank, world, torch.distributed.new_group(backend="gloo") if cuda else None)
+    except RuntimeError as error:
+        if not _lost_peer(error):
+            raise
+        raise PeerLostError(
+            f"process {rank} of {world} lost another one, whose message (or signal) says why; the last checkpoint is "
+            "whole, run again to continue"
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed for want of a partner; gloo and NCCL raise plain errors with these words."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower()
+    return any(word in text for word in ("gloo", "nccl", "connection closed by peer", "connection reset by peer"))

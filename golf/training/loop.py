@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -22,7 +22,7 @@ from golf.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, qat_acts, snapshot_due
-from golf.training.checkpoint import CheckpointFolder
+from golf.training.checkpoint import CheckpointError, CheckpointFolder
 from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import TrainConfig
 from golf.training.group import Group
@@ -30,11 +30,12 @@ from golf.training.ledger import make_ledger
 from golf.training.live import Sink
 from golf.training.outputs import weights_meta
 from golf.training.qat import LateQat
+from golf.training.reduce import GradientMean
 from golf.training.result import TrainResult
 from golf.training.signals import StopFlag, TrainingInterrupted
 from golf.training.state import TrainState
 
-__all__ = ["DivergedError", "Trainer"]
+__all__ = ["DivergedError", "MemoryShortError", "Trainer"]
 
 _HISTORY_ROWS = 1000  # rows of the history at most, about
 _DIVERGED = 3.0  # a loss beyond this multiple of ln(vocabulary), the loss of knowing nothing, has diverged
@@ -42,6 +43,10 @@ _DIVERGED = 3.0  # a loss beyond this multiple of ln(vocabulary), the loss of kn
 
 class DivergedError(ValueError):
     """The loss is not finite or has exploded."""
+
+
+class MemoryShortError(ValueError):
+    """A micro batch does not fit into the device's memory."""
 
 
 class Trainer:
@@ -85,6 +90,7 @@ class Trainer:
         self.state = TrainState(model, self.optimisers, ema_decay=config.ema_decay)
         self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
+        self.gradient_mean = GradientMean(self.parameters, self.group)
         self.context = autocast(config.precision, self.device)
         self.row_every = max(1, config.iterations // _HISTORY_ROWS)
         self.losses: list[Tensor] = []  # on the device, not read yet
@@ -112,23 +118,42 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train to the end.
 
-        Raises ``DivergedError``, ``CheckpointError``, or ``TrainingInterrupted`` after a signal.
+        Raises ``DivergedError``, ``MemoryShortError``, ``CheckpointError``, or ``TrainingInterrupted`` after a signal.
         """
         self.model.train()
         saved = self.checkpoints.load()
         if saved is not None:
             self.state.restore(*saved)
             self.log(f"resuming after step {self.state.events.step}, {self.state.events.elapsed:.0f} s of training")
-        with deterministic(self.device):
-            if self.state.events.progress < 1.0:
-                if self.config.compile:
-                    self._compile()
-                self._loop()
+        self._check_agreement()
+        try:
+            with deterministic(self.device):
+                if self.state.events.progress < 1.0:
+                    if self.config.compile:
+                        self._compile()
+                    self._loop()
+        except torch.OutOfMemoryError as error:
+            tokens = self.micro * self.config.sequence_length
+            raise MemoryShortError(
+                f"out of memory on {self.device}: {tokens} tokens in one forward pass; "
+                "lower train.micro_batch_tokens, the global batch stays the same"
+            ) from error
         rows = self.state.events.history
         tail = rows[-max(1, len(rows) // 50) :]
         ledger = make_ledger(self.state)
         final = sum(row[2] for row in tail) / len(tail)
         return TrainResult(self.state, ledger, final, self.model.num_parameters())
+
+    def _check_agreement(self) -> None:
+        """Processes on several machines must resume from the same step, on the same tokens."""
+        own = (self.state.events.step, self.batches.source.num_tokens)
+        step, tokens = self.group.decide(own)
+        if own != (step, tokens):
+            raise CheckpointError(
+                f"process {self.group.rank} continues from step {own[0]} with {own[1]:,} training tokens, process 0 "
+                f"from step {step:.0f} with {tokens:,.0f}; every machine must see the same folder GOLF_CKPT_DIR "
+                "and have the same artifacts/tokens"
+            )
 
     def _compile(self) -> None:
         depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
@@ -142,8 +167,9 @@ class Trainer:
         self._start, self._logged, self._saved = time.monotonic() - events.elapsed, time.monotonic(), time.monotonic()
         self._logged_tokens = events.tokens
         steps = prefetch(
-            self.batches, events.step, config.iterations, rank=self.group.rank, world=self.group.world
-        )
+            self.batches, events.step, config.iterations, rank=self.group.rank, world=self.group.world,
+            prepare=self._to_host_tensor,
+        )  # fmt: skip
         with closing(steps) as stream:  # type: ignore[type-var]
             while events.progress < 1.0:
                 self._step(*next(stream))
@@ -158,7 +184,15 @@ class Trainer:
         self._log_line(time.monotonic())
         self._save()
 
-    def _step(self, windows: np.ndarray, rows: np.ndarray) -> None:
+    def _to_host_tensor(self, rows: np.ndarray) -> Tensor:
+        """``rows`` as a tensor, in pinned memory where a GPU takes them from; runs in the reading thread."""
+        tokens = torch.from_numpy(rows)
+        if self.device.type != "cuda":
+            return tokens
+        torch.cuda.set_device(self.device)  # of this thread; pinning must not open a context on GPU 0
+        return tokens.pin_memory()
+
+    def _step(self, windows: np.ndarray, rows: Tensor) -> None:
         """One update: gradients of the global batch, clip, optimisers, moving average, then what is due."""
         config, events, before = self.config, self.state.events, self.state.events.progress
         depth = depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
@@ -174,7 +208,7 @@ class Trainer:
         for parameter in self.parameters:
             if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
                 parameter.grad = torch.zeros_like(parameter)
-        self.group.mean_gradients(self.parameters)
+        self.gradient_mean.finish()
         limit = config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self.state.clipped += (norm > limit).float()
@@ -190,7 +224,7 @@ class Trainer:
         events.tokens += config.tokens_per_step
         elapsed = time.monotonic() - self._start
         after = progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
-        after, elapsed, signum = self.group.decide((after, elapsed, self.stop.signum), self.device)
+        after, elapsed, signum = self.group.decide((after, elapsed, self.stop.signum))
         self.stop_signal = int(signum)  # rank 0's, so that all stop after the same step
         events.phase_seconds[-1] += elapsed - events.elapsed
         events.elapsed, events.progress = elapsed, after
@@ -199,23 +233,19 @@ class Trainer:
         if snapshot_due(before, after, self.schedule):
             self._snapshot()
 
-    def _gradients(self, rows: np.ndarray) -> Tensor:
+    def _gradients(self, rows: Tensor) -> Tensor:
         """Accumulate gradients over the micro batches of ``rows`` (sequences, L + 1); returns the mean loss."""
         for parameter in self.parameters:
             parameter.grad = None
         total = torch.zeros((), device=self.device)
-        for piece in self._micro_batches(rows):
+        pieces = rows.to(self.device, non_blocking=True).split(self.micro)
+        for index, piece in enumerate(pieces):
             with self.context:
                 loss = self.loss_fn(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
-            (loss / self.accumulate).backward()
+            with self.gradient_mean.overlapped() if index == len(pieces) - 1 else nullcontext():
+                (loss / self.accumulate).backward()
             total += loss.detach()
         return self.group.mean(total / self.accumulate)
-
-    def _micro_batches(self, rows: np.ndarray) -> Iterator[Tensor]:
-        tokens = torch.from_numpy(rows)
-        if self.device.type == "cuda":
-            tokens = tokens.pin_memory()
-        yield from tokens.to(self.device, non_blocking=True).split(self.micro)
 
     def _history_row(self, depth: int, multiplier: float) -> None:
         self._read_losses()

@@ -28,7 +28,8 @@ def test_every_shipped_preset_fires_on_slow_and_fast_machines(root: Path, preset
     values = compose(root / "conf", preset=preset)
     schedule, warnings = command.schedule_of(values)
     machines = command.machines_of(values)
-    assert len(machines) == (2 if schedule.budget_seconds > 0 else 0) and warnings == []
+    assert len(machines) == (2 if schedule.budget_seconds > 0 else 0)
+    assert warnings == [] or preset.startswith("gdn_hybrid")  # QAT on the plain grid before GPTQ: meant, and told
     for case in plan(schedule, machines).cases:
         assert case.warmdown_start and case.final_multiplier < 0.01 and len(case.snapshot_steps) >= 4
 
@@ -54,3 +55,20 @@ def test_a_refused_plan_is_stored_too(root: Path, tmp_path: Path) -> None:
 def test_a_world_that_does_not_divide_the_batch_names_those_that_do(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found 6, 512 sequences a step divide over \[1, 2, 4, 8, 16,"):
         call(root, tmp_path, "--preset", "h100x8_10min", "--world-size", "6")
+
+
+def test_schedules_of_other_scripts_are_checked_in_steps(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = call(root, tmp_path, "--step-based", "2200", "400", "2200")
+    said = capsys.readouterr().out
+    assert code == 0 and "warmdown from 1800" in said and "snapshots 2100, 2150, 2200; QAT from 2099, 102 steps" in said
+    for numbers in (("9999", "3000", "2119"), ("9999", "1000", "2227")):
+        with pytest.raises(PlanError, match=r"(?s)warmdown never starts.*averaging gets 0.*QAT gets 0 steps"):
+            call(root, tmp_path, "--step-based", *numbers)
+    with pytest.raises(PlanError, match="the final multiplier is 0.951"):
+        call(root, tmp_path, "--step-based", "2200", "400", "1857")
+    with pytest.raises(ValueError, match="longer than the budget of 590.0 s: the first multiplier would be 0.257"):
+        call(root, tmp_path, "--step-based", "9999", "3500", "900", "--budget-seconds", "590")
+    assert call(root, tmp_path, "--step-based", "9999", "300", "900", "--budget-seconds", "590")[0] == 0
+    assert list(tmp_path.iterdir()) == []

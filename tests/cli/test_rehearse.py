@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from golf.cli.params import compose
-from golf.cli.rehearse import forced, rehearse, stage_commands, synthetic_corpus
+from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
 from golf.params import from_dict
 from golf.schedule.plan import plan
@@ -20,11 +20,15 @@ TRAIN = """
 import json, pathlib, signal, sys, time
 root = pathlib.Path(sys.argv[sys.argv.index("--root") + 1])
 saved = root / "ckpt" / "run" / "checkpoint.safetensors"
+train = json.loads((root / "params.json").read_text())["train"]
+if train["micro_batch_tokens"] > {fits}:
+    print("train: error: out of memory on cuda"); sys.exit(1)
 if {broken}:
     print("step 3/24  loss 1"); sys.exit(0)
 if not saved.exists():
     def stop(signum, frame):
-        saved.parent.mkdir(parents=True); saved.write_text(""); print("saved"); sys.exit(143)
+        saved.parent.mkdir(parents=True); saved.write_text("")
+        print("train: SIGTERM after step 4: checkpoint saved"); sys.exit(143)
     signal.signal(signal.SIGTERM, stop)
     for step in range(1, 200):
         print(f"step {{step}}/24  loss 1", flush=True); time.sleep(0.05)
@@ -37,10 +41,10 @@ ledger = dict(steps=24, depth_phases=[[1, 2], [9, 3], [20, 4]], lr_multiplier_la
 """
 
 
-def repository(folder: Path, *, share: float = 1.0, broken: bool = False) -> Path:
+def repository(folder: Path, *, share: float = 1.0, broken: bool = False, fits: int = 10**6) -> Path:
     (folder / "stages").mkdir()
     (folder / "stages/__init__.py").write_text("")
-    (folder / "stages/train.py").write_text(TRAIN.format(share=share, broken=broken))
+    (folder / "stages/train.py").write_text(TRAIN.format(share=share, broken=broken, fits=fits))
     (folder / "stages/evaluate.py").write_text("import sys\nprint('scored', sys.argv[1])\n")
     (folder / "stages/report.py").write_text("raise SystemExit('report: error: no such thing')\n")
     (folder / "dvc.yaml").write_text(
@@ -48,6 +52,11 @@ def repository(folder: Path, *, share: float = 1.0, broken: bool = False) -> Pat
         "    cmd: python -m stages.evaluate ${item.mode}\n  report:\n    cmd: python -m stages.report\n"
     )
     return folder
+
+
+def repository_again(folder: Path, **options: Any) -> Path:
+    (folder / "again").mkdir()
+    return repository(folder / "again", **options)
 
 
 @pytest.fixture
@@ -75,6 +84,18 @@ def test_training_that_does_not_save_fails(values: dict[str, Any], tmp_path: Pat
     assert seen(values, repository(tmp_path, broken=True), tmp_path / "work") == {"train, stopped": False}
 
 
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_one_that_does_is_told(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["train"].update(micro_batch_tokens=512)  # of sequences of 64
+    lines: list[str] = []
+    branches = rehearse(values, repository(tmp_path, fits=200), tmp_path / "work", say=lines.append)
+    assert [branch.name for branch in branches if not branch.passed] == ["memory", "report"]
+    assert any("train.micro_batch_tokens 512 does not fit here, 128 does" in line for line in lines)
+    hopeless = repository_again(tmp_path, fits=10)
+    assert seen(values, hopeless, tmp_path / "work") == {"memory": False, "train, stopped": False}
+
+
 def test_the_stages_are_those_of_the_pipeline(root: Path) -> None:
     commands = dict(stage_commands(root / "dvc.yaml"))
     assert commands["train"] == ["-m", "stages.train"]
@@ -91,13 +112,31 @@ def test_forced_triggers_of_every_preset_pass_their_plan(root: Path, preset: str
     depth = getattr(config_from_dict(changed["model"]), "repeats", 1)
     (case,) = plan(config.schedule(depth)).cases
     assert case.qat_steps >= 2 and len(case.snapshot_steps) >= 2 and case.steps <= 60
-    assert qat_differences(config.qat, changed["quantize"]) == []
-    assert changed["model"] == original["model"]
+    assert changed["model"] == original["model"] and changed["quantize"] == original["quantize"]
+    changed["quantize"]["method"] = "sdclip"
+    again = forced(changed, cuda=cuda, compiled=False)["train"]
+    assert qat_differences(from_dict(TrainConfig, again).qat, changed["quantize"]) == []
     if cuda:
         assert config.sequence_length == original["train"]["sequence_length"]
         assert config.micro_batch_tokens == original["train"]["micro_batch_tokens"]
+        assert smaller(original, changed) == []
+        eight = forced(original, cuda=True, compiled=False, devices=8)["train"]
+        assert eight["tokens_per_step"] == 8 * 2 * eight["micro_batch_tokens"]
     else:
+        assert "train.sequence_length 64 for" in smaller(original, changed)[0]
         assert config.tokens_per_step <= 256
+
+
+@pytest.mark.parametrize("forced_for", ["", "cpu", "cuda"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_sample_of_verify_is_longer_than_every_window(root: Path, preset: str, forced_for: str) -> None:
+    """The H100 presets once scored windows of 1,024 and verified samples of 768: the last stage refused them."""
+    values = compose(root / "conf", preset=preset)
+    if forced_for:
+        values = forced(values, cuda=forced_for == "cuda", compiled=False)
+    windows = [section["window"] for section in values["evaluate"].values() if "window" in section]
+    assert values["verify"]["targets"] >= max(windows) + 2
+    assert values["tokenize"]["val_max_bytes"] == 0 or values["tokenize"]["val_max_bytes"] > 4 * max(windows)
 
 
 def test_the_corpus_is_the_same_at_every_call(tmp_path: Path) -> None:

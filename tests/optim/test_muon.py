@@ -158,6 +158,32 @@ def test_two_ranks_give_the_weights_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(flat, single, rtol=0, atol=tolerance)
 
 
+def test_one_shape_is_gathered_while_the_next_is_orthogonalised(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    class Handle:
+        def wait(self) -> None:
+            events.append("wait")
+
+    def gather(gathered: Tensor, own: Tensor, *, async_op: bool) -> Handle:
+        assert async_op
+        events.append("gather")
+        return Handle()
+
+    def orthogonalised(matrices: Tensor, **options: object) -> Tensor:
+        events.append("orthogonalise")
+        return matrices
+
+    for name in ("all_gather_into_tensor", "all_gather_single"):
+        monkeypatch.setattr(torch.distributed, name, gather, raising=False)
+    monkeypatch.setattr("golf.optim.muon.orthogonalise", orthogonalised)
+    parameters = _parameters()
+    _set_gradients(parameters, 0)
+    Muon(parameters, lr=0.1, rank=0, world=2).step()
+    shapes = len({tuple(sorted(shape)) for shape in SHAPES})
+    assert events == ["orthogonalise", "gather"] * shapes + ["wait"] * shapes
+
+
 def test_momentum_is_part_of_the_state() -> None:
     parameters = _parameters()
     muon = Muon(parameters, lr=0.1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ from golf.params import from_dict
 from golf.schedule.plan import plan
 from golf.training.checkpoint import CheckpointFolder, open_checkpoints
 from golf.training.config import TrainConfig
+from golf.training.group import Group
 from golf.training.ledger import LedgerError, check_ledger
 from golf.training.loop import DivergedError, Trainer
 from golf.training.signals import StopFlag, TrainingInterrupted
+
+QAT = {"below": 0.5, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}
 
 
 class Stream:
@@ -132,7 +137,11 @@ def test_a_signal_saves_and_the_continued_run_is_bit_exact(trainer: Callable[...
     assert second.state.events.history == whole.state.events.history
 
 
-def test_a_timed_run_ends_with_its_budget_and_finishes_its_warmdown(trainer: Callable[..., Trainer]) -> None:
+def test_a_timed_run_ends_with_its_budget_and_finishes_its_warmdown(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, 0.02)  # seconds from one look to the next, on a machine of any speed
+    monkeypatch.setattr("golf.training.loop.time", SimpleNamespace(monotonic=clock.__next__))
     run = trainer(iterations=100_000, budget_seconds=1.5, momentum_warmup_steps=2)
     result = run.run()
     assert result.state.events.progress == 1.0 and 3 < result.ledger["steps"] < 100_000
@@ -165,6 +174,17 @@ def test_a_lost_run_names_its_step_and_the_last_good_checkpoint(trainer: Callabl
         run.run()
 
 
+def test_a_micro_batch_beyond_the_memory_names_its_key(trainer: Callable[..., Trainer]) -> None:
+    run = trainer(micro_batch_tokens=32)
+
+    def full(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run.loss_fn = full
+    with pytest.raises(ValueError, match="out of memory on cpu: 32 tokens in one forward pass; lower train.micro_"):
+        run.run()
+
+
 def test_an_infinite_gradient_is_a_lost_run_though_its_loss_is_fine(trainer: Callable[..., Trainer]) -> None:
     run = trainer(grad_clip=0.0)
     gradients = run._gradients
@@ -176,6 +196,16 @@ def test_an_infinite_gradient_is_a_lost_run_though_its_loss_is_fine(trainer: Cal
 
     run._gradients = spoiled  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match="loss is nan nats per token at step 1"):
+        run.run()
+
+
+def test_a_machine_that_does_not_see_the_checkpoint_is_told_so(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer()
+    run.group = Group(1, 2)
+    monkeypatch.setattr(Group, "decide", lambda self, values: [7.0, values[1]])  # process 0 resumes after step 7
+    with pytest.raises(ValueError, match="process 1 continues from step 0 .* process 0 from step 7 .*GOLF_CKPT_DIR"):
         run.run()
 
 
@@ -214,6 +244,38 @@ def test_a_flat_model_trains_and_leaves_no_tensor_unmoved(trainer: Callable[...,
     check_ledger(run.run().ledger, plan(run.schedule), timed=False)
 
 
+def test_a_step_reads_nothing_back_from_the_device_unless_a_row_is_due(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    run = trainer(qat={**QAT, "below": 0.9}, warmdown=0.9, snapshot_below=0.0)
+    run.row_every = 8
+    step, reads, at = run._step, list[str](), list[int]()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                reads.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def tolist(tensor: torch.Tensor) -> Any:
+        reads.append("tolist")
+        return original(tensor)
+
+    def watched(windows: np.ndarray, rows: torch.Tensor) -> None:
+        reads.clear()
+        with Watch():
+            step(windows, rows)
+        at.extend([run.state.events.step] if reads else [])
+
+    original = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    monkeypatch.setattr(run, "_step", watched)
+    ledger = run.run().ledger
+    assert at == [8, 16, 24] and ledger["ema_updates"] == 24 and ledger["qat"]["first_step"] < 8
+
+
 def test_failed_compilation_falls_back_to_eager_with_one_warning(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,9 +295,6 @@ def test_failed_compilation_falls_back_to_eager_with_one_warning(
     assert run.run().state.events.step == 24
     warnings = [line for line in lines if line.startswith("warning")]
     assert len(warnings) == 1 and "(No working C++ compiler found); training runs eagerly" in warnings[0]
-
-
-QAT = {"below": 0.5, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}
 
 
 def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer: Callable[..., Trainer]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ Workspace = Callable[[], Path]
 Sections = dict[str, dict[str, Any]]
 
 
-def start(root: Path, stage: str, folder: Path) -> subprocess.Popen[str]:
+def start(root: Path, stage: str, folder: Path, extra: dict[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"stages.{stage}", "--params", str(folder / "params.json"), "--root", str(folder)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu", "GOLF_CKPT_DIR": str(folder / "ckpt")}
+    env |= extra or {}
     return subprocess.Popen(command, cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def finish(root: Path, stage: str, folder: Path) -> tuple[int, str, str]:
-    process = start(root, stage, folder)
+def finish(root: Path, stage: str, folder: Path, extra: dict[str, str] | None = None) -> tuple[int, str, str]:
+    process = start(root, stage, folder, extra)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
 
 
 def after_step(process: subprocess.Popen[str], step: int, signum: int) -> None:
-    """Send ``signum`` once the run log has shown ``step`` or a later one."""
+    """Send ``signum`` (0: nothing) once the run log has shown ``step`` or a later one."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
@@ -107,28 +109,103 @@ def test_two_runs_of_one_configuration_do_not_share_a_checkpoint(tmp_path: Path)
         pass
 
 
+TWO = {"GOLF_TORCHRUN": "--standalone --nproc-per-node=2"}
 
-def test_two_processes_train_as_one(root: Path, workspace: Workspace, sections: Sections) -> None:
-    sections["train"].update(precision="fp32", iterations=16)
+
+def workers(launcher: int) -> dict[str, int]:
+    """Process ids of the trainers that ``launcher`` started, by rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            environment = dict(item.partition("=")[::2] for item in (folder / "environ").read_text().split("\0"))
+        except OSError:  # ended meanwhile
+            continue
+        if parent == launcher and "RANK" in environment:
+            found[environment["RANK"]] = int(folder.name)
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, also when nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def wait_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 100
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "orphan processes"
+        time.sleep(0.05)
+
+
+def test_two_processes_train_as_one_though_one_and_then_the_launcher_are_killed(
+    root: Path, workspace: Workspace, sections: Sections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections["train"].update(precision="fp32", iterations=40)
     folder = workspace()
+    monkeypatch.setenv("GOLF_DEVICE", "cpu")
+    monkeypatch.setenv("GOLF_CKPT_DIR", str(folder / "alone"))
+    assert stages.train.run(folder / "params.json", folder) == 0
     trained = folder / "artifacts/train"
-    code, _, err = finish(root, "train", folder)
-    assert code == 0, err
     rows = [line.split("\t") for line in (trained / "history.tsv").read_text().splitlines()[1:]]
     ledger = read_json(trained / "ledger.json", made_by="test")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu", "GOLF_CKPT_DIR": str(folder / "ckpt")}
-    done = subprocess.run(
-        [*command, "-m", "stages.train", "--params", str(folder / "params.json"), "--root", str(folder)],
-        cwd=root, env=env, capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("plan for 16 steps:") == 1 and "2 process(es)" in done.stdout
+
+    sections["train"].update(checkpoint_seconds=1e-6, log_seconds=1e-6)
+    workspace()
+    first = start(root, "train", folder, TWO)
+    after_step(first, 3, 0)
+    ranks = workers(first.pid)
+    os.kill(ranks["1"], signal.SIGKILL)
+    out, err = first.communicate(timeout=200)
+    assert first.returncode not in (0, None) and "SIGKILL" in err + out
+    assert err.count("train: error:") == 1 and "process 0 of 2 lost another one" in err
+    wait_gone(list(ranks.values()))
+
+    second = start(root, "train", folder, TWO)
+    after_step(second, 8, 0)
+    ranks = workers(second.pid)
+    second.kill()
+    wait_gone(list(ranks.values()))
+    second.communicate(timeout=200)
+
+    code, out, err = finish(root, "train", folder, TWO)
+    assert code == 0, err[-3000:]
+    assert out.count("plan for 40 steps:") == 1 and "2 process(es)" in out and "resuming after step" in out
     rows_two = [line.split("\t") for line in (trained / "history.tsv").read_text().splitlines()[1:]]
     ledger_two = read_json(trained / "ledger.json", made_by="test")
-    for one, two in zip(rows, rows_two, strict=True):
-        assert float(one[2]) == pytest.approx(float(two[2]), abs=1e-5)
+    for number, (one, two) in enumerate(zip(rows, rows_two, strict=True)):
+        assert float(one[2]) == pytest.approx(float(two[2]), abs=1e-5 if number < 16 else 1e-3)
         assert one[:2] + one[3:] == two[:2] + two[3:]
     for key in ledger.keys() - {"distance_from_initial"}:
         assert ledger[key] == ledger_two[key], key
-    assert ledger["distance_from_initial"] == pytest.approx(ledger_two["distance_from_initial"], rel=1e-3)
+    assert ledger["distance_from_initial"] == pytest.approx(ledger_two["distance_from_initial"], rel=1e-2)
+
+
+def test_the_number_of_processes_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert stages.train._launch({"RANK": "0", **TWO}) is None, "already under torchrun"
+    launched = stages.train._launch({"GOLF_TORCHRUN": "--nnodes=2 --rdzv-endpoint=host:29400"})
+    assert launched == ["-m", "torch.distributed.run", "--nnodes=2", "--rdzv-endpoint=host:29400", "-m", "stages.train"]
+    for devices, wanted in ((0, None), (1, None), (8, "--nproc-per-node=8")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda devices=devices: devices)
+        got = stages.train._launch({})
+        assert got is None if wanted is None else got is not None and wanted in got
+        assert stages.train._launch({"GOLF_DEVICE": "cpu"}) is None
+
+
+def test_a_world_that_does_not_divide_the_batch_is_refused_before_anything_starts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"world size: found 3, 4 sequences a step divide over \[1, 2, 4\]"):
+        stages.train.run(folder / "params.json", folder)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        stages.train.run(folder / "params.json", folder)
+    assert caught.value.code == 1 and capsys.readouterr() == ("", ""), "rank 0 has said it"

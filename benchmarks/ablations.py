@@ -1,0 +1,241 @@
+"""What each part of the recipe is worth on a small model: equal steps, several seeds, scored as coded artifacts.
+
+    python -m benchmarks.ablations --tokens artifacts/tokens --work /tmp/golf-ablations
+    python -m benchmarks.ablations --work /tmp/golf-ablations --table docs/results/ablations.md   # the table alone
+
+Every variant differs from the base in the keys that ``VARIANTS`` lists and nothing else; runs of one seed see the same
+batches. Base: final weights of a recurrent model with progressive depth, quantized by SDClip and coded. Averages (SWA,
+EMA) are those of the base runs. Scored: nats per token of the float weights, and sliding bits per byte of the artifact
+decoded again, on whole documents of the validation split. Results are appended to WORK/results.jsonl, one JSON object a
+row; a restart continues with what is missing. Standard deviations are those of a sample (n - 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from golf.container.write import pack
+from golf.decode import decode_artifact
+from golf.files import write_text
+from golf.models.registry import build_model, config_from_dict
+from golf.params import from_dict
+from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.scoring.text import ValidationText
+from golf.scoring.windowed import SlidingConfig, score_windows
+from golf.tokens.shards import load_split, open_split
+from golf.training.average import heldout_loss, mean_of
+from golf.training.checkpoint import open_checkpoints
+from golf.training.config import TrainConfig
+from golf.training.loop import Trainer
+
+LEVELS = {"embedding": 31, "attention": 31, "mlp": 31}
+MODEL: dict[str, Any] = {
+    "family": "depth_recurrent", "width": 96, "blocks": 2, "repeats": 3, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0,
+    "value_tables": 2, "cross_repeat_skip": True, "xsa_last": 2, "negative_slope": 0.5, "softcap": 30.0,
+    "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
+}  # fmt: skip
+FLAT: dict[str, Any] = {  # as many layers as the recurrent model runs at full depth, as many coded bytes
+    "family": "transformer", "width": 88, "layers": 6, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.12,
+    "unet_skips": True, "negative_slope": 0.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
+}  # fmt: skip
+TRAIN: dict[str, Any] = {
+    "iterations": 100, "budget_seconds": 0.0, "tokens_per_step": 2048, "sequence_length": 256,
+    "micro_batch_tokens": 2048, "depth_phases": [[0.4, 1], [0.65, 2], [1.0, 3]], "warmdown": 0.5,
+    "warmdown_shape": "linear", "matrix_lr": 0.02, "embedding_lr": 0.02, "control_lr": 0.02, "weight_decay": 0.04,
+    "momentum": 0.95, "momentum_start": 0.85, "momentum_warmup_steps": 25, "muon_coefficients": "quintic",
+    "muon_row_norm": False, "newton_schulz_precision": "auto", "grad_clip": 0.3, "snapshot_every": 0.01,
+    "snapshot_below": 0.3, "ema_decay": 0.94, "qat": {"below": 0.0, "clip": 12.85, "levels": LEVELS},
+    "precision": "bf16", "compile": False, "checkpoint_seconds": 1e9, "log_seconds": 1e9, "live": False,
+}  # fmt: skip
+PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+QUANTIZE = QuantizeConfig("sdclip", LEVELS, PERCENTILES, 12.85)
+WEIGHTS = ("raw", "swa", "ema")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change of the base: other model keys (a whole other model for another family) and other train keys."""
+
+    label: str
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    def model_keys(self) -> dict[str, Any]:
+        """The whole section ``model``."""
+        return self.model if "family" in self.model else {**MODEL, **self.model}
+
+
+VARIANTS = {
+    "base": Variant("base: recurrent, 2 blocks x 3"),
+    "flat": Variant("flat transformer of equal bytes, 6 layers", FLAT, {"depth_phases": []}),
+    "full_depth": Variant("progressive depth off (full depth throughout)", {}, {"depth_phases": []}),
+    "qat": Variant("late QAT on (last quarter)", {}, {"qat": {"below": 0.5, "clip": 12.85, "levels": LEVELS}}),
+    "no_value_tables": Variant("value embeddings off", {"value_tables": 0}),
+    "no_skip": Variant("cross-repeat skip off", {"cross_repeat_skip": False}),
+    "no_xsa": Variant("XSA off", {"xsa_last": 0}),
+    "relu": Variant("ReLU^2 in place of LeakyReLU^2", {"negative_slope": 0.0}),
+    "constant_lr": Variant("warmdown off (so no snapshots)", {}, {"warmdown": 0.0, "snapshot_below": 0.0}),
+}
+
+
+def validation_text(folder: Path, most_bytes: int) -> ValidationText:
+    """Whole documents from the head of the validation split, ``most_bytes`` of text at most."""
+    split = load_split(folder / "val")
+    count = max(1, int(np.searchsorted(np.cumsum(split.doc_bytes), most_bytes, side="right")))
+    end = int(split.doc_starts[count]) if count < len(split.doc_starts) else len(split.tokens)
+    return ValidationText(
+        split.tokens[:end].astype(np.int64), split.doc_starts[:count], split.doc_bytes[:count],
+        open_split(folder / "train").vocab_size,
+    )  # fmt: skip
+
+
+def trained(variant: Variant, seed: int, tokens: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Weights of one run by kind (raw; swa and ema where there are any), and what training says of itself."""
+    split = open_split(tokens / "train")
+    config = from_dict(TrainConfig, {**TRAIN, **variant.train, "seed": seed})
+    torch.manual_seed(seed)
+    model = build_model(config_from_dict(variant.model_keys()), split.vocab_size)
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder)) as checkpoints:
+        trainer = Trainer(model, config, source=split, checkpoints=checkpoints, base_meta={}, log=lambda line: None)
+        result = trainer.run()
+        weights = {"raw": {name: tensor.clone() for name, tensor in result.state.weights.items()}}
+        snapshots = sorted(Path(folder).glob("snapshot_*"))
+        if snapshots:
+            weights["swa"] = mean_of(snapshots)
+        weights["ema"] = result.state.ema
+    return weights, {
+        "train_loss": result.final_loss,
+        "cpu_seconds": time.process_time() - began,
+        "parameters": result.parameters,
+        "snapshots": len(snapshots),
+        "qat_updates": max(result.state.events.fake_quantisations.values(), default=0),
+    }
+
+
+def scored(
+    variant: Variant, weights: dict[str, torch.Tensor], text: ValidationText, tokenizer: bytes, length: int
+) -> dict[str, float]:
+    """Loss of the float weights, and sliding score of the artifact they become."""
+    described, vocab = variant.model_keys(), text.vocab_size
+    model = build_model(config_from_dict(described), vocab).eval().requires_grad_(False)
+    model.load_state_dict(weights)
+    loss = heldout_loss(model, text.tokens, length=length)
+    arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
+    quantized = quantize_model(arrays, model, QUANTIZE, meta={"model": described, "vocab_size": vocab}).model
+    data = pack(quantized, tokenizer)
+    score = score_windows(decode_artifact(data).model, text, SlidingConfig(length, length // 2, 8, "fp32"))
+    return {"float_nats_per_token": loss, "artifact_bytes": len(data), "sliding_bpb": score.bits_per_byte}
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Rows so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measure(args: argparse.Namespace, path: Path) -> None:
+    """Run what is missing, a seed at a time, so that an unfinished table has whole seeds."""
+    text = validation_text(args.tokens, args.bytes)
+    tokenizer = (args.tokens / "tokenizer.model").read_bytes()
+    for seed in range(1, args.seeds + 1):
+        for name in args.only or VARIANTS:
+            done = {(row["variant"], row["seed"]) for row in read_results(path)}
+            if (name, seed) in done:
+                continue
+            weights, about = trained(VARIANTS[name], seed, args.tokens)
+            kinds = WEIGHTS if name == "base" else ("raw",)  # the averages are an ablation of the base alone
+            rows = [scored(VARIANTS[name], weights[kind], text, tokenizer, 256) for kind in kinds]
+            with path.open("a") as file:
+                for kind, row in zip(kinds, rows, strict=True):
+                    place = {"variant": name, "seed": seed, "weights": kind, "text_bytes": text.num_bytes}
+                    file.write(json.dumps({**place, **row, **about}) + "\n")
+            print(f"{name} seed {seed}: {rows[0]} {about['cpu_seconds']:.0f} s of CPU", flush=True)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    std = f" +- {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{std}"
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown rows: means, sample standard deviations, and differences to the base seed by seed."""
+    base = {row["seed"]: row for row in rows if row["variant"] == "base" and row["weights"] == "raw"}
+    keys = [(name, kind) for name in VARIANTS for kind in (WEIGHTS if name == "base" else ("raw",))]
+    keys.sort(key=lambda key: key[1] != "raw" and 1)  # the averages after what was trained
+    out = [
+        "| variant | seeds | float nats/token | sliding bpb, artifact | bpb against base | artifact bytes | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    labels = {"swa": "SWA on (mean of the base's snapshots)", "ema": "EMA on (of the base)"}
+    for name, kind in keys:
+        found = [row for row in rows if row["variant"] == name and row["weights"] == kind and row["seed"] in base]
+        if not found:
+            continue
+        against = [row["sliding_bpb"] - base[row["seed"]]["sliding_bpb"] for row in found]
+        change = "" if (name, kind) == ("base", "raw") else _spread(against, 4)
+        sign = "+" if change and not change.startswith("-") else ""
+        out.append(
+            f"| {labels.get(kind, VARIANTS[name].label)} | {len(found)} "
+            f"| {_spread([row['float_nats_per_token'] for row in found], 4)} "
+            f"| {_spread([row['sliding_bpb'] for row in found], 4)} | {sign}{change} "
+            f"| {statistics.fmean(row['artifact_bytes'] for row in found):,.0f} "
+            f"| {statistics.fmean(row['cpu_seconds'] for row in found):.0f} |"
+        )
+    return out
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], commit: str) -> None:
+    """Replace what stands between the markers of ``path``; a new page gets them."""
+    begin, end = "<!-- table:begin -->", "<!-- table:end -->"
+    page = path.read_text() if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    base = next(row for row in rows if row["variant"] == "base")
+    about = (
+        f"{TRAIN['iterations']} steps of {TRAIN['tokens_per_step']:,} tokens, {base['parameters']:,} parameters in the "
+        f"base, {base['text_bytes']:,} bytes of validation text, torch {torch.__version__}, commit {commit}."
+    )
+    write_text(path, before + "\n".join([begin, about, "", *table(rows), end]) + after)
+
+
+def main() -> None:
+    """Measure what is missing, then print (and write) the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=Path, help="artifacts/tokens of the default corpus; without it only the table")
+    parser.add_argument("--work", type=Path, required=True, help="folder of results.jsonl")
+    parser.add_argument("--table", type=Path, help="Markdown page whose table is replaced")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bytes", type=int, default=50_000, help="bytes of validation text at most")
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="another number of steps (a trial)")
+    args = parser.parse_args()
+    if args.steps:
+        TRAIN["iterations"] = args.steps
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    results, stamp = args.work / "results.jsonl", args.work / "commit.txt"
+    if args.tokens is not None:
+        if not stamp.exists():
+            head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+            stamp.write_text(head.stdout)
+        measure(args, results)
+    rows = read_results(results)
+    print("\n".join(table(rows)))
+    if args.table is not None:
+        write_table(args.table, rows, stamp.read_text().strip())
+
+
+if __name__ == "__main__":
+    main()
