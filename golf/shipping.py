@@ -17,9 +17,12 @@ from typing import Any, Literal
 from golf.closure import import_closure
 from golf.coding.registry import CODERS
 from golf.coding.tables import entropy_bits
-from golf.container.layout import Unpacked
+from golf.container.layout import BLOCKS, Unpacked
 
-__all__ = ["CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "size_metrics", "size_rows"]
+__all__ = [
+    "CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "side_bytes", "size_metrics",
+    "size_rows",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,17 @@ def _is_docstring(node: ast.stmt) -> bool:
 def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:
     """One row per tensor, largest first: role, shape, bits per weight, order-0 bits, coder, payload and side bytes.
 
-    Table and scale bytes are before their common compression; what the file really has is in ``sections``.
+    ``table_bytes`` and ``scale_bytes`` are before their common compression. ``stored_bytes`` is the tensor's part of
+    the file, payload and its share of every compressed block, by raw bytes; ``side_stored_bytes`` is that without the
+    payload. ``stored_bytes`` of all rows, prefix, index and tokenizer add up to the file.
     """
+    raw = {block: sum(record.raw_bytes[block] for record in unpacked.records) for block in BLOCKS}
     rows = []
     for record in unpacked.records:
         tensor = unpacked.model.tensors.get(record.name)
         order0 = entropy_bits(tensor.values) / 8 if tensor is not None else float(record.scale_bytes)
         num_bytes = record.payload_bytes + record.side_bytes + record.scale_bytes
+        parts = [unpacked.sections[name] * size / raw[name] for name, size in record.raw_bytes.items() if size]
         rows.append(
             {
                 "tensor": record.name,
@@ -116,9 +123,16 @@ def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:
                 "payload_bytes": record.payload_bytes,
                 "table_bytes": record.side_bytes,
                 "scale_bytes": record.scale_bytes,
+                "side_stored_bytes": sum(parts),
+                "stored_bytes": record.payload_bytes + sum(parts),
             }
         )
     return sorted(rows, key=lambda row: (-row["bytes"], row["tensor"]))
+
+
+def side_bytes(sections: dict[str, int]) -> int:
+    """Bytes of an artifact that code neither integers nor tokenizer: prefix, index, tables, scales, small tensors."""
+    return sum(size for name, size in sections.items() if name not in ("payload", "tokenizer"))
 
 
 def size_metrics(unpacked: Unpacked, *, decoder_bytes: int, limit_bytes: int) -> dict[str, float]:
@@ -140,6 +154,7 @@ def size_metrics(unpacked: Unpacked, *, decoder_bytes: int, limit_bytes: int) ->
         "payload_bytes": coded,
         "order0_bytes": order0,
         "coded_to_order0_ratio": coded / order0 if order0 else 1.0,
+        "side_information_share": side_bytes(unpacked.sections) / unpacked.num_bytes,
         "bits_per_weight": 8 * unpacked.num_bytes / max(1, unpacked.model.num_weights()),
         "quantized_weights": quantized,
         **{f"section_{name}_bytes": size for name, size in unpacked.sections.items()},

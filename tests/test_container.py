@@ -64,6 +64,10 @@ CODED = dataclasses.replace(
         "tall": QuantizedTensor(
             "tall", "embedding", (300, 12), np.cumsum(bell(4, 300, 12), axis=1).astype(np.int16), np.zeros(300, np.int8)
         ),
+        "walk": QuantizedTensor(
+            "walk", "embedding", (280, 9), bell(5, 280, 9), np.zeros(280, np.int8), np.arange(9).astype(np.int8), True
+        ),
+        "broad": QuantizedTensor("broad", "mlp", (7, 70), bell(6, 7, 70), np.zeros(7, np.int8), trellis=True),
     },
 )
 
@@ -134,7 +138,7 @@ def test_round_trip_of_any_integers(rows: int, columns: int, seed: int, most: in
 
 
 def test_golden_artifact() -> None:
-    """Old artifacts must stay readable: these are the bytes of version 1, zstd frames aside (their level is 1)."""
+    """Old artifacts must stay readable: these are the bytes of version 2, zstd frames aside (their level is 1)."""
     golden = json.loads(GOLDEN.read_text())
     data = bytes.fromhex(golden["hex"])
     assert hashlib.sha256(data).hexdigest() == golden["sha256"]
@@ -199,9 +203,10 @@ def test_messages_begin_with_the_file() -> None:
     assert error.value.cause == "magic"
 
 
-def test_other_version() -> None:
-    with pytest.raises(ArtifactError, match=r"format version 2\.0, this decoder reads 1\.0") as error:
-        unpack(DATA[:4] + b"\2\0" + DATA[6:])
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_version(version: int) -> None:
+    with pytest.raises(ArtifactError, match=rf"format version {version}\.0, this decoder reads 2\.0") as error:
+        unpack(DATA[:4] + bytes([version, 0]) + DATA[6:])
     assert error.value.cause == "version"
 
 

@@ -127,7 +127,8 @@ def unpack_block(reader: Reader, field: str, *, most: int = MAX_BLOCK_BYTES) -> 
         data = _decompress(packed, raw_bytes, field)
     elif method == _LZMA:
         try:
-            decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_filters())
+            window = min(1 << 23, max(1 << 12, raw_bytes))  # allocated whole
+            decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=_filters(window))
             data = decompressor.decompress(packed, max_length=raw_bytes + 1)
         except lzma.LZMAError as error:
             raise ArtifactError("block", f"{field}: does not unpack ({error})") from error

@@ -19,7 +19,7 @@ _MAX_LINEAR = 1024  # golf.coding.predict.MAX_COLUMNS, which is not imported for
 def _encode_columns(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
     from golf.coding import columns
 
-    stream = columns.encode(values)
+    stream = columns.encode(values, trellis=info.trellis, column_codes=info.column_codes)
     if stream is None:
         raise ValueError(f"{info.name}: integers span more than {MAX_ALPHABET}, too wide for the column coder")
     return b"", stream
@@ -28,13 +28,13 @@ def _encode_columns(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
 def _encode_context(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
     from golf.coding import context
 
-    return b"", context.encode(values)
+    return b"", context.encode(values, trellis=info.trellis, column_codes=info.column_codes)
 
 
 def _encode_linear(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
     from golf.coding import context
 
-    return b"", context.encode(values, linear=True)
+    return b"", context.encode(values, linear=True, trellis=info.trellis, column_codes=info.column_codes)
 
 
 def _columns_least(values: Integers) -> int:
@@ -62,7 +62,9 @@ def _decode_columns(side: bytes, payload: bytes, info: SideInfo) -> Integers:
 
     if max(info.rows, info.columns) > MAX_MODELLED_COLUMNS:
         raise ArtifactError("tensor", f"{info.name}: {info.rows} x {info.columns} is too large for the column coder")
-    return as_int16(columns.decode(_checked(side, payload, info), info.rows, info.columns, what=info.name), info)
+    stream, known = _checked(side, payload, info), info.column_codes
+    values = columns.decode(stream, info.rows, info.columns, what=info.name, trellis=info.trellis, column_codes=known)
+    return as_int16(values, info)
 
 
 def _decode_context(side: bytes, payload: bytes, info: SideInfo) -> Integers:
@@ -70,7 +72,9 @@ def _decode_context(side: bytes, payload: bytes, info: SideInfo) -> Integers:
 
     if info.columns > MAX_MODELLED_COLUMNS:
         raise ArtifactError("tensor", f"{info.name}: {info.columns} columns, at most {MAX_MODELLED_COLUMNS} allowed")
-    return as_int16(context.decode(_checked(side, payload, info), info.rows, info.columns, what=info.name), info)
+    stream, known = _checked(side, payload, info), info.column_codes
+    values = context.decode(stream, info.rows, info.columns, what=info.name, trellis=info.trellis, column_codes=known)
+    return as_int16(values, info)
 
 
 BELOW_ORDER_0 = (

@@ -22,13 +22,14 @@ Integers = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class SideInfo:
-    """What both sides know of a tensor before its integers: name for errors, R, C, scales."""
+    """What both sides know of a tensor before its integers: name for errors, R, C, scales, trellis or not."""
 
     name: str
     rows: int
     columns: int
     row_scale: NDArray[np.float16] | NDArray[np.int8]  # (R,) fp16 steps or int8 codes of 1/8 octave
     column_codes: NDArray[np.int8] | None  # (C,) codes of 1/4 octave
+    trellis: bool = False  # integers are indices along the 8-state trellis
 
 
 @dataclass(frozen=True)

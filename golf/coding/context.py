@@ -6,6 +6,10 @@ prediction from the left part of the row (``golf.coding.predict``), which pays o
 
 Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, centre zigzag, below varint, above varint, code bytes.
 Values outside ``centre - below .. centre + above`` escape, so any int32 can be coded. Source: docs/results/coding.md.
+
+On a trellis an integer ``k`` read in an odd state means ``k + 1/2``: all running means are of that value, the counters
+are kept apart by the parity of the state, and the state is followed along the rows as they were before transposing.
+Column steps, where a tensor has them, set the deviation that a column starts with.
 """
 
 from __future__ import annotations
@@ -16,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding import binary, fixed, mixing, predict
+from golf.coding import binary, fixed, grouped, mixing, predict
 from golf.coding.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
 from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
-from golf.coding.fixed import compiled, kernel, normal_cdf, source_stamp, squash_table, stretch_table
+from golf.coding.fixed import compiled, inlined, kernel, normal_cdf, source_stamp, squash_table, stretch_table
+from golf.coding.grouped import next_state
 from golf.coding.mixing import (
     ERROR_INVERSE,
     ERROR_SPREAD,
@@ -43,6 +48,7 @@ __all__ = ["decode", "encode"]
 _LINEAR, _TRANSPOSED = 1, 2
 _MAX_HALF = 127  # integers on each side of the centre that the tree covers at most
 _MAX_VALUE_BYTES = 1024  # 254 decisions of 16 bits and an escape are fewer
+_BY_ROWS, _BY_COLUMNS = 1, 2  # where the path along the trellis runs in the matrix that is coded; 0: no trellis
 _MIN_ROWS_FOR_COLUMNS = 256  # below this, columns share one set of counters: they could not learn, only cost memory
 _RIDGE, _FORGET_ROWS, _FIRST_FIT, _MAX_GAP = 128, 8192, 16, 1024
 
@@ -70,6 +76,19 @@ def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, s
     return result
 
 
+@inlined
+def _observe(
+    found: Any, fast: Any, expected: Any, to_units: Any, fitted: Any, factor: Any, c: Any, deviations: Any,
+    predictions: Any,
+) -> None:  # fmt: skip
+    """Keep the deviation of the value ``found`` (Q8) of column ``c``; let its innovation move those to the right."""
+    away = (found - fast) * to_units
+    deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
+    if fitted:
+        innovation = ((found - expected) * to_units + 32768) >> 16
+        predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
+
+
 @compiled
 def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> Any:
     """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
@@ -88,8 +107,9 @@ def _make_kernel(stamp: int) -> Any:
 
     @kernel
     def code_matrix(
-        values: Any, data: Any, decoding: bool, linear: bool, deviation: Any, shape: Any, tree: Any, stretch: Any,
-        squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any, factor: Any,
+        values: Any, data: Any, decoding: bool, linear: bool, trellis: int, deviation: Any, shape: Any, tree: Any,
+        stretch: Any, squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any,
+        factor: Any, paths: Any,
     ) -> Any:  # fmt: skip
         """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
         if stamp < 0:
@@ -99,11 +119,12 @@ def _make_kernel(stamp: int) -> Any:
         stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
         first_row_cell = columns * stride + (nodes if stride == 0 else 0)
         first_zone = first_row_cell + ROW_CELLS * nodes
+        odd_half = first_zone + ZONES * nodes  # counters of weights that lie half a step higher
         predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
         coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
         to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
         start(coder, data, decoding)
-        next_refresh, next_fit, summed, fitted, scale = 0, _FIRST_FIT, 0, False, deviation
+        next_refresh, next_fit, summed, scale = 0, _FIRST_FIT, 0, deviation
         for r in range(rows):
             fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
             if r == next_refresh:
@@ -111,9 +132,9 @@ def _make_kernel(stamp: int) -> Any:
                 next_refresh = r + 1 + min(r >> 4, 15)
             if linear and r == next_fit:
                 predict.fit(covariance, summed, _RIDGE, factor)
-                fitted = True
                 next_fit = r + min(max(r // 4, 1), _MAX_GAP)
             predictions[:] = 0
+            paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
             row_sum, row_size = np.int64(0), np.int64(0)
             for c in range(columns):
                 if c & 7 == 0:
@@ -125,13 +146,16 @@ def _make_kernel(stamp: int) -> Any:
                 else:
                     expected = slow + context[0]
                     spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+                path = c if trellis == _BY_COLUMNS else 0
+                odd = paths[path] & 1
+                half, cells = (odd << 7) >> shift, odd * odd_half
                 value = np.int64(values[r, c])
                 place = min(max((value >> shift) - centre, -below), above)
                 inside = code_leaf(
                     coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
-                    c * stride, first_row_cell + context[2] * nodes,
-                    first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast, state[c, INVERSE],
-                    expected, (inverse * context[1]) >> 16,
+                    cells + c * stride, cells + first_row_cell + context[2] * nodes,
+                    cells + first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast - half,
+                    state[c, INVERSE], expected - half, (inverse * context[1]) >> 16,
                 ) - below  # fmt: skip
                 result = inside + centre
                 if shift or inside == above or inside == -below:
@@ -142,15 +166,12 @@ def _make_kernel(stamp: int) -> Any:
                     values[r, c] = result
                 elif coder[3] > len(data) - _MAX_VALUE_BYTES:
                     return -1
-                row_sum += inside - ((slow + 128) >> 8)
-                row_size += abs(inside) << 8
+                paths[path] = next_state(paths[path], result) if trellis else 0
+                found = (inside << 8) + half
+                row_sum, row_size = row_sum + found - slow, row_size + abs(found)
                 if linear:
-                    away = ((inside << 8) - fast) * to_units
-                    deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
-                    if fitted:
-                        innovation = (((inside << 8) - expected) * to_units + 32768) >> 16
-                        predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
-                learn(state, c, inside, expected, fast_rate, slow_rate)
+                    _observe(found, fast, expected, to_units, r >= _FIRST_FIT, factor, c, deviations, predictions)
+                learn(state, c, found, expected, fast_rate, slow_rate)
             summed = _rows_end(linear, covariance, deviations, summed)
             if decoding and coder[3] > len(data):
                 return -1
@@ -159,21 +180,28 @@ def _make_kernel(stamp: int) -> Any:
     return code_matrix
 
 
-_code_matrix = _make_kernel(source_stamp(binary, fixed, mixing, predict))
+_code_matrix = _make_kernel(source_stamp(binary, fixed, grouped, mixing, predict))
 
 
-def _run(matrix: NDArray[np.int32], data: NDArray[np.uint8], decoding: bool, linear: bool, header: _Header) -> int:
+def _run(
+    matrix: NDArray[np.int32], data: NDArray[np.uint8], decoding: bool, flags: int, header: _Header, trellis: bool,
+    column_codes: NDArray[np.int8] | None,
+) -> int:  # fmt: skip
+    linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
+    way = (_BY_COLUMNS if transposed else _BY_ROWS) if trellis else 0
     shift, spread, centre, below, above = header
     tree = build_tree(spread, below, above)
     rows, columns = matrix.shape
     cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
+    counters = (2 if trellis else 1) * cells * len(tree)
     side = columns if linear else 1
     deviation = int(spreads()[spread])
+    state = new_state(columns, deviation * deviation, None if transposed else column_codes)
     return int(_code_matrix(
-        matrix, data, decoding, linear, deviation, np.array([shift, centre, below, above], np.int64), tree,
-        stretch_table(), squash_table(), normal_cdf(), _reciprocals(), new_state(columns, deviation * deviation),
-        new_weights(len(tree)), np.zeros(cells * len(tree), np.uint32), np.zeros((side, side), np.int32),
-        np.zeros((side, side), np.int32),
+        matrix, data, decoding, linear, way, deviation, np.array([shift, centre, below, above], np.int64), tree,
+        stretch_table(), squash_table(), normal_cdf(), _reciprocals(), state, new_weights(len(tree)),
+        np.zeros(counters, np.uint32), np.zeros((side, side), np.int32), np.zeros((side, side), np.int32),
+        np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip
 
 
@@ -193,8 +221,14 @@ def _header(values: NDArray[np.int32]) -> _Header:
     return shift, spread, centre, below, above
 
 
-def encode(values: NDArray[np.integer], *, linear: bool = False) -> bytes:
+def encode(
+    values: NDArray[np.integer], *, linear: bool = False, trellis: bool = False,
+    column_codes: NDArray[np.int8] | None = None,
+) -> bytes:  # fmt: skip
     """Code integers (R, C) of the int32 range; ``linear`` turns the linear prediction on (min(R, C) <= 1024).
+
+    ``trellis``: they are indices along the 8-state trellis; ``column_codes`` (C,): the column steps, if there are any.
+    Both must be given to ``decode`` again.
 
     Raises ``ValueError`` for a wrong shape, integers outside int32, or ``linear`` on a matrix too wide for it.
     """
@@ -208,18 +242,20 @@ def encode(values: NDArray[np.integer], *, linear: bool = False) -> bytes:
         return b""
     transposed = linear and values.shape[1] > values.shape[0]
     matrix = np.ascontiguousarray(values.T if transposed else values, np.int32)
-    header = _header(matrix)
+    header, flags = _header(matrix), _LINEAR * linear | _TRANSPOSED * transposed
     capacity, size = matrix.size * 2 + 2 * _MAX_VALUE_BYTES, -1
     while size < 0:  # incompressible input only: code again with more room
         capacity *= 2
         data = np.zeros(capacity, np.uint8)
-        size = _run(matrix, data, False, linear, header)
+        size = _run(matrix, data, False, flags, header, trellis, column_codes)
     shift, spread, centre, below, above = header
-    flags = _LINEAR * linear | _TRANSPOSED * transposed
     return bytes([flags, shift, spread]) + zigzag(centre) + varint(below) + varint(above) + data[:size].tobytes()
 
 
-def decode(data: bytes, rows: int, columns: int, *, what: str) -> NDArray[np.int32]:
+def decode(
+    data: bytes, rows: int, columns: int, *, what: str, trellis: bool = False,
+    column_codes: NDArray[np.int8] | None = None,
+) -> NDArray[np.int32]:  # fmt: skip
     """Inverse of ``encode``: integers (R, C) int32; ``what`` names the tensor in errors.
 
     Raises ``ArtifactError`` for a header no encoder writes and for a stream that is too short or too long.
@@ -234,11 +270,11 @@ def decode(data: bytes, rows: int, columns: int, *, what: str) -> NDArray[np.int
     linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
     if flags > 3 or shift > 31 or spread >= SPREADS or min(below, above) < 1:
         raise ArtifactError("tensor", f"{what}: context header {flags}, {shift}, {spread}, {below}, {above} unknown")
-    if linear and (rows if transposed else columns) > predict.MAX_COLUMNS:
-        raise ArtifactError("tensor", f"{what}: {rows} x {columns} is too wide for linear prediction")
+    if linear and ((columns > rows) != transposed or min(rows, columns) > predict.MAX_COLUMNS):
+        raise ArtifactError("tensor", f"{what}: {rows} x {columns} does not fit linear prediction {transposed=}")
     values = np.zeros((columns, rows) if transposed else (rows, columns), np.int32)
     stream = np.frombuffer(reader.take(reader.left, "code"), np.uint8).copy()
-    size = _run(values, stream, True, linear, (shift, spread, centre, below, above))
+    size = _run(values, stream, True, flags, (shift, spread, centre, below, above), trellis, column_codes)
     if size != len(stream):
         raise ArtifactError("payload", f"{what}: {len(stream)} code bytes, the model read {size}: damaged stream")
     return np.ascontiguousarray(values.T) if transposed else values

@@ -38,10 +38,18 @@ FIRST_COUNT = 6  # observations that the mixed probability is worth when a count
 LEARN_SHIFT, LEARN_STEP = 12, 3000  # mixer step 2^-(LEARN_SHIFT - 4), halved at 1, 4 and 16 times LEARN_STEP visits
 
 
-def new_state(columns: int, variance: int) -> np.ndarray:
-    """Per-column state (C, 8) before the first row; ``variance`` Q16."""
+def new_state(columns: int, variance: int, column_codes: np.ndarray | None = None) -> np.ndarray:
+    """Per-column state (C, 8) before the first row; ``variance`` Q16.
+
+    Column codes (C,), in quarters of an octave, spread it: integers on a step twice as wide are half as wide.
+    """
     state = np.zeros((columns, 8), np.int64)
     state[:, SQUARE] = state[:, ERROR] = variance
+    if column_codes is not None:
+        codes = np.clip(column_codes.astype(np.int64) - int(np.sort(column_codes)[len(column_codes) // 2]), -24, 24)
+        root = np.array([65536, 46341], np.int64)[codes & 1] * variance >> 16  # 2^-(code / 2), the half of it first
+        scaled = (root << np.maximum(-(codes >> 1), 0)) >> np.maximum(codes >> 1, 0)
+        state[:, SQUARE] = state[:, ERROR] = scaled
     return state
 
 
@@ -80,7 +88,7 @@ def refresh(state: Any) -> Any:
 @inlined
 def row_context(row_sum: Any, row_size: Any, column: Any, scale: Any, context: Any) -> None:
     """Fill the row part of ``context`` after ``column`` values: [0] running mean Q8, [1] inverse size Q16, [2] cell."""
-    mean = (row_sum << 8) // (column + 16)
+    mean = row_sum // (column + 16)
     size = (row_size + scale * 19) // (column + 24)  # mean |v| of a normal is 0.8 deviations
     size = max(size, scale >> 4)
     context[0] = mean
@@ -173,10 +181,10 @@ def _count(counter: Any, bit: Any, p16: Any, reciprocal: Any) -> Any:
 @inlined
 def learn(state: Any, c: Any, value: Any, expected: Any, fast: Any, slow: Any) -> None:
     """Move the running means and squares of column ``c``; ``fast``, ``slow``: rates Q16 (squares use ``slow``)."""
-    away = (value << 16) - state[c, SLOW]
+    away = (value << 8) - state[c, SLOW]
     square = (away >> 8) * (away >> 8)
     state[c, SQUARE] += ((square - state[c, SQUARE]) * slow) >> 16
     state[c, SLOW] += (away * slow) >> 16
-    state[c, FAST] += (((value << 16) - state[c, FAST]) * fast) >> 16
-    miss = (value << 8) - expected
+    state[c, FAST] += (((value << 8) - state[c, FAST]) * fast) >> 16
+    miss = value - expected
     state[c, ERROR] += ((miss * miss - state[c, ERROR]) * slow) >> 16

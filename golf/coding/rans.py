@@ -9,6 +9,7 @@ Source: Duda, arXiv 1311.2540; PR #1510 (order-0 rANS per tensor).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,9 @@ def decode(data: bytes, count: int, frequencies: NDArray[np.int64], *, what: str
         return np.zeros(count, np.int32)
     import constriction
 
+    least = count * math.log2(float(frequencies.sum() / frequencies.max())) * 0.99  # bits, with room for rounding
+    if least > 8 * len(data) + 64:  # a lie about the count could otherwise keep the library busy for long
+        raise ArtifactError("payload", f"{what}: {len(data)} payload bytes for {count} symbols: too few")
     words = np.frombuffer(data, "<u4").astype(np.uint32)
     if words.size and words[-1] == 0:
         raise ArtifactError("payload", f"{what}: the last of {words.size} payload words is 0, which no coder writes")

@@ -20,6 +20,7 @@ from golf.coding.tables import TOTAL, build_table, read_table, write_table
 
 __all__ = ["CODERS", "Coder", "Encoded", "SideInfo", "encode_smallest"]
 
+
 @dataclass(frozen=True)
 class Encoded:
     """One tensor's integers, coded: ``coder`` number, ``side`` and ``payload`` bytes."""
@@ -58,12 +59,11 @@ def _decode_static(side: bytes, payload: bytes, info: SideInfo) -> Integers:
         return np.zeros((info.rows, info.columns), np.int16)
     table = read_table(reader, info.name)
     symbols = decode(payload, info.rows * info.columns, table.frequencies, what=info.name)
-    values = symbols + np.int32(table.offset)
-    if table.escape:
-        places = np.flatnonzero(symbols == table.alphabet)
-        values[places] = np.frombuffer(reader.take(2 * len(places), "outliers"), "<i2")
+    places = np.flatnonzero(symbols == table.alphabet) if table.escape else np.zeros(0, np.int64)
+    symbols += np.int32(table.offset)
+    symbols[places] = np.frombuffer(reader.take(2 * len(places), "outliers"), "<i2")
     reader.end()
-    return as_int16(values, info)
+    return as_int16(symbols, info)
 
 
 def _encode_raw(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
@@ -72,7 +72,7 @@ def _encode_raw(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
     low, width = int(values.min()), _raw_width(values)
     digits = values.ravel().astype(np.int32) - low
     pieces = [  # a multiple of 8 values fills whole bytes, so pieces can be joined
-        np.packbits((digits[i : i + (1 << 20), None] >> np.arange(width - 1, -1, -1)) & 1) for i in _pieces(digits.size)
+        np.packbits((digits[i : i + (1 << 16), None] >> np.arange(width - 1, -1, -1)) & 1) for i in _pieces(digits.size)
     ]
     return zigzag(low) + varint(width), np.concatenate(pieces).astype(np.uint8).tobytes()
 
@@ -86,7 +86,7 @@ def _raw_least(values: Integers) -> int:
 
 
 def _pieces(count: int) -> range:
-    return range(0, count, 1 << 20)
+    return range(0, count, 1 << 16)
 
 
 def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
@@ -102,7 +102,7 @@ def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
     weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int32)
     packed = np.frombuffer(payload, np.uint8)
     for i in _pieces(count) if width else ():
-        size = min(1 << 20, count - i)
+        size = min(1 << 16, count - i)
         bits = np.unpackbits(packed[i * width // 8 :][: (size * width + 7) // 8], count=size * width)
         values[i : i + size] += bits.reshape(size, width) @ weights
     return as_int16(values, info)

@@ -16,13 +16,14 @@ from golf.quantize.tensors import QuantizedModel
 __all__ = ["MAGIC", "VERSION", "Record", "Unpacked", "config_bytes", "validate"]
 
 MAGIC = b"GOLF"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("<4sHHQQQ32s")  # magic, version, zero, file bytes, weights, payload bytes, SHA-256 of the rest
 HASH_AT = PREFIX.size - 32
 PLAIN = (np.dtype("<f2"), np.dtype("<f4"))  # grids 0 and 1
 MAX_NAME, MAX_CONFIG, MAX_TENSORS, MAX_RANK, MAX_VOCAB = 255, 1 << 16, 1 << 14, 8, 1 << 16
 MAX_INDEX, MAX_TOKENIZER, MAX_TABLES = 1 << 23, 1 << 24, 1 << 16
 BLOCKS = ("low", "high", "codes", "side")
+CODES_HEAD = 2  # bytes before each vector of scale codes: reference and level
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ class Record:
     def rows(self) -> int:
         """Product of all dimensions but the last."""
         return math.prod(self.shape[:-1])
+
+    @property
+    def raw_bytes(self) -> dict[str, int]:
+        """Bytes that the tensor has in each of ``BLOCKS``, before compression."""
+        if self.grid < 2:
+            count, width, codes = self.weights, PLAIN[self.grid].itemsize, 0
+        else:
+            count, width = 0 if self.octave_rows else self.rows, 2
+            codes = (self.rows + CODES_HEAD) * self.octave_rows + (self.shape[-1] + CODES_HEAD) * self.column_codes
+        return {"low": count * (width - 1), "high": count, "codes": codes, "side": self.side_bytes}
 
     @property
     def scale_bytes(self) -> int:

@@ -12,7 +12,9 @@ import numpy as np
 from golf.coding.blocks import ArtifactError, Reader, unpack_block
 from golf.coding.pieces import join_pieces
 from golf.coding.registry import CODERS, SideInfo
+from golf.container.codes import CodeReader
 from golf.container.layout import (
+    BLOCKS,
     HASH_AT,
     MAGIC,
     MAX_CONFIG,
@@ -65,11 +67,12 @@ def _unpack(data: bytes) -> Unpacked:
         wanted = f"the prefix says {payload_bytes}, the index {sum(record.payload_bytes for record in records)}"
         raise ArtifactError("length", f"payload has {reader.left} bytes, {wanted}")
     tensors, plain = {}, {}
+    codes = CodeReader(streams["codes"])
     for record in records:
         if record.grid < 2:
             plain[record.name] = _read_planes(streams, PLAIN[record.grid], record.shape)
         else:
-            tensors[record.name] = _read_tensor(record, streams, reader)
+            tensors[record.name] = _read_tensor(record, streams, codes, reader)
     for stream in streams.values():
         stream.end()
     model = QuantizedModel(config, vocab_size, tensors, plain, aliases)
@@ -79,11 +82,7 @@ def _unpack(data: bytes) -> Unpacked:
 
 def _stream_bytes(records: tuple[Record, ...]) -> dict[str, int]:
     """What each stream must hold by the index, so that no block may claim more."""
-    floats = [(r.weights, PLAIN[r.grid].itemsize) for r in records if r.grid < 2]
-    floats += [(r.rows, 2) for r in records if r.grid >= 2 and not r.octave_rows]
-    codes = sum(r.rows * r.octave_rows + r.shape[-1] * r.column_codes for r in records if r.grid >= 2)
-    low, high = sum(count * (width - 1) for count, width in floats), sum(count for count, _ in floats)
-    return {"low": low, "high": high, "codes": codes, "side": sum(r.side_bytes for r in records)}
+    return {name: sum(record.raw_bytes[name] for record in records) for name in BLOCKS}
 
 
 def _check_prefix(data: bytes) -> tuple[int, int]:
@@ -168,19 +167,18 @@ def _read_planes(streams: dict[str, Reader], dtype: np.dtype[Any], shape: tuple[
     return planes.reshape(-1).view(dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _read_tensor(record: Record, streams: dict[str, Reader], payload: Reader) -> QuantizedTensor:
-    rows, columns = record.rows, record.shape[-1]
-
-    scale = _read_codes(record, streams, rows) if record.octave_rows else _read_planes(streams, PLAIN[0], (rows,))
-    codes = _read_codes(record, streams, columns) if record.column_codes else None
+def _read_tensor(
+    record: Record, streams: dict[str, Reader], code_stream: CodeReader, payload: Reader
+) -> QuantizedTensor:
+    rows, columns, field = record.rows, record.shape[-1], f"{record.name} scale codes"
+    scale = code_stream.take(rows, field) if record.octave_rows else _read_planes(streams, PLAIN[0], (rows,))
+    codes = code_stream.take(columns, field) if record.column_codes else None
     side = streams["side"].take(record.side_bytes, f"{record.name} side data")
     coded = payload.take(record.payload_bytes, f"{record.name} payload")
-    values = CODERS[record.coder].decode(side, coded, SideInfo(record.name, rows, columns, scale, codes))
+    values = CODERS[record.coder].decode(
+        side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis)
+    )
     try:
         return QuantizedTensor(record.name, record.role, record.shape, values, scale, codes, record.trellis)
     except ValueError as error:
         raise ArtifactError("tensor", str(error)) from error
-
-
-def _read_codes(record: Record, streams: dict[str, Reader], count: int) -> np.ndarray:
-    return np.frombuffer(streams["codes"].take(count, f"{record.name} scale codes"), np.int8)

@@ -10,6 +10,7 @@ import numpy as np
 from golf.coding.blocks import pack_block, varint
 from golf.coding.pieces import split_pieces
 from golf.coding.registry import Encoded, SideInfo, encode_smallest
+from golf.container.codes import CodeWriter
 from golf.container.layout import BLOCKS, HASH_AT, MAGIC, PLAIN, PREFIX, VERSION, Record, config_bytes, validate
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
@@ -33,19 +34,21 @@ def pack(
     validate(model, tokenizer)
     records, payload = [], []
     streams: dict[str, list[bytes]] = {name: [] for name in BLOCKS}
+    codes = CodeWriter()
     for name in sorted([*model.tensors, *model.plain]):
         if name in model.tensors:
             tensor = model.tensors[name]
             tried = [*coders, *embedding_coders] if tensor.role == "embedding" else coders
             coded = encode_smallest(tensor.values, _side_info(tensor), coders=tried)
             records.append(_record(tensor, coded))
-            _write_scales(tensor, streams)
+            _write_scales(tensor, streams, codes)
             streams["side"].append(coded.side)
             payload.append(coded.payload)
         else:
             array = model.plain[name]
             records.append(Record(name, "control", PLAIN.index(array.dtype), array.shape))
             _write_planes(array, streams)
+    streams["codes"].append(bytes(codes))
     index = write_index(model, records)
     small = [pack_block(data, level=zstd_level) for data in (index, *(b"".join(streams[name]) for name in BLOCKS))]
     small.append(pack_block(split_pieces(tokenizer), level=zstd_level, try_lzma=True))
@@ -57,7 +60,7 @@ def pack(
 
 def _side_info(tensor: QuantizedTensor) -> SideInfo:
     rows, columns = tensor.values.shape
-    return SideInfo(tensor.name, rows, columns, tensor.row_scale, tensor.column_codes)
+    return SideInfo(tensor.name, rows, columns, tensor.row_scale, tensor.column_codes, tensor.trellis)
 
 
 def _record(tensor: QuantizedTensor, coded: Encoded) -> Record:
@@ -72,13 +75,13 @@ def _write_planes(array: np.ndarray, streams: dict[str, list[bytes]]) -> None:
     streams["high"].append(planes[:, -1].tobytes())  # sign and exponent: the part that compresses
 
 
-def _write_scales(tensor: QuantizedTensor, streams: dict[str, list[bytes]]) -> None:
+def _write_scales(tensor: QuantizedTensor, streams: dict[str, list[bytes]], codes: CodeWriter) -> None:
     if tensor.row_scale.dtype == np.int8:
-        streams["codes"].append(tensor.row_scale.tobytes())
+        codes.add(tensor.row_scale.view(np.int8))
     else:
         _write_planes(tensor.row_scale, streams)
     if tensor.column_codes is not None:
-        streams["codes"].append(tensor.column_codes.tobytes())
+        codes.add(tensor.column_codes)
 
 
 def write_index(model: QuantizedModel, records: list[Record]) -> bytes:

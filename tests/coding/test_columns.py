@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from golf.coding.blocks import ArtifactError
 from golf.coding.columns import decode, encode, normal_tables
+from golf.coding.grouped import next_state, parities
+from golf.quantize.trellis import next_states, trellis_encode, trellis_values
 
 
 def _entropy_bytes(values: np.ndarray) -> float:
@@ -73,9 +76,52 @@ def test_normal_table_matches_the_error_function(deviation: int, mean: int) -> N
     assert np.abs(table / 65536 - exact).max() < 2e-3
 
 
-def test_golden_bytes() -> None:
+@pytest.mark.parametrize(
+    ("options", "golden"),
+    [
+        ({}, "f7b38b6920ddf7a1"),
+        ({"trellis": True, "column_codes": (np.arange(24) % 5 - 2).astype(np.int8)}, "f7e180c0d7696f25"),
+    ],
+)
+def test_golden_bytes(options: dict[str, Any], golden: str) -> None:
+    """Bytes of format version 2, whose words are those of ``golf.coding.grouped``; version 1 had constriction's."""
     ramp = np.add.outer(np.arange(64) * 7, np.arange(24) * 5) % 11 - np.arange(24) % 3 * 2
-    assert hashlib.sha256(encode(ramp) or b"").hexdigest()[:16] == "0ea7a821e8864ce6"
+    assert hashlib.sha256(encode(ramp, **options) or b"").hexdigest()[:16] == golden
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 40)),
+    scale=st.floats(0.01, 60),
+    trellis=st.booleans(),
+)
+def test_round_trip_with_trellis_and_column_steps(
+    seed: int, shape: tuple[int, int], scale: float, trellis: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-128, 128, shape[1]).astype(np.int8)
+    values = np.rint(np.clip(rng.standard_t(3, shape) * scale * 2 ** (-codes / 40), -500, 500)).astype(np.int16)
+    known: dict[str, Any] = {"trellis": trellis, "column_codes": codes}
+    assert np.array_equal(decode(encode(values, **known) or b"", *shape, what="t", **known), values)
+
+
+def test_parity_and_column_steps_save_bytes() -> None:
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-8, 9, 80).astype(np.int8)
+    weights = rng.normal(size=(60, 80)) * 2 ** (-codes / 4)
+    values = trellis_encode(weights.astype(np.float32), np.full(60, 0.7, np.float32))[0]
+    sizes = [
+        len(encode(values, trellis=trellis, column_codes=hint) or b"")
+        for trellis, hint in ((False, None), (True, None), (True, codes))
+    ]
+    assert sizes[1] < 0.997 * sizes[0] and sizes[2] < 0.985 * sizes[1]
+
+
+def test_the_trellis_is_that_of_the_quantizer() -> None:
+    assert [int(next_state(state, bit)) for state in range(8) for bit in (0, 1)] == next_states().ravel().tolist()
+    values = np.random.default_rng(0).integers(-9, 9, (20, 31)).astype(np.int32)
+    assert np.array_equal(parities(values), 2 * (trellis_values(values.astype(np.int16)) - values))
 
 
 _STREAM = encode(_columns(40)) or b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +64,57 @@ def test_round_trip_past_forgetting_and_column_counters(linear: bool) -> None:
     assert np.array_equal(decode(encode(values, linear=linear), 9000, 6, what="t"), values)
 
 
-@pytest.mark.parametrize(("linear", "golden"), [(False, "0a0c372e04cf5664"), (True, "a7edc17cb47878b9")])
-def test_golden_bytes(linear: bool, golden: str) -> None:
-    assert hashlib.sha256(encode(_pattern(300, 24), linear=linear)).hexdigest()[:16] == golden
+_CODES = (np.arange(24) % 5 - 2).astype(np.int8)
+
+
+@pytest.mark.parametrize(
+    ("options", "golden"),
+    [
+        ({}, "d19249ae7a489995"),
+        ({"linear": True}, "a8b9f07ac7bf5edf"),
+        ({"trellis": True}, "0fd100deecb6df26"),
+        ({"linear": True, "trellis": True, "column_codes": _CODES}, "f79be47d80e87f14"),
+    ],
+)
+def test_golden_bytes(options: dict[str, Any], golden: str) -> None:
+    """Bytes of format version 2; those of version 1, without trellis and column codes, were others."""
+    assert hashlib.sha256(encode(_pattern(300, 24), **options)).hexdigest()[:16] == golden
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    scale=st.floats(0.1, 3000),
+    linear=st.booleans(),
+    codes=st.booleans(),
+)
+def test_round_trip_on_a_trellis(seed: int, shape: tuple[int, int], scale: float, linear: bool, codes: bool) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.clip(np.rint(rng.standard_t(3, shape) * scale), -32768, 32767).astype(np.int16)
+    column_codes = rng.integers(-128, 128, shape[1]).astype(np.int8) if codes else None
+    stream = encode(values, linear=linear, trellis=True, column_codes=column_codes)
+    assert np.array_equal(decode(stream, *shape, what="t", trellis=True, column_codes=column_codes), values)
+
+
+def _path(rows: int, columns: int, step: float) -> np.ndarray:
+    """Indices along the trellis for normal weights: with the parity of the state they cost less than without."""
+    from golf.quantize.trellis import trellis_encode
+
+    weights = np.random.default_rng(7).normal(size=(rows, columns)).astype(np.float32)
+    return trellis_encode(weights, np.full(rows, step, np.float32))[0]
+
+
+@pytest.mark.parametrize(("linear", "shape"), [(False, (400, 60)), (True, (400, 60)), (True, (60, 400))])
+def test_the_parity_of_the_trellis_state_saves_bytes(linear: bool, shape: tuple[int, int]) -> None:
+    values = _path(*shape, 0.8)
+    assert len(encode(values, linear=linear, trellis=True)) < 0.995 * len(encode(values, linear=linear))
+
+
+def test_column_steps_save_bytes() -> None:
+    codes = np.random.default_rng(3).integers(-8, 9, 80).astype(np.int8)
+    values = np.rint(np.random.default_rng(4).normal(size=(40, 80)) * 4 * 2 ** (-codes / 4)).astype(np.int16)
+    assert len(encode(values, column_codes=codes)) < 0.98 * len(encode(values))
 
 
 def test_normal_noise_costs_its_entropy() -> None:
