@@ -74,6 +74,14 @@ OTHER_MODEL: dict[str, Any] = {
     "qk_gain": 3.0,
     "norm_eps": 1e-2,
 }
+FLAT_MODEL: dict[str, Any] = {
+    "family": "transformer", "width": 16, "layers": 3, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "unet_skips": True,
+    "negative_slope": 0.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
+}  # fmt: skip
+OTHER_FLAT: dict[str, Any] = {
+    "width": 24, "layers": 2, "heads": 4, "kv_heads": 2, "mlp_ratio": 3.0, "unet_skips": False, "negative_slope": 0.5,
+    "softcap": 5.0, "rope_base": 100.0, "qk_gain": 3.0, "norm_eps": 1e-2,
+}  # fmt: skip
 BASE_TRAIN = {
     "iterations": 5, "tokens_per_step": 64, "depth_phases": [[0.3, 1], [1.0, 2]], "momentum_warmup_steps": 3,
     "snapshot_every": 0.2, "snapshot_below": 0.9, "warmdown": 0.8, "ema_decay": 0.9,
@@ -168,3 +176,11 @@ def test_every_model_key_acts(fingerprint: Callable[..., str], key: str) -> None
     extra = {"heads": 4} if key == "kv_heads" else {}
     phases = {"depth_phases": []} if key == "repeats" else {}
     assert fingerprint(phases, {**extra, key: OTHER_MODEL[key]}) != fingerprint(phases, extra)
+
+
+def test_every_key_of_the_flat_model_acts(sections: dict[str, dict[str, Any]]) -> None:
+    assert set(OTHER_FLAT) == set(FLAT_MODEL) - {"family"}
+    train = {**sections["train"], **BASE_TRAIN, "depth_phases": [], "iterations": 3, "momentum_warmup_steps": 2}
+    seen = {key: _run(train, {**FLAT_MODEL, key: value}) for key, value in {**OTHER_FLAT, "softcap": 4.0}.items()}
+    seen["nothing"] = _run(train, FLAT_MODEL)
+    assert len(set(seen.values())) == len(seen)

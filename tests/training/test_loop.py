@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.schedule.plan import plan
+from golf.training import checkpoint
 from golf.training.checkpoint import CheckpointFolder, open_checkpoints
 from golf.training.config import TrainConfig
 from golf.training.group import Group
@@ -311,6 +313,53 @@ def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer
         check_ledger({**ledger, "qat": skipped}, planned, timed=True)
     with pytest.raises(LedgerError, match="QAT: planned, never happened"):
         check_ledger({key: value for key, value in ledger.items() if key != "qat"}, planned, timed=True)
+
+
+_OFF: dict[str, Any] = {"warmdown": 0.0, "snapshot_below": 0.0, "ema_decay": 0.0}
+
+
+@pytest.mark.parametrize(
+    "on",
+    [
+        {},
+        {"warmdown": 0.5},
+        {"ema_decay": 0.9},
+        {"warmdown": 0.5, "snapshot_below": 0.6},
+        {"warmdown": 0.5, "qat": QAT},
+    ],
+    ids=["nothing", "warmdown", "EMA", "SWA", "QAT"],
+)
+def test_each_system_acts_alone(trainer: Callable[..., Trainer], on: dict[str, Any]) -> None:
+    run = trainer(**{**_OFF, "iterations": 12, "momentum_warmup_steps": 2, **on})
+    ledger = run.run().ledger
+    check_ledger(ledger, plan(run.schedule), timed=False)
+    assert (ledger["warmdown_start_step"] is not None) == ("warmdown" in on)
+    assert bool(ledger["ema_updates"]) == bool(run.state.ema) == ("ema_decay" in on)
+    assert bool(ledger["snapshot_steps"]) == ("snapshot_below" in on) and ("qat" in ledger) == ("qat" in on)
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_freed_it_ends_with_the_same_weights(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {name: value.clone() for name, value in trainer().run().state.weights.items()}
+    saves = itertools.count(1)
+    real = checkpoint.save_torch
+
+    def full(path: Path, tensors: Any, meta: Any) -> None:
+        if next(saves) == 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, tensors, meta)
+
+    run = _fresh(trainer(checkpoint_seconds=1e-9))
+    monkeypatch.setattr(checkpoint, "save_torch", full)
+    with pytest.raises(checkpoint.CheckpointError, match=r"No space left on device.*the previous .* is whole"):
+        run.run()
+    again = trainer(checkpoint_seconds=1e-9)
+    lines: list[str] = []
+    again.log = lines.append
+    weights = again.run().state.weights
+    assert lines[0].startswith("resuming after step 8,")
+    assert all(torch.equal(value, whole[name]) for name, value in weights.items())
 
 
 def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
