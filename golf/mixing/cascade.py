@@ -34,18 +34,18 @@ SSE_KNOTS = 25  # scores -12, -11 ... 12
 class CascadeState(NamedTuple):
     """Weights and hit rates of part C, and scratch of one position.
 
-    ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hit``, ``seen``, ``stretched`` (K, cells): hit
-    rate of the last successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far;
-    ``sse`` (J + 1, 2, 4, 25) what came of decision j by is-argmax, recency and score, ``score`` (J + 1,) of a position.
+    ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hits`` (K, cells, 3): hit rate of the last
+    successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far; ``live`` (K,) of a
+    position and decision: not yet refuted; ``sse`` (J + 1, 2, 4, 25) what came of decision j by is-argmax, recency and
+    score; ``score`` (J + 1,) of a position.
     """
 
     by_order: np.ndarray
     by_entropy: np.ndarray
-    hit: np.ndarray
-    seen: np.ndarray
-    stretched: np.ndarray
+    hits: np.ndarray
     step: np.ndarray
     enabled: np.ndarray
+    live: np.ndarray
     inputs: np.ndarray
     slots: np.ndarray
     used: np.ndarray
@@ -71,16 +71,15 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
     by_order[:, :, 0] = 1.0
     count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
     prior = (0.4 * count / (count + other)).reshape(-1)
-    hit = np.tile(prior, (num_orders, 1))
+    hits = np.stack([prior, np.zeros_like(prior), np.log(prior / (1.0 - prior))], axis=-1)
     knots = np.linspace(-STRETCH_LIMIT, STRETCH_LIMIT, SSE_KNOTS)
     return CascadeState(
         by_order=by_order,
         by_entropy=np.zeros((len(config.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
-        hit=hit,
-        seen=np.zeros(hit.shape),
-        stretched=np.log(hit / (1.0 - hit)),
+        hits=np.tile(hits, (num_orders, 1, 1)),
         step=np.zeros(1),
         enabled=np.array([order in config.cascade_orders for order in config.orders]),
+        live=np.zeros(num_orders, dtype=np.bool_),
         inputs=np.zeros((config.cascade_candidates + 1, width)),
         slots=np.zeros((config.cascade_candidates + 1, width), dtype=np.int64),
         used=np.zeros((config.cascade_candidates + 1, 4), dtype=np.int64),
@@ -102,14 +101,15 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
 @step
 def _log_bucket(value):  # type: ignore[no-untyped-def]
     """0, 1, 2-3, 4-7, 8 and more -> 0..4."""
-    return 0 if value <= 0 else (1 if value == 1 else (2 if value <= 3 else (3 if value <= 7 else 4)))
+    return (value > 0) + (value > 1) + (value > 3) + (value > 7)
 
 
 @step
 def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
     for k in range(len(n)):
-        count = min(4, last_count[k] - 1 if last_count[k] <= 2 else _log_bucket(last_count[k]))
-        distinct = 0 if u[k] <= 1 else (1 if u[k] == 2 else (2 if u[k] <= 4 else 3))
+        count = (last_count[k] > 1) + (last_count[k] > 2) + (last_count[k] > 3) + (last_count[k] > 7)
+        distinct = (u[k] > 1) + (u[k] > 2) + (u[k] > 4)
+        state.live[k] = state.enabled[k]
         state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(n[k] - last_count[k])) * 3 + r[k] - 1
 
 
@@ -145,20 +145,17 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
     slots[2], inputs[2] = 2, entropy
     size, agree, top, recency = 3, 0, 0, 0
     for k in range(len(last) - 1, -1, -1):
-        if state.enabled[k]:
-            refuted = False
-            for i in range(j):
-                refuted = refuted or state.chosen[i] == last[k]
-            if not refuted:
-                slot = 3 + num_orders + k
-                if last[k] == token:
-                    slot = 3 + k
-                    agree += 1
-                    if top == 0:
-                        top, recency = k + 1, r[k]
-                slots[size] = slot
-                inputs[size] = state.stretched[k, state.cells[k]]
-                size += 1
+        if state.live[k]:
+            slot = 3 + num_orders + k
+            if last[k] == token:
+                slot = 3 + k
+                agree += 1
+                state.live[k] = False  # the next decision is asked only when this one failed
+                if top == 0:
+                    top, recency = k + 1, r[k]
+            slots[size] = slot
+            inputs[size] = state.hits[k, state.cells[k], 2]
+            size += 1
     agree = min(agree, 7)
     is_argmax = 1 if token == argmax else 0
     left, right = state.by_order[top, recency], state.by_entropy[h, agree, is_argmax]
@@ -232,14 +229,13 @@ def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argm
     state.step[0] += 1.0
     for k in range(len(n)):
         if state.enabled[k]:
-            cell = state.cells[k]
-            state.seen[k, cell] += 1.0
+            hit = state.hits[k, state.cells[k]]
+            hit[1] += 1.0
             hit_now = 1.0 if last[k] == target else 0.0
-            pace = max(1.0 / (state.seen[k, cell] + 1.5), HIT_RATE_FLOOR)
-            rate = state.hit[k, cell] + pace * (hit_now - state.hit[k, cell])
-            state.hit[k, cell] = rate
-            safe = min(max(rate, 1e-4), 1.0 - 1e-4)
-            state.stretched[k, cell] = math.log(safe / (1.0 - safe))
+            pace = max(1.0 / (hit[1] + 1.5), HIT_RATE_FLOOR)
+            hit[0] += pace * (hit_now - hit[0])
+            safe = min(max(hit[0], 1e-4), 1.0 - 1e-4)
+            hit[2] = math.log(safe / (1.0 - safe))
     return value
 
 

@@ -25,12 +25,11 @@ RATIO_BUCKETS, SEEN_BUCKETS, RECENCY_BUCKETS = 4, 8, 3
 
 
 class ChainState(NamedTuple):
-    """Gates of part B: ``use`` and ``skip`` (K, H, 4, 8, 3) float64 pseudo-counts and scratch of one position."""
+    """Gates of part B: ``table`` (K, H, 96, 2) float64 pseudo-counts, use and skip side by side; the 96 buckets
+    are distinct-per-seen (4), log2 seen (8), recency (3). The rest is scratch of one position."""
 
-    use: np.ndarray
-    skip: np.ndarray
+    table: np.ndarray
     enabled: np.ndarray
-    gate: np.ndarray
     responsibility: np.ndarray
     cell: np.ndarray
     forgetting: float
@@ -39,34 +38,27 @@ class ChainState(NamedTuple):
 def new_chain(config: MixtureConfig) -> ChainState:
     """Gates before any token: every bucket at ``prior_use / (prior_use + prior_skip)``."""
     orders = config.orders
-    shape = (len(orders), len(config.entropy_edges_nats) + 1, RATIO_BUCKETS, SEEN_BUCKETS, RECENCY_BUCKETS)
-    size = int(np.prod(shape))
+    cells = RATIO_BUCKETS * SEEN_BUCKETS * RECENCY_BUCKETS
+    prior = np.array([config.chain_prior_use, config.chain_prior_skip])
     return ChainState(
-        use=np.full(size, config.chain_prior_use).reshape(shape),
-        skip=np.full(size, config.chain_prior_skip).reshape(shape),
+        table=np.tile(prior, (len(orders), len(config.entropy_edges_nats) + 1, cells, 1)),
         enabled=np.array([order in config.chain_orders for order in orders]),
-        gate=np.zeros(len(orders)),
         responsibility=np.zeros(len(orders)),
-        cell=np.zeros((len(orders), 3), dtype=np.int64),
+        cell=np.zeros(len(orders), dtype=np.int64),
         forgetting=config.chain_forgetting,
     )
 
 
 @step
 def _open_gate(state, k, h, n, u, r):  # type: ignore[no-untyped-def]
-    """Look up the gate of order ``k``; leaves its bucket in ``state.cell`` and its value in ``state.gate``."""
-    ratio = u / n
-    a = 0 if ratio <= 0.25 else (1 if ratio <= 0.5 else (2 if ratio <= 0.8 else 3))
-    b = 0
-    while b < 7 and (n >> (b + 1)) > 0:
-        b += 1
-    state.cell[k, 0] = a
-    state.cell[k, 1] = b
-    state.cell[k, 2] = r - 1
-    use = state.use[k, h, a, b, r - 1]
-    gate = use / (use + state.skip[k, h, a, b, r - 1])
-    state.gate[k] = gate
-    return gate
+    """Look up the gate of order ``k``; leaves its bucket in ``state.cell``. Sums of comparisons: no branch to miss."""
+    seen, distinct = np.int64(n), np.int64(u)
+    a = (4 * distinct > seen) + (2 * distinct > seen) + (5 * distinct > 4 * seen)
+    b = (seen > 1) + (seen > 3) + (seen > 7) + (seen > 15) + (seen > 31) + (seen > 63) + (seen > 127)
+    cell = (a * SEEN_BUCKETS + b) * RECENCY_BUCKETS + np.int64(r) - 1
+    state.cell[k] = cell
+    use = state.table[k, h, cell, 0]
+    return use / (use + state.table[k, h, cell, 1])
 
 
 @step
@@ -83,10 +75,9 @@ def chain_score(state, h, n, c, u, r, neural):  # type: ignore[no-untyped-def]
     rest = 1.0
     for k in range(matched - 1, -1, -1):
         if state.enabled[k]:
-            a, b, s = state.cell[k, 0], state.cell[k, 1], state.cell[k, 2]
-            share = state.responsibility[k]
-            state.use[k, h, a, b, s] = state.use[k, h, a, b, s] * state.forgetting + rest * share
-            state.skip[k, h, a, b, s] = state.skip[k, h, a, b, s] * state.forgetting + rest * (1.0 - share)
+            share, gate = state.responsibility[k], state.table[k, h, state.cell[k]]
+            gate[0] = gate[0] * state.forgetting + rest * share
+            gate[1] = gate[1] * state.forgetting + rest * (1.0 - share)
             rest *= 1.0 - share
     return value
 

@@ -225,6 +225,14 @@ class ExtraMatches(NamedTuple):
         return np.array([self.times[p][self.successor[p] == token].sum() for p in pieces], dtype=np.int32)
 
 
+_Store = dict[tuple[int, ...], tuple[dict[int, int], tuple[int, int]]]
+
+
+def _shares(kind: Kind, streams: int) -> int:
+    """Stores of an expert."""
+    return streams if kind == "document" else 1
+
+
 class ExtraCounts:
     """The same counts one token at a time, for parallel streams that share them (each has its own context, and
     documents of different streams differ). Dictionaries: about as slow as a coder that works on whole rows."""
@@ -233,19 +241,22 @@ class ExtraCounts:
         self._extras, self._near, self._num_documents = tuple(extras), near_tokens, 0
         self._tokens: list[list[int]] = [[] for _ in range(streams)]
         self._documents: list[list[int]] = [[] for _ in range(streams)]
-        self._counts: list[dict[tuple[int, ...], dict[int, int]]] = [{} for _ in extras]
-        self._latest: list[dict[tuple[int, ...], tuple[int, int]]] = [{} for _ in extras]  # (stream, place)
+        # per expert: context -> (followers and how often, (stream, place) of the latest one); shared by the streams,
+        # but what counts in one document alone is its stream's and goes when the document ends
+        self._stores: list[list[_Store]] = [[{} for _ in range(_shares(kind, streams))] for kind, _ in extras]
 
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context."""
         tokens, documents = self._tokens[stream], self._documents[stream]
         for i, (kind, length) in enumerate(self._extras):
-            context = context_at(tokens, documents, kind, length)
+            context, store = context_at(tokens, documents, kind, length), self._store(i, stream)
             if context is not None:
-                followers = self._counts[i].setdefault(context, {})
+                followers = store[context][0] if context in store else {}
                 if kind != "match":
                     followers[token] = followers.get(token, 0) + 1
-                self._latest[i][context] = (stream, len(tokens))
+                store[context] = (followers, (stream, len(tokens)))
+            if kind == "document" and starts_document:
+                store.clear()
         if self._extras:
             self._num_documents += starts_document or not tokens
             documents.append(self._num_documents if starts_document or not tokens else documents[-1])
@@ -259,15 +270,14 @@ class ExtraCounts:
         times: list[int] = []
         bounds = [0]
         for i, (kind, length) in enumerate(self._extras):
-            context = context_at(tokens, documents, kind, length)
-            if context is not None and context in self._latest[i]:
-                where, place = self._latest[i][context]
+            context, store = context_at(tokens, documents, kind, length), self._store(i, stream)
+            if context is not None and context in store:
+                followers, (where, place) = store[context]
                 recency = self._recency(stream, where, place)
                 if kind == "match":
                     followers = {self._tokens[where][place]: 1}
                     cell[i] = _match_cell(self._matched(stream, where, place, length), length, recency)
                 else:
-                    followers = self._counts[i][context]
                     cell[i] = _cell(sum(followers.values()), len(followers), recency)
                 n[i] = sum(followers.values())
                 successor += followers.keys()
@@ -276,6 +286,10 @@ class ExtraCounts:
         return ExtraMatches(
             n, cell, np.array(bounds, np.int64), np.array(successor, np.uint16), np.array(times, np.int32)
         )
+
+    def _store(self, expert: int, stream: int) -> _Store:
+        stores = self._stores[expert]
+        return stores[stream if len(stores) > 1 else 0]
 
     def _recency(self, stream: int, where: int, place: int) -> int:
         if self._documents[where][place] != self._documents[stream][-1]:

@@ -91,7 +91,7 @@ class MixResult:
 
     ``nats``: (N,) float64 each, keys ``neural`` and, as configured, ``chain`` (B), ``cascade`` (C), ``mixture`` (D or
     the only part that runs); unscored tokens have 0. ``final_weights`` (H, 4): weight of B by entropy bucket and
-    recency of the longest match. ``gates`` (K, H, 4, 8, 3): gates of B. ``num_bytes``: memory of states and results.
+    recency of the longest match. ``gates`` (K, H, 96): gates of B. ``num_bytes``: memory of states and results.
     """
 
     nats: dict[str, np.ndarray]
@@ -210,7 +210,7 @@ def mix(
     memory = out.nbytes + ids.nbytes + table.num_bytes + record.num_bytes + extras.num_bytes
     memory += sum(a.nbytes for part in parts[:4] for a in part if isinstance(a, np.ndarray))
     weights_table = 1.0 / (1.0 + np.exp(-parts.final.logit))
-    return MixResult(nats, weights_table, chain.use / (chain.use + chain.skip), report, memory)
+    return MixResult(nats, weights_table, chain.table[..., 0] / chain.table.sum(-1), report, memory)
 
 
 def row_calibration(row: np.ndarray, target: int) -> np.ndarray:

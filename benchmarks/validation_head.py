@@ -1,0 +1,208 @@
+"""Every scorer on the competition's validation head with given weights: bits per byte and CPU seconds of one core.
+
+    python -m benchmarks.validation_head --root DIR --models A.safetensors B.safetensors [--targets N]
+        [--stride-targets N] [--window W] [--options] [--records DIR]
+
+DIR is where `python -m stages.tokenize` wrote artifacts/tokens with the competition's tokenizer and shards; the models
+are snapshots or final weights of `stages.train` (float32). The text is cut at a document's end, at N targets at most.
+Sliding with stride 128 costs several passes, so it is scored on a prefix, and the other scorers beside it on the same
+prefix. ``--options`` switches the options of the mixture on, one at a time. ``--records`` keeps the records of the
+streaming pass and reuses them. Times are ``time.process_time`` after compilation: a loaded machine stretches them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from golf.files import load_numpy, load_torch, save_numpy
+from golf.mixing.config import MixtureConfig
+from golf.mixing.counts import count_contexts
+from golf.mixing.extra_counts import count_extras
+from golf.mixing.mixture import MixResult, mix
+from golf.mixing.record import NeuralRecord
+from golf.models.registry import build_model, config_from_dict
+from golf.params import load_section
+from golf.score import bits_per_byte
+from golf.scoring.hedge import NeuralScores, mix_hedge
+from golf.scoring.mixture import HedgeConfig
+from golf.scoring.record import StreamingConfig, StreamRecord, record_stream
+from golf.scoring.streaming import streaming_nats
+from golf.scoring.text import ValidationText, load_text
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
+from golf.tokens.shards import open_split
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "cascade_sse": {"cascade_sse": True},
+    "skip_orders [1, 2]": {"skip_orders": (1, 2)},
+    "skip_orders [2, 3]": {"skip_orders": (2, 3)},
+    "document_orders [0]": {"document_orders": (0,)},
+    "document_orders [0, 1]": {"document_orders": (0, 1)},
+    "document_orders [1, 2]": {"document_orders": (1, 2)},
+    "match_tokens 16": {"match_tokens": 16},
+    "match_tokens 32": {"match_tokens": 32},
+}
+T = TypeVar("T")
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """The result and its CPU seconds."""
+    begin = time.process_time()
+    result = function()
+    return result, time.process_time() - begin
+
+
+def head_text(root: Path, targets: int) -> ValidationText:
+    """Whole documents of the validation split, together ``targets`` at most; 0 takes all."""
+    split = open_split(root / "artifacts/tokens/val")
+    kept = {"vocab_size": split.vocab_size, "tokenizer_sha256": split.tokenizer_sha256}
+    return cut(load_text(root / "artifacts/tokens/val", **kept), targets)  # type: ignore[arg-type]
+
+
+def cut(text: ValidationText, targets: int) -> ValidationText:
+    if not 0 < targets < text.num_targets:
+        return text
+    whole = int(np.searchsorted(text.doc_starts, targets + 1, side="right")) - 1  # documents that end before the cut
+    end = int(text.doc_starts[whole])
+    return ValidationText(text.tokens[:end], text.doc_starts[:whole], text.doc_bytes[:whole], text.vocab_size)
+
+
+def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
+    state, meta = load_torch(path, made_by="stage train")
+    model = build_model(config_from_dict(meta["model"]), int(meta["vocab_size"]))
+    model.load_state_dict(state)
+    return model.eval(), meta
+
+
+def mixed(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> tuple[MixResult, dict[str, float]]:
+    """The mixture without its own checks, and CPU seconds of counting, of the options' counts and of mixing."""
+    bare = replace(record, sample_positions=record.sample_positions[:0], sample_log_probs=record.sample_log_probs[:0])
+    tokens, near = text.tokens.astype(np.int32), config.near_tokens
+    table, counting = timed(
+        lambda: count_contexts(
+            tokens, text.doc_starts, orders=config.orders, vocab_size=text.vocab_size, near_tokens=near
+        )
+    )
+    extras, extra = timed(lambda: count_extras(tokens, text.doc_starts, config.extras, near_tokens=near))
+    result, mixing = timed(lambda: mix(tokens, table, bare, config, extras))
+    return result, {"counting": counting, "extra": extra, "mixing": mixing}
+
+
+def warm(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> None:
+    """Compile everything on the first tokens."""
+    small = cut(text, max(2000, int(text.doc_starts[1]) + 1)) if len(text.doc_starts) > 1 else text
+    num = len(small.tokens)
+    arrays = {name: value[:num] for name, value in vars(record).items() if not name.startswith("sample")}
+    none = {"sample_positions": record.sample_positions[:0], "sample_log_probs": record.sample_log_probs[:0]}
+    extras = count_extras(small.tokens, small.doc_starts, config.extras, near_tokens=config.near_tokens)
+    table = count_contexts(small.tokens, small.doc_starts, orders=config.orders, vocab_size=text.vocab_size)
+    mix(small.tokens, table, NeuralRecord(**arrays, **none), config, extras)
+
+
+class Bench:
+    """One text, one set of parameters; prints a Markdown row for every scorer."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.text = head_text(args.root, args.targets)
+        self.prefix = cut(self.text, args.stride_targets)
+        params = args.params
+        window = {"window": args.window, "precision": args.precision}
+        self.roundtrip = replace(load_section(params, "evaluate.roundtrip", RoundtripConfig), **window)
+        self.sliding = replace(load_section(params, "evaluate.sliding", SlidingConfig), stride=128, **window)
+        self.streaming = replace(
+            load_section(params, "evaluate.streaming", StreamingConfig), **window, chunk=args.chunk, warmup=args.warmup
+        )
+        self.hedge = load_section(params, "evaluate.hedge", HedgeConfig)
+        self.config = self.hedge.mixture(self.streaming.mixture())
+
+    def bits(self, nats: np.ndarray) -> float:
+        """Bits per byte of a score of the text or of its prefix."""
+        text = self.text if len(nats) == self.text.num_targets else self.prefix
+        assert len(nats) == text.num_targets
+        return bits_per_byte(float(nats.sum()), text.num_bytes)
+
+    def row(self, name: str, nats: np.ndarray, seconds: float | None, base: float | None = None) -> None:
+        first = nats[: self.prefix.num_targets]
+        speed = f"{len(nats) / seconds:,.0f}" if seconds else "-"
+        gain = f"{base - self.bits(nats):+.4f}" if base is not None else "-"
+        both = f"{self.bits(nats):.4f}" if len(nats) == self.text.num_targets else "-"
+        print(f"| {name} | {both} | {self.bits(first):.4f} | {gain} | {seconds or 0.0:.1f} | {speed} |", flush=True)
+
+    def model(self, path: Path) -> None:
+        model, meta = load_model(path)
+        told = {key: meta[key] for key in ("step", "progress", "multiplier") if key in meta}
+        print(f"\n## {path.name} {told}\n\n| scorer | bits per byte | on the prefix | gain over streaming | CPU s | "
+              "targets per CPU s |\n|---|---|---|---|---|---|", flush=True)  # fmt: skip
+        timed(lambda: window_nats(model, cut(self.text, 3000), self.roundtrip))
+        (nats, _), seconds = timed(lambda: window_nats(model, self.prefix, self.roundtrip))
+        self.row("round trip", nats, seconds)
+        (nats, _), seconds = timed(lambda: window_nats(model, self.prefix, self.sliding))
+        self.row("sliding, stride 128", nats, seconds)
+        nats, seconds = timed(lambda: streaming_nats(model, self.prefix, self.streaming))
+        self.row("streaming, on the prefix alone", nats, seconds)
+        record, taken = self.record(model, path)
+        base = self.bits(record.nats)
+        self.row("streaming, with the record for the mixture", record.nats, taken, base)
+        self.mixture(record, base)
+
+    def record(self, model: Any, path: Path) -> tuple[StreamRecord, float | None]:
+        kept = self.args.records / f"{path.stem}.safetensors" if self.args.records else None
+        if kept and kept.is_file():
+            tensors, meta = load_numpy(kept, made_by="an earlier run")
+            return StreamRecord.from_tensors(tensors), meta["seconds"]
+        record, seconds = timed(lambda: record_stream(model, self.text, self.streaming))
+        if kept:
+            save_numpy(kept, record.tensors(), {"seconds": seconds})
+        return record, seconds
+
+    def mixture(self, record: StreamRecord, base: float) -> None:
+        """Plain Hedge, parts, whole, and the options one by one."""
+        biased = record.biased if record.biased is not None else record.plain
+        none = record.plain.sample_positions[:0]
+        neural = NeuralScores(record.nats, record.tempered, none, record.plain.sample_log_probs[:0])
+        simple, seconds = timed(lambda: mix_hedge(self.text, neural, self.hedge.simple(self.streaming.temperatures)))
+        self.row("plain Hedge, fixed share", simple.nats, seconds, base)
+        self.row("A alone (document bias)", biased.nll[1:], None, base)
+        warm(self.text, biased, self.config)
+        result, _ = mixed(self.text, record.plain, self.config)
+        for name in ("chain", "cascade", "mixture"):
+            self.row(f"without A: {name}", result.nats[name][1:], None, base)
+        for name, changes in OPTIONS.items() if self.args.options else (("default", {}),):
+            config = replace(self.config, **changes)
+            result, seconds_of = mixed(self.text, biased, config)
+            shown = ", ".join(f"{part} {value:.2f}" for part, value in seconds_of.items())
+            self.row(f"A to D, {name} ({shown})", result.nats["mixture"][1:], sum(seconds_of.values()), base)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--models", type=Path, nargs="+", required=True)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--targets", type=int, default=0)
+    parser.add_argument("--stride-targets", type=int, default=65536)
+    parser.add_argument("--window", type=int, default=512, help="the training length")
+    parser.add_argument("--chunk", type=int, default=256)
+    parser.add_argument("--warmup", type=int, default=2044, help="layers * (window - 1)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+    parser.add_argument("--options", action="store_true")
+    parser.add_argument("--records", type=Path)
+    args = parser.parse_args()
+    if args.records:
+        args.records.mkdir(parents=True, exist_ok=True)
+    bench = Bench(args)
+    print(f"{bench.text.num_targets:,} targets, {bench.text.num_bytes:,} bytes; prefix {bench.prefix.num_targets:,}")
+    for path in args.models:
+        bench.model(path)
+
+
+if __name__ == "__main__":
+    main()
