@@ -1,6 +1,6 @@
 """Does each part of the GDN-Hybrid recipe pay, and does the family? Equal steps, several seeds, real artifacts.
 
-    python benchmarks/gdn_experiment.py --tokens artifacts/tokens --work /tmp/gdn [--seeds 1,2,3] [--minutes 50]
+    python -m benchmarks.gdn_experiment --tokens artifacts/tokens --work /tmp/gdn [--seeds 1,2,3] [--minutes 50]
 
 Parts (`--parts`), every number the round trip of a packed and decoded artifact in canonical bits per byte:
 `ablation`: nothing, warmdown, + SWA, + QAT, + both, + GPTQ at equal steps. SWA and GPTQ need no training of their own,
@@ -18,10 +18,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,41 +28,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from golf.calibrate import CalibrateConfig, calibrate, calibration_windows
-from golf.cli.params import compose
+from benchmarks.gdn_runs import CLIP, FAMILIES, Runs, parameters
+from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.container.write import pack
 from golf.decode import decode_artifact
 from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
 from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.params import from_dict
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
-from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
+from golf.quantize.pipeline import QuantizeConfig, Quantizer
+from golf.scoring.neural import iterate_rows, score_rows
+from golf.scoring.results import make_score
 from golf.scoring.text import ValidationText
+from golf.scoring.windows import plan_roundtrip
+from golf.sequential import sequential_hessians
 from golf.tokens.shards import load_split, open_split
 from golf.training.average import average_weights, load_model
-from golf.training.checkpoint import open_checkpoints
-from golf.training.config import TrainConfig
-from golf.training.loop import Trainer
-from golf.training.outputs import write_outputs
-from golf.training.signals import StopFlag, TrainingInterrupted
 
-CLIP = 12.85
-COMMON = ["train.tokens_per_step=1024", "train.micro_batch_tokens=1024", "train.warmdown_shape=cosine"]
-COMMON += ["train.warmdown=0.4", "train.snapshot_every=0.01", "train.snapshot_below=0.2", "train.precision=fp32"]
-SMALL = ["model.width=96", "model.heads=3", "model.kv_heads=1"]
-HYBRID = ["model.layout=gdn_swa_gdn_swa_shared", "model.delta_heads=3", "model.hash_rows=1024", "model.hash_width=32"]
-FAMILIES = {  # preset, model, overrides: some 0.45 to 0.5 M weights each
-    "gdn_hybrid": ("gdn_hybrid_cpu_small", "gdn_hybrid_small", HYBRID),
-    "transformer": ("cpu_small", "transformer_small", ["model.layers=5", "train.depth_phases=[]"]),
-    "depth_recurrent": ("cpu_small", "depth_recurrent_small", ["model.value_tables=1"]),
-}
-RUNS = {
-    "constant": ["train.warmdown=0.0"],
-    "warmdown": [],
-    "warmdown_qat": ["train.qat.below=0.15", f"train.qat.clip={CLIP}"],
-}
-GOES_ON = {"constant": ("warmdown", 0.6), "warmdown": ("warmdown_qat", 0.89)}  # equal up to this share of the steps
 ABLATION = {  # row: run, weights, method
     "nothing": ("constant", "raw", "sdclip"),
     "nothing, moving average": ("constant", "ema", "sdclip"),
@@ -78,41 +59,23 @@ ABLATION = {  # row: run, weights, method
 QUANTIZERS = {  # row: overrides; the first sets the bytes that the others meet
     "GPTQ-lite": ["quantize.method=gptq_lite"],
     "RTN (row maximum)": ["quantize.method=gptq_lite", "quantize.percentiles=[1.0]"],
+    "GPTQ-lite, clip by output error": ["quantize.method=gptq_lite", "quantize.clip_error=outputs"],
     "RTN (SDClip)": ["quantize.method=sdclip"],
     "GPTQ, equal column steps": ["quantize.method=gptq", "quantize.gptq.column_exponent=0.0"],
     "GPTQ, equal column steps, act-order": [
         "quantize.method=gptq", "quantize.gptq.column_exponent=0.0", "quantize.gptq.act_order=true",
     ],
     "GPTQ": ["quantize.method=gptq"],
+    "GPTQ, own samples": ["quantize.method=gptq", "calibrate.source=samples"],
+    "GPTQ, layer by layer": ["quantize.method=gptq", "quantize.gptq.sequential=true"],
     "GPTQ + trellis": ["quantize.method=gptq_trellis"],
+    "GPTQ + trellis, damping 0.1": ["quantize.method=gptq_trellis", "quantize.gptq.damping=0.1"],
 }  # fmt: skip
-
-
-@functools.lru_cache(maxsize=64)
-def parameters(family: str, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Composed parameters of a family's small model."""
-    preset, model, own = FAMILIES[family]
-    return compose(Path("conf"), preset=preset, model=model, overrides=[*COMMON, *SMALL, *own, *overrides])
-
-
-class StopAt(StopFlag):
-    """Ends a run after ``step`` updates, as SIGTERM would: with a checkpoint."""
-
-    trainer: Trainer | None = None
-    step = 0
-
-    @property
-    def signum(self) -> int:
-        return int(self.trainer is not None and self.trainer.state.events.step == self.step)
-
-    @signum.setter
-    def signum(self, value: int) -> None:
-        """No signal sets it."""
 
 
 @dataclass
 class Experiment:
-    """Where things lie, and the rows found so far."""
+    """Where things lie, and the rows found so far; ``until`` in seconds of ``time.monotonic``."""
 
     tokens: Path
     work: Path
@@ -120,6 +83,11 @@ class Experiment:
     until: float
     text: ValidationText
     steps: int
+
+    @property
+    def runs(self) -> Runs:
+        """The training runs."""
+        return Runs(self.tokens, self.work)
 
     def row(self, make: Callable[[], dict[str, Any]], **key: Any) -> None:
         """Add ``make()`` under ``key`` unless it is there or the time is up; every row is on disk at once."""
@@ -130,37 +98,6 @@ class Experiment:
         self.rows.append(row)
         write_json(self.work / "results.json", self.rows)
         print(json.dumps(row), flush=True)
-
-    def trained(self, family: str, name: str, seed: int, steps: int, overrides: Sequence[str]) -> Path:
-        """The folder of a training run, trained now if it is not there."""
-        folder = self.work / f"runs/{family}-{name}-{seed}-{steps}"
-        if (folder / "ledger.json").exists():
-            return folder
-        values = parameters(family, (*overrides, f"train.iterations={steps}", f"train.seed={seed}"))
-        config = from_dict(TrainConfig, values["train"])
-        source = open_split(self.tokens / "train")
-        meta = {"model": values["model"], "vocab_size": source.vocab_size, "sequence_length": config.sequence_length}
-        stop, began, result = StopAt(), time.process_time(), None
-        here = self.work / f"checkpoints/{folder.name}"
-        child, share = GOES_ON.get(name, ("", 0.0)) if family == "gdn_hybrid" else ("", 0.0)
-        heir = self.work / f"checkpoints/{family}-{child}-{seed}-{steps}"
-        with open_checkpoints(here) as checkpoints:
-            for last in [round(share * steps), steps] if child and not heir.exists() else [steps]:
-                torch.manual_seed(seed)
-                model = build_model(config_from_dict(values["model"]), source.vocab_size)
-                stop.trainer = trainer = Trainer(
-                    model, config, source=source, checkpoints=checkpoints, base_meta=meta, log=lambda _: None, stop=stop
-                )
-                stop.step = last
-                try:
-                    result = trainer.run()
-                except TrainingInterrupted:
-                    shutil.copytree(here, heir, ignore=shutil.ignore_patterns("lock"))
-            assert result is not None
-            write_outputs(folder, result.state, checkpoints, {**result.ledger}, meta)
-            checkpoints.remove()
-        print(f"{folder.name}: {time.process_time() - began:.0f} CPU s, loss {result.final_loss:.4f}", flush=True)
-        return folder
 
 
 @dataclass(eq=False)  # hashable, for the cache below
@@ -181,35 +118,45 @@ class Subject:
         return load_model(self.meta, {name: torch.from_numpy(array) for name, array in self.state.items()})
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a handful of subjects)
-    def hessians(self, section: str) -> dict[str, Any]:
-        config = from_dict(CalibrateConfig, json.loads(section))
-        windows = calibration_windows(open_split(self.experiment.tokens / "train"), config)
-        found = calibrate(self.model(), windows, config)
-        return {**found.hessians, **dict.fromkeys(found.without)}
+    def calibrated(self, section: str) -> tuple[dict[str, Any], np.ndarray]:
+        """Hessians, and the text they were taken on."""
+        config, split = from_dict(CalibrateConfig, json.loads(section)), open_split(self.experiment.tokens / "train")
+        own = config.source == "samples"
+        model = self.model()
+        windows = sampled_windows(model, config, bos_id=split.bos_id) if own else calibration_windows(split, config)
+        found = calibrate(model, windows, config)
+        return {**found.hessians, **dict.fromkeys(found.without)}, windows
 
     def artifact(self, values: dict[str, Any], **changes: Any) -> tuple[bytes, Any]:
         """The packed artifact and the numbers of its quantization, with ``changes`` in the section `quantize`."""
         config = from_dict(QuantizeConfig, {**values["quantize"], **changes})
-        hessians = self.hessians(json.dumps(values["calibrate"])) if config.needs_hessians else None
-        result = quantize_model(self.state, self.model(), config, meta=self.meta, hessians=hessians)
+        needed = config.needs_hessians
+        hessians, windows = self.calibrated(json.dumps(values["calibrate"])) if needed else ({}, np.empty(0))
+        quantizer = Quantizer(self.state, self.model(), config, meta=self.meta, hessians=hessians)
+        if config.gptq.sequential:
+            sequential_hessians(self.model(), quantizer, windows)
+        result = quantizer.run()
         return pack(result.model, (self.experiment.tokens / "tokenizer.model").read_bytes()), result
 
     def at_bytes(self, values: dict[str, Any], target: int) -> tuple[bytes, Any, dict[str, Any]]:
         """As ``artifact``, within 0.3 % of ``target`` bytes where the knob is fine enough, and the knob's setting."""
         if values["quantize"]["method"] == "gptq_lite":
-            tried = [(*self.artifact(values, **_levels(most)), _levels(most)) for most in range(7, 40, 2)]
+            tried = [(*self.artifact(values, **_levels(most)), _levels(most)) for most in range(12, 18)]
             return min(tried, key=lambda found: abs(len(found[0]) - target))
-        low, high = 1.0, 64.0
-        for _ in range(12):
-            changes = {"clip": (low * high) ** 0.5}
+        changes = {"clip": CLIP}
+        for _ in range(8):
             data, result = self.artifact(values, **changes)
             if abs(len(data) / target - 1) < 0.003:
                 break
-            low, high = (changes["clip"], high) if len(data) > target else (low, changes["clip"])
+            octaves = 8 * (len(data) - target) / result.metrics["quantized_weights"]  # a bit a weight each
+            changes = {"clip": changes["clip"] * 2**octaves}
         return data, result, changes
 
     def score(self, model: Any) -> float:
-        return score_roundtrip(model, self.experiment.text, RoundtripConfig(256, 8, "fp32")).bits_per_byte
+        """Bits per byte in windows of 256 tokens that do not overlap."""
+        text = self.experiment.text
+        nats = score_rows(iterate_rows(model, text, plan_roundtrip(text.num_targets, 256), batch=8), text)
+        return make_score("roundtrip", text, nats).bits_per_byte
 
     @torch.no_grad()
     def divergence(self, model: Any) -> float:
@@ -231,9 +178,7 @@ def ablation(experiment: Experiment, seed: int) -> None:
     for name, (run, kind, method) in ABLATION.items():
 
         def make(run: str = run, kind: str = kind, method: str = method) -> dict[str, Any]:
-            subject = Subject.read(
-                experiment.trained("gdn_hybrid", run, seed, experiment.steps, RUNS[run]), kind, experiment
-            )
+            subject = Subject.read(experiment.runs.folder("gdn_hybrid", run, seed, experiment.steps), kind, experiment)
             data, _ = subject.artifact(parameters("gdn_hybrid", (f"quantize.method={method}",)), clip=CLIP)
             coded = subject.score(decode_artifact(data).model)
             return {"artifact_bytes": len(data), "bpb": coded, "float_bpb": subject.score(subject.model())}
@@ -278,7 +223,7 @@ def families(experiment: Experiment, seed: int) -> None:
 
         def make(family: str = family) -> dict[str, Any]:
             steps = round(experiment.steps * cost["gdn_hybrid"] / cost[family])
-            folder = experiment.trained(family, "warmdown", seed, steps, [])
+            folder = experiment.runs.folder(family, "warmdown", seed, steps)
             subject = Subject.read(folder, "raw", experiment)
             data, _, knob = subject.at_bytes(parameters(family, ("quantize.method=gptq",)), target)
             coded, exact = subject.score(decode_artifact(data).model), subject.score(subject.model())
@@ -289,22 +234,20 @@ def families(experiment: Experiment, seed: int) -> None:
 
 def quantizers(experiment: Experiment, seed: int) -> None:
     """Rows of one seed, on the hybrid trained with warmdown, no QAT and no averaging."""
-    subject = Subject.read(
-        experiment.trained("gdn_hybrid", "warmdown", seed, experiment.steps, []), "raw", experiment
-    )
+    subject = Subject.read(experiment.runs.folder("gdn_hybrid", "warmdown", seed, experiment.steps), "raw", experiment)
     for name, overrides in QUANTIZERS.items():
         values = parameters("gdn_hybrid", tuple(overrides))
 
         def make(name: str = name, values: dict[str, Any] = values) -> dict[str, Any]:
             lite = [r for r in experiment.rows if r["part"] == "quantizers" and r["seed"] == seed]
             if name == "GPTQ-lite":
-                data, result = subject.artifact(values, **_levels(15))
                 knob: dict[str, Any] = _levels(15)
+                data, result = subject.artifact(values, **knob)
             else:
                 data, result, knob = subject.at_bytes(values, lite[0]["artifact_bytes"])
             model = decode_artifact(data).model
-            error = result.metrics["quantized_relative_error"]
-            found = {"bpb": subject.score(model), "kl": subject.divergence(model), "weight_error": error}
+            found = {"bpb": subject.score(model), "kl": subject.divergence(model)}
+            found |= {key: result.metrics[f"quantized_{key}"] for key in ("relative_error", "output_error")}
             return {"artifact_bytes": len(data), **found, **knob}
 
         experiment.row(make, part="quantizers", row=name, seed=seed)
@@ -316,7 +259,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
     for part, columns in (
         ("ablation", ("bpb", "float_bpb", "artifact_bytes")),
         ("families", ("bpb", "float_bpb", "artifact_bytes", "steps")),
-        ("quantizers", ("bpb", "kl", "weight_error", "artifact_bytes")),
+        ("quantizers", ("bpb", "kl", "relative_error", "output_error", "artifact_bytes")),
     ):
         chosen = [row for row in rows if row["part"] == part]
         out += [f"| {part} | n | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
