@@ -3,7 +3,8 @@
 In: artifacts/compress/model.golf and artifacts/tokens/val, nothing else.
 Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each document),
 artifacts/evaluate/MODE_tokens.safetensors (nats of each target; of streaming the record that `stages.hedge` mixes)
-and metrics/evaluate_MODE.json. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS.
+and metrics/evaluate_MODE.json. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Under torchrun
+(``torchrun --nproc-per-node 2 -m stages.evaluate streaming``) processes share the passes; the score is the same.
 """
 
 from __future__ import annotations
@@ -21,38 +22,36 @@ import numpy as np
 from golf.files import save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
+from golf.scoring.ranks import Ranks, joined
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import make_score
-from golf.scoring.roundtrip import RoundtripConfig, roundtrip_nats
-from golf.scoring.sliding import SlidingConfig, sliding_nats
+from golf.scoring.streaming import serve_stream
 from golf.scoring.text import ValidationText, decode_documents, load_text, xz_bits_per_byte
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig, WindowConfig, window_nats
 
 # what a mode leaves: nats (n,) of every target, the number of its windows, and the arrays of MODE_tokens.safetensors
 Scored = tuple[np.ndarray, int, dict[str, np.ndarray]]
 
 
-def roundtrip(model: Any, text: ValidationText, config: RoundtripConfig) -> Scored:
-    """Windows that do not overlap."""
-    nats, windows = roundtrip_nats(model, text, config)
+def windowed(model: Any, text: ValidationText, config: WindowConfig, ranks: Ranks) -> Scored:
+    """Windows that overlap or do not."""
+    nats, windows = window_nats(model, text, config, ranks=ranks)
     return nats, windows, {"nats": nats}
 
 
-def sliding(model: Any, text: ValidationText, config: SlidingConfig) -> Scored:
-    """Overlapping windows."""
-    nats, windows = sliding_nats(model, text, config)
-    return nats, windows, {"nats": nats}
-
-
-def streaming(model: Any, text: ValidationText, config: StreamingConfig) -> Scored:
-    """Each token once, and the record for the mixture from the same logits."""
-    record = record_stream(model, text, config)
+def streaming(model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
+    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
+    if ranks.rank:
+        serve_stream(model, text, config, ranks)
+        return None
+    record = record_stream(model, text, config, ranks=ranks)
     return record.nats, 0, record.tensors()
 
 
-MODES: Mapping[str, tuple[type, Callable[..., Scored]]] = MappingProxyType(
+MODES: Mapping[str, tuple[type, Callable[..., Scored | None]]] = MappingProxyType(
     {
-        "roundtrip": (RoundtripConfig, roundtrip),
-        "sliding": (SlidingConfig, sliding),
+        "roundtrip": (RoundtripConfig, windowed),
+        "sliding": (SlidingConfig, windowed),
         "streaming": (StreamingConfig, streaming),
     }
 )
@@ -82,10 +81,14 @@ def run(mode: str, params: Path, root: Path) -> int:
     kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    begin = time.perf_counter()
-    nats, windows, tensors = score_mode(decoded.model.to(device), text, config)
-    seconds = time.perf_counter() - begin
+    rank, world, device = _place()
+    with joined(rank, world, torch.device(device)) as ranks:
+        begin = time.perf_counter()
+        scored = score_mode(decoded.model.to(device), text, config, ranks)
+        seconds = time.perf_counter() - begin
+    if rank or scored is None:
+        return 0
+    nats, windows, tensors = scored
     score = make_score(mode, text, nats, windows=windows)
     metrics = score.metrics(seconds)
     if mode == "roundtrip":
@@ -94,8 +97,18 @@ def run(mode: str, params: Path, root: Path) -> int:
     save_numpy(root / f"artifacts/evaluate/{mode}_tokens.safetensors", tensors, meta)
     save_numpy(root / f"artifacts/evaluate/{mode}.safetensors", score.tensors(), meta)
     write_json(root / f"metrics/evaluate_{mode}.json", metrics)
-    print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s", flush=True)
+    shared = f", {world} processes" if world > 1 else ""
+    print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s{shared}", flush=True)
     return 0
+
+
+def _place() -> tuple[int, int, str]:
+    """Rank, number of processes and device: torchrun's environment, else this process alone."""
+    import torch
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    return rank, world, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and world > 1 else device
 
 
 if __name__ == "__main__":

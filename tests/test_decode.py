@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +161,13 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(data[:-3])
     with pytest.raises(ArtifactError, match=r"model\.golf: has .* bytes, its prefix says .*: truncated"):
         load_artifact(path)
+
+
+def test_bug_decoding_imports_no_compiler(root: Path, tmp_path: Path) -> None:
+    """The first product on torch's meta device imported torch._dynamo: 3.5 s of CPU time in every command."""
+    (tmp_path / "model.golf").write_bytes(pack(quantized(tiny_model()).model, b"t"))
+    program = "import sys\nfrom golf.decode import load_artifact\nload_artifact(sys.argv[1])\n"
+    program += "sys.exit('torch._dynamo' in sys.modules)"
+    command = [sys.executable, "-c", program, str(tmp_path / "model.golf")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

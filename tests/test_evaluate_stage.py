@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
 import stages.hedge as hedge
+import stages.ttt as ttt
 from golf.container.write import pack
 from golf.decode import load_artifact
 from golf.files import load_numpy
@@ -34,8 +36,13 @@ PARAMS = {
         "sliding": {**NEURAL, "stride": 8},
         "streaming": {
             **{"window": 32, "chunk": 16, "segment": 500, "warmup": 64, "streams": 4, "precision": "fp32"},
+            **{"attention": "ring", "compile": False},
             **{"temperatures": [0.8, 1.25], "bias": True, "bias_chunk_tokens": 64, "bias_global_rate": 0.002},
             **{"bias_document_rate": 0.1, "candidates": 3, "candidate_orders": [1, 2, 3, 4, 6], "sampled_rows": 64},
+        },
+        "ttt": {
+            **{"enabled": True, "window": 32, "stride": 16, "update_windows": 4, "rank": 2, "learning_rate": 0.003},
+            **{"group_documents": 0, "seed": 0, "precision": "fp32"},
         },
         "hedge": {
             **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5], "chain_base": "cascade"},
@@ -138,7 +145,7 @@ def test_roundtrip_says_what_xz_needs_for_the_same_text(project: Path, documents
 
 
 def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(project: Path) -> None:
-    from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
+    from golf.scoring.windowed import RoundtripConfig, score_windows
 
     evaluate.run("roundtrip", project / "params.yaml", project)
     decoded = load_artifact(project / "artifacts/compress/model.golf")
@@ -146,7 +153,7 @@ def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(projec
     text = load_text(project / "artifacts/tokens/val", vocab_size=decoded.vocab_size, tokenizer_sha256=sha)
     model = build_model(config_from_dict(decoded.config), decoded.vocab_size)
     model.load_state_dict(decoded.model.state_dict())
-    in_memory = score_roundtrip(model, text, RoundtripConfig(**NEURAL))
+    in_memory = score_windows(model, text, RoundtripConfig(**NEURAL))
     tensors, _ = load_numpy(project / "artifacts/evaluate/roundtrip.safetensors", made_by="evaluate")
     np.testing.assert_array_equal(tensors["doc_nats"], in_memory.doc_nats)
 
@@ -248,6 +255,35 @@ def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path:
         hedge.run(tmp_path / "params.yaml", tmp_path)
     set_hedge(tmp_path, bias=False)
     assert hedge.run(tmp_path / "params.yaml", tmp_path) == 0
+
+
+def test_two_processes_of_torchrun_write_the_bytes_of_one(root: Path, project: Path, tmp_path: Path) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("evaluate streaming:") == 1 and "2 processes" in done.stdout
+    evaluate.run("streaming", project / "params.yaml", project)
+    for name in ("streaming", "streaming_tokens"):
+        path = f"artifacts/evaluate/{name}.safetensors"
+        assert (lonely / path).read_bytes() == (project / path).read_bytes()
+
+
+def test_test_time_training_is_off_or_a_score_of_its_own(project: Path, tmp_path: Path) -> None:
+    lonely = copy_inputs(project, tmp_path)
+    assert ttt.run(lonely / "params.yaml", lonely) == 0
+    tensors, meta = load_numpy(lonely / "artifacts/evaluate/ttt/scores.safetensors", made_by="ttt")
+    metrics = json.loads((lonely / "metrics/evaluate_ttt.json").read_text())
+    assert metrics["ttt_enabled"] is True and meta["mode"] == "ttt"
+    assert metrics["ttt_nats_per_token"] * metrics["tokens"] == pytest.approx(float(tensors["doc_nats"].sum()))
+    off = {"evaluate": {"ttt": {**PARAMS["evaluate"]["ttt"], "enabled": False}}}
+    with open(lonely / "params.yaml", "w") as file:
+        YAML().dump(off, file)
+    assert ttt.run(lonely / "params.yaml", lonely) == 0
+    assert json.loads((lonely / "metrics/evaluate_ttt.json").read_text()) == {"ttt_enabled": False}
+    assert list((lonely / "artifacts/evaluate/ttt").iterdir()) == []
 
 
 def test_tokens_of_another_tokenizer_are_refused(project: Path, tmp_path: Path, documents: list[str]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from golf.progress import bar
+from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan
 
@@ -35,6 +35,7 @@ __all__ = [
     "iterate_rows",
     "score_rows",
     "target_nats",
+    "window_batch",
 ]
 
 HEAD_ROWS = 2048
@@ -52,9 +53,9 @@ class Rows:
 
 
 @contextlib.contextmanager
-def inference(model: Any, *, precision: str) -> Iterator[torch.device]:
-    """No gradients, evaluation mode, and bf16 autocast when ``precision`` is ``bf16`` and the device computes in it;
-    yields the model's device."""
+def inference(model: Any, *, precision: str, gradients: bool = False) -> Iterator[torch.device]:
+    """Evaluation mode, no gradients (unless asked for), and bf16 autocast when ``precision`` is ``bf16`` and the device
+    computes in it; yields the model's device."""
     import torch
 
     device = next(iter(model.parameters())).device
@@ -62,7 +63,7 @@ def inference(model: Any, *, precision: str) -> Iterator[torch.device]:
     model.eval()
     bf16 = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16" and _has_bf16(device))
     try:
-        with torch.inference_mode(), bf16:
+        with torch.enable_grad() if gradients else torch.inference_mode(), bf16:
             yield device
     finally:
         model.train(was_training)
@@ -79,20 +80,31 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def iterate_rows(
-    model: Any, text: ValidationText, plan: WindowPlan, *, batch: int, precision: str = "fp32", what: str = "score"
+    model: Any,
+    text: ValidationText,
+    plan: WindowPlan,
+    *,
+    batch: int,
+    precision: str = "fp32",
+    what: str = "score",
+    ranks: Ranks = ALONE,
 ) -> Iterator[Rows]:
-    """Yield the logits of every scored row of ``plan``, in stream order; see ``golf.models.base`` for ``model``."""
+    """Yield the logits of every scored row of ``plan``, in stream order; see ``golf.models.base`` for ``model``.
+
+    Of several ``ranks`` each yields the rows of its own passes.
+    """
     import torch
 
     if batch < 1:
         raise ScoringError(f"batch is {batch} windows, wanted at least 1")
     windows_per_pass = max(batch, -(-MIN_ROWS // plan.window))
-    with inference(model, precision=precision) as device, bar(what=what, total=text.num_targets, unit="tok") as shown:
-        for first in range(0, len(plan), windows_per_pass):
-            inputs, flat, targets = _batch(text, plan, first, min(first + windows_per_pass, len(plan)))
+    with inference(model, precision=precision) as device, ranks.shown(what, text.num_targets) as shown:
+        for index in ranks.mine(-(-len(plan) // windows_per_pass)):
+            first = index * windows_per_pass
+            inputs, flat, targets = window_batch(text, plan, first, min(first + windows_per_pass, len(plan)))
             hidden = model.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)
             yield from head_rows(model, hidden[torch.from_numpy(flat).to(device)], targets, text)
-            shown.update(len(targets))
+            shown.update(len(targets) * ranks.world)
 
 
 def head_rows(
@@ -129,21 +141,29 @@ def checked_nats(nats: torch.Tensor, targets: np.ndarray) -> np.ndarray:
     return np.asarray(nats.clamp_min(0.0).cpu().numpy())
 
 
-def score_rows(pieces: Iterator[Rows], text: ValidationText) -> np.ndarray:
+def score_rows(
+    pieces: Iterator[Rows], text: ValidationText, *, ranks: Ranks = ALONE, device: torch.device | None = None
+) -> np.ndarray:
     """Gather the nats of all targets, float64 (n,), from row pieces, in whatever order they come.
 
-    Every target must come exactly once: anything else is a fault of the plan and stops here.
+    Every target must come exactly once, on one of ``ranks``: anything else is a fault of the plan and stops here.
+    ``device`` is the one that ranks talk over.
     """
     nats = np.zeros(text.num_targets)
     seen = np.zeros(text.num_targets, dtype=np.uint8)
     for rows in pieces:
         nats[rows.targets] = target_nats(rows)
         np.add.at(seen, rows.targets, 1)  # plain += would count a target twice in one piece once
+    if ranks.world > 1:
+        assert device is not None
+        nats, seen = ranks.sum(nats, device), ranks.sum(seen, device)
     assert bool((seen == 1).all()), "every target is scored exactly once"
     return nats
 
 
-def _batch(text: ValidationText, plan: WindowPlan, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def window_batch(
+    text: ValidationText, plan: WindowPlan, first: int, last: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input ids (B, W), flat indices (R,) of the scored positions in B*W, and their target numbers (R,)."""
     offsets = np.arange(plan.window)
     rows = max(last - first, -(-MIN_ROWS // plan.window))

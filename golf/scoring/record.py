@@ -20,6 +20,7 @@ from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import candidates, count_contexts
 from golf.mixing.record import NeuralRecord
 from golf.scoring.neural import HEAD_ROWS, Rows, checked_nats
+from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.streaming import PassConfig, iterate_stream_rows
 from golf.scoring.text import ScoringError, ValidationText
 
@@ -102,8 +103,13 @@ class StreamRecord:
         return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])
 
 
-def record_stream(model: Any, text: ValidationText, config: StreamingConfig) -> StreamRecord:
-    """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken."""
+def record_stream(
+    model: Any, text: ValidationText, config: StreamingConfig, *, ranks: Ranks = ALONE
+) -> StreamRecord:
+    """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken.
+
+    With several ``ranks`` rank 0 calls this while the others are in ``serve_stream``.
+    """
     mixture = config.mixture()
     table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
     ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
@@ -117,7 +123,7 @@ def record_stream(model: Any, text: ValidationText, config: StreamingConfig) -> 
     plain, biased = _Gatherer(text, ids, config), _Gatherer(text, ids, config) if config.bias else None
     tempered = np.zeros((len(config.temperatures), text.num_targets))
     bias: DocumentBias | None = None
-    for rows, group in zip(iterate_stream_rows(model, text, config, sizes=sizes), groups, strict=True):
+    for rows, group in zip(iterate_stream_rows(model, text, config, sizes=sizes, ranks=ranks), groups, strict=True):
         logits = rows.logits.double()
         truth = logits.gather(1, rows.ids[:, None])[:, 0]
         for k, temperature in enumerate(config.temperatures):

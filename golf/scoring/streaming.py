@@ -9,18 +9,20 @@ one unbroken pass, wherever it is cut; less warm-up is cheaper and costs a littl
 ``segment`` and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory.
 
 Rows come out in reading order, whatever the batch: what learns from the text (golf.scoring.record) needs that order.
+Of several processes rank 0 gets the rows; the others run their share of the passes (``serve_stream``) and send it the
+hidden states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from golf.progress import bar
 from golf.scoring.neural import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
+from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import check_window
@@ -28,13 +30,25 @@ from golf.scoring.windows import check_window
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PassConfig", "StreamPlan", "iterate_stream_rows", "plan_streams", "score_streaming", "streaming_nats"]
+__all__ = [
+    "PassConfig",
+    "StreamPlan",
+    "iterate_stream_rows",
+    "plan_streams",
+    "score_streaming",
+    "serve_stream",
+    "streaming_nats",
+]
+
+Attention = Literal["ring", "band"]
 
 
 @dataclass(frozen=True)
 class PassConfig:
     """``window`` keys kept (the training length or less), ``chunk`` tokens of each stream in a forward pass,
-    ``segment``, ``warmup`` and ``streams`` as above, ``precision`` of the matrix products."""
+    ``segment``, ``warmup`` and ``streams`` as above, ``precision`` of the matrix products. ``attention`` ``ring`` goes
+    through a segment chunk by chunk and keeps keys, ``band`` takes whole segments in one pass (``chunk`` idle), which
+    ``compile`` turns into a graph; the score is the same up to rounding."""
 
     window: int
     chunk: int
@@ -42,8 +56,12 @@ class PassConfig:
     warmup: int
     streams: int
     precision: Precision
+    attention: Attention = field(default="ring", kw_only=True)
+    compile: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.compile and self.attention != "band":
+            raise ScoringError("compile is true with attention: ring, wanted attention: band or compile: false")
         for name in ("chunk", "segment", "streams"):
             if getattr(self, name) < 1:
                 raise ScoringError(f"{name} is {getattr(self, name)}, wanted at least 1")
@@ -74,21 +92,41 @@ def plan_streams(num_targets: int, *, segment: int, warmup: int) -> StreamPlan:
 
 
 def iterate_stream_rows(
-    model: Any, text: ValidationText, config: PassConfig, *, sizes: Iterator[int] | None = None
+    model: Any,
+    text: ValidationText,
+    config: PassConfig,
+    *,
+    sizes: Iterator[int] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Rows]:
     """Yield the logits of every target once, in reading order, in pieces of ``sizes`` rows (default ``HEAD_ROWS``).
 
-    ``sizes`` must add up to the number of targets. Raises ``ScoringError`` when the window does not fit.
+    ``sizes`` must add up to the number of targets. With several ``ranks`` this is rank 0's part, while the others are
+    in ``serve_stream``. Raises ``ScoringError`` when the window does not fit.
     """
-    check_window(text.num_targets, config.window)
-    plan = plan_streams(text.num_targets, segment=config.segment, warmup=config.warmup)
-    with inference(model, precision=config.precision) as device, bar(what="streaming", total=text.num_targets) as shown:
-        begin = 0
-        for hidden in _regroup(_hidden_blocks(model, text, plan, config, device), sizes or _even(text.num_targets)):
+    assert ranks.rank == 0
+    plan = _plan(text, config)
+    with inference(model, precision=config.precision) as device, ranks.shown("streaming", text.num_targets) as shown:
+        begin, blocks = 0, _hidden_blocks(model, text, plan, config, device, ranks)
+        for hidden in _regroup(blocks, sizes or _even(text.num_targets)):
             targets = np.arange(begin, begin + len(hidden))
             yield from head_rows(model, hidden, targets, text, most=len(hidden))
             begin += len(hidden)
             shown.update(len(hidden))
+
+
+def serve_stream(model: Any, text: ValidationText, config: PassConfig, ranks: Ranks) -> None:
+    """The part of every rank but 0: run this rank's passes and send their hidden states to rank 0."""
+    assert ranks.rank > 0
+    plan = _plan(text, config)
+    with inference(model, precision=config.precision) as device:
+        pending = None
+        for block in _hidden_blocks(model, text, plan, config, device, ranks):
+            if pending is not None:
+                pending.wait()
+            pending = ranks.send(block)
+        if pending is not None:
+            pending.wait()
 
 
 def score_streaming(model: Any, text: ValidationText, config: PassConfig) -> Score:
@@ -106,12 +144,25 @@ def _even(num_rows: int) -> Iterator[int]:
         yield min(HEAD_ROWS, num_rows - begin)
 
 
+def _plan(text: ValidationText, config: PassConfig) -> StreamPlan:
+    check_window(text.num_targets, config.window)
+    return plan_streams(text.num_targets, segment=config.segment, warmup=config.warmup)
+
+
 def _hidden_blocks(
-    model: Any, text: ValidationText, plan: StreamPlan, config: PassConfig, device: torch.device
+    model: Any, text: ValidationText, plan: StreamPlan, config: PassConfig, device: torch.device, ranks: Ranks
 ) -> Iterator[torch.Tensor]:
-    """Hidden states (R, D) of the targets of ``config.streams`` segments at a time, in reading order."""
-    for start in range(0, len(plan.first), config.streams):
-        yield _run_block(model, text, plan.part(start, start + config.streams), config, device)
+    """Hidden states (R, D) of the targets of some segments at a time: on rank 0 all of them in reading order, its own
+    and what it receives, elsewhere those of the rank's own passes."""
+    size, block = ranks.streams(len(plan.first), config.streams), None
+    for index, start in enumerate(range(0, len(plan.first), size)):
+        part, owner = plan.part(start, start + size), index % ranks.world
+        if owner == ranks.rank:
+            block = _run_block(model, text, part, config, device)
+            yield block
+        elif ranks.rank == 0:
+            assert block is not None, "rank 0 runs the first pass"
+            yield ranks.receive(block, int(part.last[-1] - part.first[0]), owner)
 
 
 def _run_block(
@@ -120,14 +171,15 @@ def _run_block(
     """Run the segments of ``plan`` side by side; idle streams pad passes to ``MIN_ROWS`` rows, see ``neural``."""
     import torch
 
-    chunk, real = min(config.chunk, int((plan.last - plan.begin).max())), len(plan.first)
+    longest, real = int((plan.last - plan.begin).max()), len(plan.first)
+    chunk = min(config.chunk, longest) if config.attention == "ring" else longest
     begin = np.append(plan.begin, np.repeat(plan.begin[:1], max(-(-MIN_ROWS // chunk) - real, 0)))
-    state = model.new_state(len(begin), config.window, chunk)
+    step = _stepper(model, config, len(begin), chunk)
     block: torch.Tensor | None = None
-    for offset in range(0, int((plan.last - plan.begin).max()), chunk):
+    for offset in range(0, longest, chunk):
         positions = begin[:, None] + np.arange(offset, offset + chunk)
         ids = text.tokens[np.minimum(positions, text.num_targets - 1)]
-        hidden = model.step(torch.from_numpy(ids).to(device), state)[:real].flatten(0, 1)
+        hidden = step(torch.from_numpy(ids).to(device))[:real].flatten(0, 1)
         positions = positions[:real]
         scored = (positions >= plan.first[:, None]) & (positions < plan.last[:, None])
         if block is None:
@@ -136,6 +188,30 @@ def _run_block(
         block[places] = hidden[torch.from_numpy(np.flatnonzero(scored)).to(device)]
     assert block is not None
     return block
+
+
+def _stepper(model: Any, config: PassConfig, batch: int, chunk: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from the next ids (S, t) of each stream to their hidden states (S, t, D)."""
+    if config.attention == "ring":
+        state = model.new_state(batch, config.window, chunk)
+        return lambda ids: model.step(ids, state)
+    import torch
+
+    run = getattr(model, "band_hidden", None) or _band_pass(model)  # stand-ins of a network bring their own
+    if config.compile:
+        run = torch.compile(run, dynamic=False)
+    return lambda ids: run(ids, config.window)
+
+
+def _band_pass(model: Any) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    from golf.models.band import band_hidden
+    from golf.models.block import AttentionModel
+
+    if not isinstance(model, AttentionModel):
+        raise ScoringError(
+            f"attention is band, which {type(model).__name__} has no pass for: it remembers more than keys; wanted ring"
+        )
+    return lambda ids, window: band_hidden(model, ids, window)
 
 
 def _regroup(blocks: Iterator[torch.Tensor], sizes: Iterator[int]) -> Iterator[torch.Tensor]:

@@ -5,6 +5,8 @@ Shapes: N tokens of the sample, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ import numpy as np
 
 from golf.decode import Decoded, load_artifact
 from golf.files import read_json
-from golf.scoring.roundtrip import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
+from golf.scoring.windowed import RoundtripConfig
 from golf.tokens.tokenizer import Tokenizer
 from golf.verify import checks, text
 from golf.verify.alone import check_alone
 from golf.verify.checks import CheckResult
 from golf.verify.scorers import MODES, ModeScorer, config_value, mode_scorer
+from golf.verify.world import SHARED_MODES, SecondProcess, second_process
 
 __all__ = [
     "Inputs",
@@ -96,9 +99,14 @@ def _results(inputs: Inputs, config: VerifyConfig) -> Iterator[CheckResult]:
     yield _alone(inputs, decoded, val, config)
     tokens = sample_tokens(val, config.targets)
     bos_id = int(val.tokens[0])
-    for name in config.modes:
-        scorer = mode_scorer(name, decoded.model, inputs.modes[name], vocab_size=decoded.vocab_size, bos_id=bos_id)
-        yield from _scorer_checks(scorer, tokens, config)
+    kept = {"vocab_size": decoded.vocab_size, "bos_id": bos_id}
+    scorers = [mode_scorer(name, decoded.model, inputs.modes[name], **kept) for name in config.modes]
+    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if scorer.name in SHARED_MODES}
+    configs = {name: getattr(part, "streaming", part) for name, part in cut.items()}
+    with contextlib.ExitStack() as stack:
+        child = stack.enter_context(second_process(inputs.artifact, configs, tokens, bos_id=bos_id)) if cut else None
+        for scorer in scorers:
+            yield from _scorer_checks(scorer, tokens, config, child if scorer.name in cut else None)
 
 
 def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Iterator[CheckResult]:
@@ -144,7 +152,14 @@ def _alone(inputs: Inputs, decoded: Decoded, val: ValidationText, config: Verify
     )
 
 
-def _scorer_checks(scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig) -> Iterator[CheckResult]:
+def _cut(scorer: ModeScorer, num_targets: int) -> ModeScorer:
+    """The scorer with its stream in three segments: the sample is short, without this it would be one."""
+    return scorer.changed(segment=-(-num_targets // 3))
+
+
+def _scorer_checks(
+    scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig, child: SecondProcess | None
+) -> Iterator[CheckResult]:
     window, num_targets = int(config_value(scorer.config, "window")), len(tokens) - 1
     if window + 2 > num_targets:
         raise ScoringError(
@@ -152,7 +167,7 @@ def _scorer_checks(scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig)
             "give the split more text (tokenize.val_max_bytes)"
         )
     whole = scorer.changed(segment=num_targets)  # a plan laid from the front, as that of windows is
-    cut = scorer.changed(segment=-(-num_targets // 3))  # the sample is short: without this it would be one segment
+    cut = _cut(scorer, num_targets)
     yield checks.check_scores(cut, tokens)
     at = np.linspace(2, num_targets, config.flips).astype(int).tolist()
     yield checks.check_causality(cut, tokens, at, seed=config.seed)
@@ -167,7 +182,7 @@ def _scorer_checks(scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig)
     if scorer.name == "hedge":
         yield _reported_rows(whole, tokens)
     yield checks.check_target_unread(few.memoised(), prefixes, choices=config.choices, seed=config.seed)
-    yield from checks.check_same_score(cut, _variants(cut), tokens)
+    yield from checks.check_same_score(cut, _variants(cut, child), tokens)
     starts = np.flatnonzero(tokens == scorer.bos_id)
     if len(starts) > 1:
         yield checks.check_documents(whole, tokens, int(starts[len(starts) // 2]), seed=config.seed)
@@ -191,7 +206,8 @@ def _reported_rows(scorer: ModeScorer, tokens: np.ndarray) -> CheckResult:
     return CheckResult(scorer.name, "reported_rows", passed, worst, checks.SUM_LIMIT, "probability", text_line)
 
 
-def _variants(scorer: ModeScorer) -> dict[str, tuple[checks.Scorer, float]]:
+def _variants(scorer: ModeScorer, child: SecondProcess | None) -> dict[str, tuple[checks.Scorer, float]]:
+    """The scorer with other batches, streams and chunk, and, with ``child``, shared by two real processes."""
     batch, chunk = config_value(scorer.config, "batch"), config_value(scorer.config, "chunk")
     found: dict[str, tuple[checks.Scorer, float]] = {}
     if batch is not None:
@@ -202,6 +218,8 @@ def _variants(scorer: ModeScorer) -> dict[str, tuple[checks.Scorer, float]]:
         found["streams_2"] = (scorer.changed(streams=2), 0.0)
     if chunk is not None:
         found["half_the_chunk"] = (scorer.changed(chunk=max(1, chunk // 2)), CHUNK_LIMIT)
+    if child is not None:
+        found["two_processes"] = (dataclasses.replace(scorer, ranks=child.join()), 0.0)
     return found
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from golf.mixing.stream import MixtureState
 from golf.params import load_section
 from golf.scoring.mixture import HedgeConfig, score_mixture
-from golf.scoring.neural import Rows, iterate_rows
+from golf.scoring.neural import Rows, iterate_rows, target_nats
+from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import Score, make_score
-from golf.scoring.roundtrip import RoundtripConfig, roundtrip_nats
-from golf.scoring.sliding import SlidingConfig, sliding_nats
+from golf.scoring.streaming import serve_stream
 from golf.scoring.text import ValidationText
-from golf.scoring.windows import plan_roundtrip, plan_sliding
+from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
 from golf.verify.checks import Commit
 from golf.verify.standins import EchoModel, MemoModel
 
@@ -32,13 +33,15 @@ __all__ = [
     "HedgeScorer",
     "ModeScorer",
     "NeuralScorer",
+    "TttScorer",
     "config_value",
+    "help_mode",
     "load_modes",
     "mode_scorer",
     "with_values",
 ]
 
-MODES = ("roundtrip", "sliding", "streaming", "hedge")
+MODES = ("roundtrip", "sliding", "streaming", "hedge", "ttt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,8 @@ class HedgeOverStream:
 
 def load_modes(params: str | Path, modes: tuple[str, ...]) -> dict[str, Any]:
     """The sections `evaluate.MODE` of a parameter file as each mode takes them. Raises ``ParamsError``."""
-    classes = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig, "streaming": StreamingConfig}
+    classes: dict[str, type] = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig, "streaming": StreamingConfig}
+    classes["ttt"] = TttConfig
     found: dict[str, Any] = {}
     for mode in modes:
         if mode == "hedge":
@@ -80,16 +84,24 @@ def with_values(config: Any, **values: Any) -> Any:
     return dataclasses.replace(config, **{key: value for key, value in values.items() if key in names})
 
 
-def _run(name: str, model: Any, text: ValidationText, config: Any) -> Score:
-    """A mode as its stage runs it."""
-    if name == "roundtrip":
-        return make_score(name, text, roundtrip_nats(model, text, config)[0])
-    if name == "sliding":
-        return make_score(name, text, sliding_nats(model, text, config)[0])
+def _run(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks = ALONE) -> Score:
+    """A mode as its stage runs it; of several ``ranks`` this is rank 0's part."""
+    if name == "ttt":
+        return score_ttt(model, text, config)
+    if name in ("roundtrip", "sliding"):
+        return make_score(name, text, window_nats(model, text, config, ranks=ranks)[0])
     if name == "streaming":
-        return make_score(name, text, record_stream(model, text, config).nats)
-    record = record_stream(model, text, config.streaming)
+        return make_score(name, text, record_stream(model, text, config, ranks=ranks).nats)
+    record = record_stream(model, text, config.streaming, ranks=ranks)
     return score_mixture(text, record, config.streaming, config.hedge).score
+
+
+def help_mode(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks) -> None:
+    """The part of every rank but 0 while rank 0 runs the mode; of `hedge` the parameters of its streaming pass do."""
+    if name in ("roundtrip", "sliding"):
+        window_nats(model, text, config, ranks=ranks)
+    else:
+        serve_stream(model, text, config, ranks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +117,7 @@ class ModeScorer:
     vocab_size: int
     bos_id: int
     crosses_documents: bool = True
+    ranks: Ranks = ALONE
 
     def text(self, tokens: np.ndarray) -> ValidationText:
         """The stream as scorers take it; its bytes are of no interest here (one for each document)."""
@@ -113,7 +126,7 @@ class ModeScorer:
 
     def run(self, tokens: np.ndarray) -> Score:
         """The whole result of the mode."""
-        return _run(self.name, self.model, self.text(tokens), self.config)
+        return _run(self.name, self.model, self.text(tokens), self.config, self.ranks)
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Nats of every target, float64 (N-1,)."""
@@ -167,10 +180,8 @@ class NeuralScorer(ModeScorer):
         return _multiples(_run(self.name, echo, text, config).doc_nats[1:], echo.nats())
 
     def _rows(self, text: ValidationText) -> Iterator[Rows]:
-        config, targets = self.config, text.num_targets
-        sliding = self.name == "sliding"
-        window = config.window
-        plan = plan_sliding(targets, window, config.stride) if sliding else plan_roundtrip(targets, window)
+        config = self.config
+        plan = config.plan(text.num_targets)
         return iterate_rows(self.model, text, plan, batch=config.batch, precision=config.precision)
 
 
@@ -214,9 +225,45 @@ class HedgeScorer(ModeScorer):
         return rows, state, set(text.doc_starts.tolist())
 
 
+@dataclasses.dataclass(frozen=True)
+class TttScorer(NeuralScorer):
+    """Test-time training: the network's own rows, and the weights that learn as the state that is hashed."""
+
+    def distribution(self, prefix: np.ndarray) -> np.ndarray:
+        """Softmax float64 (V,) of the row that scores the token behind ``prefix``, after all learning before it."""
+        text = self.text(np.append(prefix, prefix[-1]))
+        row = [rows.logits[-1] for pieces in iterate_ttt(self.model, text, self.config) for rows in pieces][-1]
+        return np.asarray(row.double().softmax(-1).cpu().numpy())
+
+    def coverage(self, num_targets: int) -> np.ndarray:
+        """As of any network, on the plan in use; the stand-in network has nothing that could learn."""
+        return NeuralScorer.coverage(self.changed(learning_rate=0.0), num_targets)  # type: ignore[arg-type]
+
+    def memoised(self) -> ModeScorer:
+        """Itself: a network that learns is no function of its inputs."""
+        return self
+
+    def replay(self, tokens: np.ndarray) -> Iterator[Commit]:
+        """Hashes of weights and optimiser around each token's score; what a pass taught shows behind its last token."""
+        weights = LowRank(self.model, self.config)
+        before, last = weights.digest(), None
+        for pieces in iterate_ttt(self.model, self.text(tokens), self.config, weights=weights):
+            learnt = weights.digest()
+            if last is not None:  # the pass before has taught its weights by now
+                yield dataclasses.replace(last, learnt=learnt)
+                before = learnt
+            nats = np.concatenate([target_nats(rows) for rows in pieces])
+            scored = weights.digest()
+            commits = [Commit(float(value), before, scored, scored) for value in nats]
+            yield from commits[:-1]
+            last = commits[-1]
+        if last is not None:
+            yield dataclasses.replace(last, learnt=weights.digest())
+
+
 def mode_scorer(name: str, model: Any, config: Any, *, vocab_size: int, bos_id: int) -> ModeScorer:
     """The scorer of mode ``name`` with its parameters, as ``load_modes`` gives them."""
-    kind = HedgeScorer if name == "hedge" else NeuralScorer
+    kind: type[ModeScorer] = {"hedge": HedgeScorer, "ttt": TttScorer}.get(name, NeuralScorer)
     return kind(name, model, config, vocab_size, bos_id)
 
 

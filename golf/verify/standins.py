@@ -60,6 +60,10 @@ class EchoModel:
         """As ``hidden``."""
         return self.hidden(ids)
 
+    def band_hidden(self, ids: torch.Tensor, window: int) -> torch.Tensor:
+        """As ``hidden``."""
+        return self.hidden(ids)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(R,1) -> (R,V): the boost at the target behind the input, 0 elsewhere."""
         import torch
@@ -102,6 +106,12 @@ class MemoModel:
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         """As the network's."""
         return self._remember("hidden", ids, self._model.hidden)
+
+    def band_hidden(self, ids: torch.Tensor, window: int) -> torch.Tensor:
+        """As the network's."""
+        from golf.models.band import band_hidden
+
+        return self._remember(f"band {window}", ids, lambda found: band_hidden(self._model, found, window))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """As the network's."""

@@ -8,8 +8,8 @@ import torch
 
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.neural import iterate_rows, score_rows
-from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
 from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.windowed import RoundtripConfig, score_windows
 from golf.scoring.windows import plan_roundtrip
 
 VOCAB = 48
@@ -52,7 +52,7 @@ def test_scores_equal_one_window_at_a_time() -> None:
             targets = torch.from_numpy(text.tokens[start + 1 : end + 1])
             naive.append(-log_probs.gather(1, targets[:, None])[:, 0])
     np.testing.assert_allclose(nats, torch.cat(naive).numpy(), atol=2e-6)
-    score = score_roundtrip(model, text, config(window, 3))
+    score = score_windows(model, text, config(window, 3))
     assert score.total_nats == pytest.approx(float(torch.cat(naive).sum()), abs=1e-4)
     assert score.windows == 11
     assert int(score.doc_tokens.sum()) == 332
@@ -61,31 +61,31 @@ def test_scores_equal_one_window_at_a_time() -> None:
 @pytest.mark.parametrize("window", [64, 48, 7])
 def test_score_is_the_same_to_the_last_digit_for_every_batch_size(window: int) -> None:
     model, text = tiny_model(), random_text(2000)
-    reference = score_roundtrip(model, text, config(window, 32)).doc_nats
+    reference = score_windows(model, text, config(window, 32)).doc_nats
     for batch in (1, 2, 5, 1000):
-        np.testing.assert_array_equal(score_roundtrip(model, text, config(window, batch)).doc_nats, reference)
+        np.testing.assert_array_equal(score_windows(model, text, config(window, batch)).doc_nats, reference)
 
 
 def test_only_scored_rows_pass_through_the_head() -> None:
     model, text, rows = tiny_model(), random_text(1000), []
     logits = model.logits
     model.logits = lambda hidden: rows.append(len(hidden)) or logits(hidden)
-    score_roundtrip(model, text, config(100, 4))
+    score_windows(model, text, config(100, 4))
     assert sum(rows) == 400 + 400 + 199
 
 
 def test_scoring_leaves_the_model_as_it_was() -> None:
     model, text = tiny_model(), random_text(200)
     model.train()
-    score_roundtrip(model, text, config(64, 4))
+    score_windows(model, text, config(64, 4))
     assert model.training
     assert torch.is_grad_enabled()
 
 
 def test_bf16_is_close_and_not_the_same() -> None:
     model, text = tiny_model(), random_text(500)
-    full = score_roundtrip(model, text, config(64, 4)).total_nats
-    half = score_roundtrip(model, text, RoundtripConfig(window=64, batch=4, precision="bf16")).total_nats
+    full = score_windows(model, text, config(64, 4)).total_nats
+    half = score_windows(model, text, RoundtripConfig(window=64, batch=4, precision="bf16")).total_nats
     assert half != full
     assert half == pytest.approx(full, rel=0.02)
 
@@ -95,9 +95,9 @@ def test_broken_weights_are_named_not_averaged() -> None:
     with torch.no_grad():
         model.token_embedding[int(text.tokens[5])] = float("nan")
     with pytest.raises(ScoringError, match=r"score of target \d+ is not finite"):
-        score_roundtrip(model, text, config(64, 4))
+        score_windows(model, text, config(64, 4))
 
 
 def test_batch_of_no_window_is_refused() -> None:
     with pytest.raises(ScoringError, match="batch is 0 windows"):
-        score_roundtrip(tiny_model(), random_text(200), config(64, 0))
+        score_windows(tiny_model(), random_text(200), config(64, 0))

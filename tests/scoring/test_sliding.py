@@ -8,8 +8,8 @@ import torch
 
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.neural import score_rows
-from golf.scoring.sliding import SlidingConfig, score_sliding, sliding_nats
 from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
 
 VOCAB = 40
 
@@ -38,7 +38,7 @@ def config(window: int, stride: int, batch: int) -> SlidingConfig:
 def test_every_target_has_the_context_the_definition_gives_it() -> None:
     """Naive: for each target find its window by hand, run the model on the tokens before it alone, read one row."""
     model, text, window, stride = tiny_model(), random_text(150), 32, 12
-    nats, windows = sliding_nats(model, text, config(window, stride, 4))
+    nats, windows = window_nats(model, text, config(window, stride, 4))
     with torch.no_grad():
         for target in range(text.num_targets):
             start = 0 if target < window else stride * -(-(target + 1 - window) // stride)
@@ -51,24 +51,22 @@ def test_every_target_has_the_context_the_definition_gives_it() -> None:
 
 def test_score_is_the_same_to_the_last_digit_for_every_batch_size() -> None:
     model, text = tiny_model(), random_text(3000)
-    reference = score_sliding(model, text, config(48, 16, 32)).doc_nats
+    reference = score_windows(model, text, config(48, 16, 32)).doc_nats
     for batch in (1, 3, 500):
-        np.testing.assert_array_equal(score_sliding(model, text, config(48, 16, batch)).doc_nats, reference)
+        np.testing.assert_array_equal(score_windows(model, text, config(48, 16, batch)).doc_nats, reference)
 
 
 def test_stride_of_the_window_is_the_round_trip() -> None:
-    from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
-
     model, text = tiny_model(), random_text(300)
-    roundtrip = score_roundtrip(model, text, RoundtripConfig(window=32, batch=4, precision="fp32"))
-    np.testing.assert_array_equal(score_sliding(model, text, config(32, 32, 4)).doc_nats, roundtrip.doc_nats)
+    roundtrip = score_windows(model, text, RoundtripConfig(window=32, batch=4, precision="fp32"))
+    np.testing.assert_array_equal(score_windows(model, text, config(32, 32, 4)).doc_nats, roundtrip.doc_nats)
 
 
 def test_head_sees_each_target_once() -> None:
     model, text, rows = tiny_model(), random_text(2000), []
     logits = model.logits
     model.logits = lambda hidden: rows.append(len(hidden)) or logits(hidden)
-    score_sliding(model, text, config(64, 16, 8))
+    score_windows(model, text, config(64, 16, 8))
     assert text.num_targets <= sum(rows) <= text.num_targets + 64, "the scored rows, the last piece padded to 64"
 
 
@@ -84,4 +82,4 @@ def test_a_target_scored_twice_stops_the_run() -> None:
 
 def test_window_longer_than_the_text_is_refused() -> None:
     with pytest.raises(ScoringError, match="window is 64 tokens, the validation stream has 59 targets"):
-        score_sliding(tiny_model(), random_text(60), config(64, 8, 1))
+        score_windows(tiny_model(), random_text(60), config(64, 8, 1))

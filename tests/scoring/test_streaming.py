@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.models.registry import build_model, config_from_dict
-from golf.scoring.roundtrip import RoundtripConfig, score_roundtrip
-from golf.scoring.sliding import SlidingConfig, score_sliding, sliding_nats
 from golf.scoring.streaming import PassConfig, plan_streams, score_streaming, streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
 
 VOCAB = 16
 
@@ -91,15 +92,15 @@ def test_window_bounds_what_one_attention_layer_sees() -> None:
 def test_one_attention_layer_makes_streaming_the_sliding_pass_of_stride_1() -> None:
     """Keys of one layer do not depend on context, so here the two functions are the same."""
     model, text = trained_model(repeats=1), make_text(300, seed=5)
-    sliding, _ = sliding_nats(model, text, SlidingConfig(window=32, stride=1, batch=64, precision="fp32"))
+    sliding, _ = window_nats(model, text, SlidingConfig(window=32, stride=1, batch=64, precision="fp32"))
     streamed = streaming_nats(model, text, config(window=32, chunk=9))
     np.testing.assert_allclose(streamed, sliding, atol=1e-5)
 
 
 def test_close_to_sliding_and_better_than_round_trip_on_a_trained_model() -> None:
     model, text = trained_model(), make_text(3000, seed=5)
-    sliding = score_sliding(model, text, SlidingConfig(window=48, stride=8, batch=16, precision="fp32"))
-    roundtrip = score_roundtrip(model, text, RoundtripConfig(window=48, batch=16, precision="fp32"))
+    sliding = score_windows(model, text, SlidingConfig(window=48, stride=8, batch=16, precision="fp32"))
+    roundtrip = score_windows(model, text, RoundtripConfig(window=48, batch=16, precision="fp32"))
     streaming = score_streaming(model, text, config(window=48))
     assert streaming.bits_per_byte == pytest.approx(sliding.bits_per_byte, rel=0.005)
     assert streaming.bits_per_byte < 0.95 * roundtrip.bits_per_byte
@@ -155,3 +156,45 @@ def test_cold_segments_are_independent_texts() -> None:
 def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ScoringError, match=message):
         score_streaming(trained_model(), make_text(100, seed=1), config(**changes))
+
+
+def band(**changes: Any) -> PassConfig:
+    return dataclasses.replace(config(**changes), attention="band")
+
+
+@pytest.mark.parametrize("window", [1, 8, 64, 300])
+def test_band_over_whole_segments_is_the_ring(window: int) -> None:
+    """Windows shorter and longer than the text, segments that are no multiple of them, cold and warm."""
+    model, text = trained_model(), make_text(333, seed=4)
+    for segment, warmup in ((10**6, 0), (100, 45)):
+        plan: dict[str, int] = {"window": window, "segment": segment, "warmup": warmup, "streams": 3}
+        ring = streaming_nats(model, text, config(**plan))
+        np.testing.assert_allclose(streaming_nats(model, text, band(**plan)), ring, atol=2e-5)
+
+
+def test_band_attention_is_that_of_a_band_mask() -> None:
+    from golf.models.band import band_attention
+
+    torch.manual_seed(0)
+    for tokens, window in ((1, 1), (5, 7), (20, 7), (21, 7), (9, 1)):
+        q, k, v = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, tokens, 8), torch.randn(2, 2, tokens, 8)
+        at = torch.arange(tokens)
+        mask = (at <= at[:, None]) & (at > at[:, None] - window)
+        wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        torch.testing.assert_close(band_attention(q, k, v, window), wanted)
+
+
+def test_compile_takes_the_band_pass_and_refuses_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    model, text = trained_model(), make_text(150, seed=4)
+    monkeypatch.setattr(model, "step", None)  # the ring's; band does without
+    streaming_nats(model, text, dataclasses.replace(band(), compile=True))
+    assert compiled == [{"dynamic": False}]
+    with pytest.raises(ScoringError, match="compile is true with attention: ring, wanted attention: band"):
+        dataclasses.replace(config(), compile=True)
+
+
+def test_a_family_that_remembers_more_than_keys_has_no_band_pass() -> None:
+    with pytest.raises(ScoringError, match="attention is band, which Linear has no pass for"):
+        streaming_nats(torch.nn.Linear(1, 1), make_text(150, seed=4), band())

@@ -116,6 +116,8 @@ def test_an_honest_artifact_passes_and_the_report_holds_every_value(
         assert metrics[f"{mode}_causality_nats"] <= 1e-6
         assert metrics[f"{mode}_target_unread_probability"] <= 1e-6
         assert metrics[f"{mode}_each_target_once_targets"] == 0
+        if mode != "ttt":
+            assert metrics[f"{mode}_same_score_two_processes_nats"] == 0
     assert metrics["files_self_contained_nats"] == 0
     assert metrics["text_byte_ledger_bytes"] == 0
     assert printed[-1].endswith("failed: none")

@@ -1,0 +1,127 @@
+"""A second process that scores along: does a score depend on how many processes share the work?
+
+The process that verifies is rank 0, a child is rank 1; they meet over a file and talk over gloo, as two processes of
+torchrun do. The child decodes the artifact by itself and runs its share of each mode, in the order of the request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.decode import load_artifact
+from golf.params import from_dict, to_dict
+from golf.scoring.ranks import Ranks
+from golf.scoring.record import StreamingConfig
+from golf.scoring.text import ScoringError
+from golf.scoring.windowed import RoundtripConfig, SlidingConfig
+from golf.verify.scorers import help_mode, mode_scorer
+
+__all__ = ["SHARED_MODES", "SecondProcess", "main", "second_process"]
+
+SHARED_MODES = ("roundtrip", "sliding", "streaming", "hedge")  # `ttt` learns in order, so it has one process
+WAIT_SECONDS = 120
+
+
+class SecondProcess:
+    """Rank 1 of 2, started and not yet met. ``join`` once, then run the modes of the request in its order."""
+
+    def __init__(self, folder: Path, process: subprocess.Popen[str]) -> None:
+        self._folder, self._process, self._joined = folder, process, False
+
+    def join(self) -> Ranks:
+        """Meet the child (at the first call) and return this process's rank. Raises ``ScoringError`` when it died."""
+        if not self._joined:
+            begin = time.monotonic()
+            while not (self._folder / "ready").exists():
+                if self._process.poll() is not None or time.monotonic() - begin > WAIT_SECONDS:
+                    self._process.kill()
+                    _, errors = self._process.communicate()
+                    last = (errors.strip().splitlines() or ["no message"])[-1]
+                    raise ScoringError(f"the second process of `verify` did not come up: {last}")
+                time.sleep(0.05)
+            _meet(self._folder, 0)
+            self._joined = True
+        return Ranks(0, 2)
+
+    def leave(self) -> None:
+        """End the group and the child."""
+        if self._joined:
+            import torch
+
+            torch.distributed.destroy_process_group()
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def second_process(
+    artifact: Path, configs: Mapping[str, Any], tokens: np.ndarray, *, bos_id: int
+) -> Iterator[SecondProcess]:
+    """Start rank 1 for ``configs`` (by mode; of `hedge` that of its streaming pass) on ``tokens`` (N,).
+
+    It loads while rank 0 does other checks; a mode must then be run on rank 0 once for each entry, in order.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="golf-world-") as name:
+        folder = Path(name)
+        np.save(folder / "tokens.npy", tokens)
+        modes = [[mode, to_dict(config)] for mode, config in configs.items()]
+        request = {"artifact": str(artifact.resolve()), "modes": modes, "bos_id": bos_id, "folder": name}
+        request["threads"] = torch.get_num_threads()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "golf.verify.world"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
+        )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+        process.stdin = None  # so that communicate() does not flush it again
+        child = SecondProcess(folder, process)
+        try:
+            yield child
+        finally:
+            child.leave()
+
+
+def _meet(folder: Path, rank: int) -> None:
+    import torch
+
+    timeout = datetime.timedelta(seconds=WAIT_SECONDS)
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
+
+
+def main() -> None:
+    """Rank 1: read the request on stdin, meet rank 0, run this rank's share of each mode."""
+    request = json.load(sys.stdin)
+    import torch
+
+    torch.set_num_threads(request["threads"])
+    folder = Path(request["folder"])
+    decoded = load_artifact(request["artifact"])
+    tokens = np.load(folder / "tokens.npy", allow_pickle=False)
+    classes: dict[str, type] = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig}
+    kept = {"vocab_size": decoded.vocab_size, "bos_id": int(request["bos_id"])}
+    (folder / "ready").touch()
+    _meet(folder, 1)
+    for mode, values in request["modes"]:
+        config: Any = from_dict(classes.get(mode, StreamingConfig), values, where=mode)
+        text = mode_scorer(mode, decoded.model, config, **kept).text(tokens)
+        help_mode(mode, decoded.model, text, config, Ranks(1, 2))
+    torch.distributed.barrier()  # until rank 0 has read all and ends this process
+
+
+if __name__ == "__main__":
+    main()
