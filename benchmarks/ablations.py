@@ -85,6 +85,14 @@ VARIANTS = {
     "no_skip": Variant("cross-repeat skip off", {"cross_repeat_skip": False}),
     "no_xsa": Variant("XSA off", {"xsa_last": 0}),
     "relu": Variant("ReLU^2 in place of LeakyReLU^2", {"negative_slope": 0.0}),
+    "full_depth_time": Variant(
+        "progressive depth off, equal processor time (73 steps)",
+        {},
+        {"depth_phases": [], "iterations": 73, "momentum_warmup_steps": 18},
+    ),
+    "wide_no_tables": Variant(
+        "value embeddings off, equal bytes (width 140)", {"value_tables": 0, "width": 140, "mlp_ratio": 2.1}
+    ),
     "constant_lr": Variant("warmdown off (so no snapshots)", {}, {"warmdown": 0.0, "snapshot_below": 0.0}),
 }
 
