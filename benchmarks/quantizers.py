@@ -1,71 +1,149 @@
-"""Quantizers at equal artifact bytes on a trained model: KL to the float model, and nats, on held-out tokens.
+"""Recipes at equal artifact bytes on a trained model: KL to the float model, and nats, on held-out tokens.
 
-    python benchmarks/quantizers.py --root . --tokens 2048 --coder rans
+    python -m benchmarks.quantizers --root . --tokens 4096
 
-Reads artifacts/{average,calibrate,tokens} below the root. Every row is a real artifact, packed and counted whole.
+Reads artifacts/{average,calibrate,tokens} below the root. Every row is a real artifact, packed and counted whole. The
+second table reads bytes at equal KL, and KL at equal bytes, off straight lines between points of log KL against bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from golf.container.write import pack
 from golf.files import load_numpy
+from golf.fit.damage import Divergence, training_windows
+from golf.fit.run import split_steps
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig
+from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.hessian import load_hessians
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import Quantizer
 from golf.shipping import CompressConfig
-from golf.tokens.shards import load_split
+from golf.tokens.shards import open_split
 
-LEVELS = {"embedding": 31, "attention": 31, "mlp": 31}
 PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
-RUNS = [
-    *(("gptq_lite", levels, 12.85) for levels in (31, 15, 7)),
-    *((method, 31, clip) for method in ("sdclip", "gptq", "gptq_trellis") for clip in (4.0, 8.0, 12.85, 16.0)),
-]
+PUBLIC = "gptq, order-0 rANS"
 
 
-@torch.no_grad()
-def log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (B, T, V) of the windows ``ids`` (B, T)."""
-    rows = [torch.log_softmax(model.logits(model.hidden(part)), -1) for part in ids.split(4)]
-    return torch.cat(rows)
+@dataclass(frozen=True)
+class Recipe:
+    """One curve: what differs from plain rounding with order-0 rANS."""
+
+    label: str
+    method: str
+    column_exponent: float = 0.0
+    token_exponent: float = 0.0
+    split: bool = False
+    coder: str = "rans"
+    settings: tuple[float, ...] = (6.0, 9.0, 13.0)  # clips, or levels of gptq_lite; chosen so that the curves overlap
+
+
+RECIPES = (
+    Recipe("gptq_lite (int6, int5, int4), order-0 rANS", "gptq_lite", settings=(31, 15, 7)),
+    Recipe("sdclip, order-0 rANS", "sdclip", settings=(3.0, 5.0, 8.0)),
+    Recipe(PUBLIC, "gptq"),
+    Recipe("gptq + trellis, order-0 rANS", "gptq_trellis", settings=(6.0, 9.0, 13.0, 16.0)),
+    Recipe("gptq + column steps, order-0 rANS", "gptq", 0.5, settings=(9.0, 13.0, 18.0)),
+    Recipe("gptq + trellis + column steps, order-0 rANS", "gptq_trellis", 0.5, settings=(9.0, 13.0, 18.0)),
+    Recipe("the same, smallest coder", "gptq_trellis", 0.5, coder="smallest", settings=(9.0, 13.0, 18.0)),
+    Recipe("the same + split by tensor", "gptq_trellis", 0.5, 0.0, True, "smallest", (9.0, 15.0, 22.0)),
+    Recipe("the same + token exponent 0.5", "gptq_trellis", 0.5, 0.5, True, "smallest", (9.0, 18.0, 28.0)),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The trained model and what its recipes are judged by."""
+
+    state: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    hessians: dict[str, np.ndarray | None]
+    tokenizer: bytes
+    counts: np.ndarray
+    held_out: Divergence
+    training: Divergence
+
+    def point(self, recipe: Recipe, setting: float) -> tuple[int, float]:
+        """Artifact bytes and KL of ``recipe`` at a clip, or at a number of levels for gptq_lite."""
+        lite = recipe.method == "gptq_lite"
+        config = QuantizeConfig(
+            recipe.method,  # type: ignore[arg-type]
+            dict.fromkeys(QUANTIZED_ROLES, int(setting) if lite else 31),
+            PERCENTILES,
+            8.0 if lite else setting,
+            gptq=GptqConfig(column_exponent=recipe.column_exponent),
+            token_exponent=recipe.token_exponent,
+        )
+        model = build_model(config_from_dict(self.meta["model"]), self.meta["vocab_size"])
+        quantizer = Quantizer(
+            self.state, model, config, meta=self.meta, hessians=self.hessians, token_counts=self.counts
+        )
+        if recipe.split:
+            result = split_steps(quantizer, split="tensor", damage=self.training, say=lambda line: None).result
+        else:
+            result = quantizer.run()
+        coders = CompressConfig(recipe.coder, 22, 16_000_000)  # type: ignore[arg-type]
+        data = pack(result.model, self.tokenizer, coders=coders.coders, embedding_coders=coders.embedding_coders)
+        return len(data), self.held_out(result.model.state())
+
+
+def prepare(root: Path, tokens: int) -> Bench:
+    """Read the artifacts below ``root``; KL is on ``tokens`` held-out tokens, splits on 2,048 training tokens."""
+    state, meta = load_numpy(root / "artifacts/average/model.safetensors", made_by="`average`")
+    found, about = load_hessians(root / "artifacts/calibrate/hessians.safetensors", made_by="`calibrate`")
+    hessians = {**found, **dict.fromkeys(about["without"])}  # type: ignore[call-overload]
+    tokenizer = (root / "artifacts/tokens/tokenizer.model").read_bytes()
+    train = open_split(root / "artifacts/tokens/train")
+    counts = np.bincount(train.read(0, train.num_tokens), minlength=meta["vocab_size"])
+
+    def divergence(split: str, count: int) -> Divergence:
+        model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
+        windows = training_windows(open_split(root / f"artifacts/tokens/{split}"), tokens=count, window=256)
+        return Divergence(model, state, windows)
+
+    return Bench(state, meta, hessians, tokenizer, counts, divergence("holdout", tokens), divergence("train", 2048))
+
+
+def bytes_at(curve: list[tuple[int, float]], kl: float) -> float:
+    """Bytes of ``curve`` at ``kl`` by linear interpolation over log KL; NaN outside."""
+    points = sorted(curve, key=lambda point: point[1])
+    logs = [float(np.log(point[1])) for point in points]
+    return float(np.interp(np.log(kl), logs, [point[0] for point in points], left=np.nan, right=np.nan))
+
+
+def kl_at(curve: list[tuple[int, float]], num_bytes: float) -> float:
+    """KL of ``curve`` at ``num_bytes``, its logarithm interpolated; NaN outside."""
+    sizes, divergences = np.array(sorted(curve)).T
+    return float(np.exp(np.interp(num_bytes, sizes, np.log(divergences), left=np.nan, right=np.nan)))
 
 
 def main() -> None:
-    """Print one row per run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print one row per artifact, then bytes at equal KL."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("."))
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--coder", default="rans")
+    parser.add_argument("--tokens", type=int, default=4096)
     args = parser.parse_args()
-    state, meta = load_numpy(args.root / "artifacts/average/model.safetensors", made_by="`average`")
-    found, about = load_hessians(args.root / "artifacts/calibrate/hessians.safetensors", made_by="`calibrate`")
-    hessians = {**found, **dict.fromkeys(about["without"])}  # type: ignore[call-overload]
-    tokenizer = (args.root / "artifacts/tokens/tokenizer.model").read_bytes()
-    model = build_model(config_from_dict(meta["model"]), meta["vocab_size"]).eval()
-    tokens = load_split(args.root / "artifacts/tokens/holdout").tokens[: args.tokens + 1].astype(np.int64)
-    ids, targets = (torch.from_numpy(x[: args.tokens // 256 * 256]).view(-1, 256) for x in (tokens, tokens[1:]))
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    exact = log_probabilities(model, ids)
-    nats = -exact.gather(-1, targets[..., None]).mean().item()
-    print(f"float model: {nats:.5f} nats per token on {ids.numel()} held-out tokens", flush=True)
-    print("| method | levels | clip | artifact bytes | KL, nats | nats per token |\n|---|---|---|---|---|---|")
-    coders = CompressConfig(args.coder, 22, 16_000_000)
-    for method, levels, clip in RUNS:
-        config = QuantizeConfig(method, dict.fromkeys(LEVELS, levels), PERCENTILES, clip)  # type: ignore[arg-type]
-        result = quantize_model(state, model, config, meta=meta, hessians=hessians).model
-        data = pack(result, tokenizer, coders=coders.coders, embedding_coders=coders.embedding_coders)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in result.state().items()})
-        found_rows = log_probabilities(model, ids)
-        divergence = (exact.exp() * (exact - found_rows)).sum(-1).mean().item()
-        loss = -found_rows.gather(-1, targets[..., None]).mean().item()
-        print(f"| {method} | {levels} | {clip} | {len(data):,} | {divergence:.5f} | {loss:.5f} |", flush=True)
+    bench = prepare(args.root, args.tokens)
+    print("| recipe | levels or clip | artifact bytes | KL, nats per token |\n|---|---|---|---|", flush=True)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for recipe in RECIPES:
+        for setting in recipe.settings:
+            point = bench.point(recipe, setting)
+            curves.setdefault(recipe.label, []).append(point)
+            print(f"| {recipe.label} | {setting:g} | {point[0]:,} | {point[1]:.5f} |", flush=True)
+    middle = sorted(curves[PUBLIC])[1]
+    print(f"\nAt the {middle[0]:,} bytes and the KL of {middle[1]:.5f} that {PUBLIC} has in the middle:\n")
+    print("| recipe | KL at equal bytes, times | bytes at equal KL | of them |\n|---|---|---|---|")
+    for label, curve in curves.items():
+        size = bytes_at(curve, middle[1])
+        ratio = kl_at(curve, middle[0]) / middle[1]
+        print(f"| {label} | {ratio:.3f} | {size:,.0f} | {100 * (size / middle[0] - 1):+.1f} % |")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Stage `quantize`: averaged float weights to integers with steps; matrices by role, small tensors to fp16.
 
-In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate;
-for quantize.split artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the sources
-of golf.decode.
+In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate; for quantize.split
+and token_exponent artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the sources of
+golf.decode.
 Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 """
 
@@ -45,7 +45,8 @@ def main() -> None:
         raise files.FileError(f"artifacts/average/model.safetensors: meta has no `{missing[0]}`; re-run `average`")
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     hessians = _hessians(args.root) if config.needs_hessians else None
-    quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians)
+    counts = _token_counts(args.root, meta["vocab_size"]) if config.token_exponent else None
+    quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
     if config.needs_hessians and config.gptq.sequential:
         _follow_layers(quantizer, model, args.root)
     searched = config.target_bytes > 0 or config.split.by != "none"
@@ -74,6 +75,17 @@ def _follow_layers(quantizer: Quantizer, model: LanguageModel, root: Path) -> No
 
     model.load_state_dict({name: torch.from_numpy(array) for name, array in quantizer.state.items()})
     sequential_hessians(model.eval(), quantizer, load_windows(root / "artifacts/calibrate/windows.safetensors"))
+
+
+def _token_counts(root: Path, vocab_size: int) -> np.ndarray:
+    """How often each token id (V,) stands in the training split."""
+    from golf.tokens.shards import open_split
+
+    source, chunk = open_split(root / "artifacts/tokens/train"), 1 << 22
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, source.num_tokens, chunk):
+        counts += np.bincount(source.read(start, min(chunk, source.num_tokens - start)), minlength=vocab_size)
+    return counts
 
 
 def _fitted(quantizer: Quantizer, model: LanguageModel, root: Path) -> QuantizeResult:

@@ -77,6 +77,7 @@ def write_params(folder: Path, limit: int, **changes: object) -> None:
         "clip": 12.85,
         "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": False},
         "roles": {role: {"method": None, "clip": None} for role in ("embedding", "attention", "mlp")},
+        "token_exponent": 0.0,
         "rotate": False,
         "target_bytes": 0,
         "split": {"by": "none", "tokens": 64, "window": 16},

@@ -67,8 +67,11 @@ def quantize_gptq(
     clip: float,
     config: GptqConfig,
     trellis: bool,
+    row_factors: NDArray[np.float64] | None = None,
 ) -> QuantizedTensor:
     """Quantize ``weights`` (..., C) with ``factor_of`` the Hessian of its inputs, ``None`` for a lookup table.
+
+    ``row_factors`` (R,) multiply the row steps.
 
     Raises ``ValueError`` naming the tensor for bad weights, steps outside the codes, or a factor that does not fit.
     """
@@ -79,6 +82,7 @@ def quantize_gptq(
 
     matrix = check_matrix(name, weights)
     spread = np.std(matrix, axis=1, dtype=np.float64) * (clip / levels)
+    spread = spread if row_factors is None else spread * row_factors
     floor = np.abs(matrix).max(axis=1).astype(np.float64) / _LARGEST  # a row without spread, or one far outlier
     rows = step_codes(np.maximum(spread, floor), per_octave=8)
     codes = None

@@ -205,3 +205,10 @@ def test_the_split_of_the_stage_acts_without_a_target(project: partial[dict[str,
     free, found = project(), project(split=SplitConfig(by="tensor", tokens=96, window=24))
     assert found["divergence_nats"] > 0 and "fit_total_bytes" not in found
     assert any(not np.array_equal(free["arrays"][name], found["arrays"][name]) for name in free["arrays"])
+
+
+def test_the_stage_counts_tokens_for_their_exponent(project: partial[dict[str, Any]]) -> None:
+    """Tables change, matrices do not."""
+    free, found = project(method="sdclip"), project(method="sdclip", token_exponent=0.5)
+    for name, array in found["arrays"].items():
+        assert np.array_equal(free["arrays"][name], array) == ("embedding" not in name), name
