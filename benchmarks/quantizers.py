@@ -123,6 +123,19 @@ def kl_at(curve: list[tuple[int, float]], num_bytes: float) -> float:
     return float(np.exp(np.interp(num_bytes, sizes, np.log(divergences), left=np.nan, right=np.nan)))
 
 
+def summary(curves: dict[str, list[tuple[int, float]]]) -> list[str]:
+    """KL of every curve at the mean of the two smaller sizes of PUBLIC, and bytes at the KL of its largest."""
+    public = sorted(curves[PUBLIC])
+    size = (public[0][0] + public[1][0]) / 2
+    base, (most, least) = kl_at(public, size), public[-1]
+    head = f"| recipe | KL at {size:,.0f} bytes | times | bytes at KL {least:.5f} | of {most:,} |"
+    lines = ["", head, "|---|---|---|---|---|"]
+    for label, curve in curves.items():
+        kl, found = kl_at(curve, size), bytes_at(curve, least)
+        lines.append(f"| {label} | {kl:.5f} | {kl / base:.3f} | {found:,.0f} | {100 * (found / most - 1):+.1f} % |")
+    return lines
+
+
 def main() -> None:
     """Print one row per artifact, then bytes at equal KL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,13 +150,7 @@ def main() -> None:
             point = bench.point(recipe, setting)
             curves.setdefault(recipe.label, []).append(point)
             print(f"| {recipe.label} | {setting:g} | {point[0]:,} | {point[1]:.5f} |", flush=True)
-    middle = sorted(curves[PUBLIC])[1]
-    print(f"\nAt the {middle[0]:,} bytes and the KL of {middle[1]:.5f} that {PUBLIC} has in the middle:\n")
-    print("| recipe | KL at equal bytes, times | bytes at equal KL | of them |\n|---|---|---|---|")
-    for label, curve in curves.items():
-        size = bytes_at(curve, middle[1])
-        ratio = kl_at(curve, middle[0]) / middle[1]
-        print(f"| {label} | {ratio:.3f} | {size:,.0f} | {100 * (size / middle[0] - 1):+.1f} % |")
+    print("\n".join(summary(curves)))
 
 
 if __name__ == "__main__":

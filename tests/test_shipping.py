@@ -47,6 +47,8 @@ TINY = {
     "norm_eps": 1e-6,
 }
 
+GPTQ = {"damping": 0.01, "column_exponent": 0.5, "act_order": False, "sequential": False}
+
 
 def run(command: list[str], cwd: Path, path: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -75,7 +77,8 @@ def write_params(folder: Path, limit: int, **changes: object) -> None:
         "levels": {"embedding": 31, "attention": 31, "mlp": 31},
         "percentiles": [0.999, 1.0],
         "clip": 12.85,
-        "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": False},
+        "clip_error": "weights",
+        "gptq": GPTQ,
         "roles": {role: {"method": None, "clip": None} for role in ("embedding", "attention", "mlp")},
         "token_exponent": 0.0,
         "rotate": False,
@@ -163,10 +166,10 @@ def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, 
         ({"percentiles": [99.9]}, "percentiles: found"),
         ({"clip": 0.0}, "clip: found 0.0"),
         ({"method": "awq"}, "quantize.method: found 'awq'"),
-        ({"gptq": {"damping": 0.0, "column_exponent": 0.5, "act_order": False}}, "damping: found 0.0"),
-        ({"gptq": {"damping": 0.01, "column_exponent": 2.0, "act_order": False}}, "column_exponent: found 2.0"),
+        ({"gptq": {**GPTQ, "damping": 0.0}}, "damping: found 0.0"),
+        ({"gptq": {**GPTQ, "column_exponent": 2.0}}, "column_exponent: found 2.0"),
         (
-            {"method": "gptq_trellis", "gptq": {"damping": 0.01, "column_exponent": 0.5, "act_order": True}},
+            {"method": "gptq_trellis", "gptq": {**GPTQ, "act_order": True}},
             "gptq.act_order: found true",
         ),
     ],
