@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arithmetic", choices=["portable", "fast"], default="portable", help="portable decodes with "
                         "any thread count, fast only with the one it was coded with (default: portable)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
+    parser.add_argument("--block-bytes", type=int, default=2 << 20, help="text coded at a time: what an interruption "
+                        "loses, and one more cold start each (default: %(default)s)")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace an existing output file")
 
 
@@ -38,10 +40,14 @@ def run(args: argparse.Namespace) -> int:
     from golf.score import bits_per_byte
     from golf.textcodec.files import CodecConfig, zip_file
 
-    config = CodecConfig(args.streams, args.window, args.threads, args.arithmetic, args.mixture == "on")
+    config = CodecConfig(
+        args.streams, args.window, args.threads, args.arithmetic, args.mixture == "on", args.block_bytes
+    )
     report = zip_file(args.file, target, load_artifact(args.artifact), config)
     print(f"{target}: {report.text_bytes:,} bytes -> {report.file_bytes:,} bytes, {report.tokens:,} tokens in "
           f"{report.seconds:.1f} s")  # fmt: skip
+    if report.resumed_bytes:
+        print(f"went on behind {report.resumed_bytes:,} bytes that an interrupted run had coded")
     if report.text_bytes:
         coded = 8 * report.file_bytes / report.text_bytes
         stated = bits_per_byte(report.stated_bits * math.log(2.0), report.text_bytes)

@@ -1,7 +1,7 @@
 """`golf zip` and `golf unzip` as functions: files in blocks, bounded memory, nothing half-written.
 
-A block is up to ``BLOCK_BYTES`` of text, coded from an empty context and an empty mixture: blocks do not depend on each
-other, and memory is that of one block however long the text. What that costs is in docs/textcodec.md.
+A block is up to ``CodecConfig.block_bytes`` of text, coded from an empty context and an empty mixture: blocks do not
+depend on each other, and memory is that of one block however long the text. What that costs is in docs/textcodec.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +24,7 @@ from golf.progress import bar
 from golf.textcodec.blocks import BlockCodec
 from golf.textcodec.layout import BLOCK, Arithmetic, CodecError, Header, header_size
 from golf.textcodec.predictor import mixture_hash
+from golf.textcodec.resume import Tally, open_part
 from golf.textcodec.stepper import machine_name, open_stepper
 from golf.textcodec.text import iterate_text
 from golf.tokens.tokenizer import Tokenizer
@@ -36,23 +37,26 @@ BLOCK_BYTES = 2 << 20
 @dataclass(frozen=True)
 class CodecConfig:
     """``streams`` coded side by side at most, ``window`` keys of attention (the training length or less), ``threads``
-    and ``arithmetic`` as in ``golf.textcodec.stepper``, ``mixture`` on or off."""
+    and ``arithmetic`` as in ``golf.textcodec.stepper``, ``mixture`` on or off. ``block_bytes`` of text at most in a
+    block: what an interruption loses, and one more cold start each. A decoder need not know it."""
 
     streams: int = 64
     window: int = 256
     threads: int = 1
     arithmetic: Arithmetic = "portable"
     mixture: bool = True
+    block_bytes: int = BLOCK_BYTES
 
     def __post_init__(self) -> None:
-        for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024)):
+        for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024), ("block_bytes", 1 << 30)):
             if not 1 <= getattr(self, name) <= most:
                 raise CodecError(f"{name} is {getattr(self, name)}, wanted 1 to {most}")
 
 
 @dataclass(frozen=True)
 class CodecReport:
-    """What was coded or decoded; ``code_bytes`` are the blocks' codes alone, ``file_bytes`` the whole coded file."""
+    """What was coded or decoded; ``code_bytes`` are the blocks' codes alone, ``file_bytes`` the whole coded file.
+    ``resumed_bytes`` of the text had been coded by an interrupted run before; ``seconds`` are those of this run."""
 
     text_bytes: int
     tokens: int
@@ -61,6 +65,7 @@ class CodecReport:
     stated_bits: float
     text_sha256: str
     seconds: float
+    resumed_bytes: int = 0
 
     @property
     def overhead_percent(self) -> float:
@@ -69,52 +74,93 @@ class CodecReport:
 
 
 def zip_file(source: str | Path, target: str | Path, decoded: Decoded, config: CodecConfig) -> CodecReport:
-    """Code the UTF-8 text ``source`` into ``target`` with an artifact.
+    """Code the UTF-8 text ``source`` into ``target`` with an artifact, from where an interrupted run left off.
 
-    Raises ``FileError`` when the source is missing and ``CodecError`` for text that is no UTF-8 or a tokenizer that
-    changes text; ``target`` appears whole or not at all.
+    Raises ``FileError`` when the source is missing and ``CodecError`` for text that is no UTF-8, a tokenizer that
+    changes text, or a target that another process is writing; ``target`` appears whole or not at all. See
+    ``golf.textcodec.resume`` for the two files that an interrupted run leaves.
     """
-    source = require(source, made_by="you: the text to code")
-    tokenizer = _lossless(decoded)
-
-    def blocks() -> Iterator[np.ndarray]:
-        for text in iterate_text(source, block_bytes=BLOCK_BYTES):
-            yield np.asarray(tokenizer.encode(text), dtype=np.int64)
-
-    return zip_tokens(blocks(), target, decoded, config, total_bytes=source.stat().st_size)
+    source, target = require(source, made_by="you: the text to code"), Path(target)
+    tokenizer, begin = _lossless(decoded), time.perf_counter()
+    mixture, machine = MixtureConfig() if config.mixture else None, machine_name()
+    settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
+    if config.arithmetic == "portable":
+        settings["threads"] = 0
+    header_bytes = header_size(machine)
+    with (
+        open_part(target, source, settings=settings, header_bytes=header_bytes) as part,
+        _codec(decoded, config, mixture) as codec,
+        bar(what="zip", total=source.stat().st_size, unit="B") as shown,
+    ):
+        resumed = part.tally.text_bytes
+        shown.update(resumed)
+        for text in iterate_text(source, block_bytes=config.block_bytes, offset=resumed):
+            tokens = np.asarray(tokenizer.encode(text), dtype=np.int64)
+            part.digest.update(tokenizer.decode(tokens))
+            part.save(_write_block(part.file, tokens, part.tally, tokenizer, codec, shown))
+        tally = part.tally
+        file_bytes = part.file.tell()
+        part.file.seek(0)
+        part.file.write(_header(decoded, config, mixture, machine, tally, part.digest.hexdigest()).pack())
+        sha256 = part.digest.hexdigest()
+    return _report(tally, file_bytes, sha256, time.perf_counter() - begin, resumed)
 
 
 def zip_tokens(
     blocks: Iterable[np.ndarray], target: str | Path, decoded: Decoded, config: CodecConfig, *, total_bytes: int
 ) -> CodecReport:
-    """The same for token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
+    """Code token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
     tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture = MixtureConfig() if config.mixture else None
-    machine = machine_name()
-    digest, totals = hashlib.sha256(), np.zeros(4, dtype=np.int64)  # text bytes, tokens, blocks, code bytes
-    bits = 0.0
-    with atomic_file(target) as temporary, open(temporary, "wb") as file, _codec(decoded, config, mixture) as codec:
+    mixture, machine = MixtureConfig() if config.mixture else None, machine_name()
+    digest, tally = hashlib.sha256(), Tally()
+    with (
+        atomic_file(target) as temporary,
+        open(temporary, "wb") as file,
+        _codec(decoded, config, mixture) as codec,
+        bar(what="zip", total=total_bytes, unit="B") as shown,
+    ):
         file.write(bytes(header_size(machine)))
-        with bar(what="zip", total=total_bytes, unit="B") as shown:
-            for tokens in blocks:
-                text = tokenizer.decode(tokens)
-                coded = codec.encode(tokens, advance=_steps(shown, len(text), len(tokens)))
-                file.write(BLOCK.pack(len(tokens), len(text), len(coded.code)) + coded.code)
-                digest.update(text)
-                totals += (len(text), len(tokens), 1, len(coded.code))
-                bits += coded.stated_bits
-        text_bytes, num_tokens, num_blocks, code_bytes = totals.tolist()
-        header = Header(
-            streams=config.streams, threads=config.threads if config.arithmetic == "fast" else 0,
-            window=config.window, arithmetic=config.arithmetic, text_bytes=text_bytes, tokens=num_tokens,
-            blocks=num_blocks, stated_bits=bits, artifact_sha256=decoded.sha256, text_sha256=digest.hexdigest(),
-            mixture=mixture_hash(mixture), machine=machine,
-        )  # fmt: skip
+        for tokens in blocks:
+            digest.update(tokenizer.decode(tokens))
+            tally = _write_block(file, tokens, tally, tokenizer, codec, shown)
         file_bytes = file.tell()
         file.seek(0)
-        file.write(header.pack())
-    seconds = time.perf_counter() - begin
-    return CodecReport(text_bytes, num_tokens, code_bytes, file_bytes, bits, digest.hexdigest(), seconds)
+        file.write(_header(decoded, config, mixture, machine, tally, digest.hexdigest()).pack())
+    return _report(tally, file_bytes, digest.hexdigest(), time.perf_counter() - begin, 0)
+
+
+def _write_block(
+    file: BinaryIO, tokens: np.ndarray, tally: Tally, tokenizer: Tokenizer, codec: BlockCodec, shown: object
+) -> Tally:
+    """Code one block behind the others; the new sums."""
+    num_bytes = len(tokenizer.decode(tokens))
+    coded = codec.encode(tokens, advance=_steps(shown, num_bytes, len(tokens)))
+    file.write(BLOCK.pack(len(tokens), num_bytes, len(coded.code)) + coded.code)
+    return Tally(
+        text_bytes=tally.text_bytes + num_bytes,
+        tokens=tally.tokens + len(tokens),
+        blocks=tally.blocks + 1,
+        code_bytes=tally.code_bytes + len(coded.code),
+        stated_bits=(float.fromhex(tally.stated_bits) + coded.stated_bits).hex(),
+    )
+
+
+def _header(
+    decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None, machine: str, tally: Tally, sha256: str
+) -> Header:
+    return Header(
+        streams=config.streams, threads=config.threads if config.arithmetic == "fast" else 0,
+        window=config.window, arithmetic=config.arithmetic, text_bytes=tally.text_bytes, tokens=tally.tokens,
+        blocks=tally.blocks, stated_bits=float.fromhex(tally.stated_bits), artifact_sha256=decoded.sha256,
+        text_sha256=sha256, mixture=mixture_hash(mixture), machine=machine,
+    )  # fmt: skip
+
+
+def _report(tally: Tally, file_bytes: int, sha256: str, seconds: float, resumed: int) -> CodecReport:
+    bits = float.fromhex(tally.stated_bits)
+    return CodecReport(
+        tally.text_bytes, tally.tokens, tally.code_bytes, file_bytes, bits, sha256, seconds, resumed
+    )  # fmt: skip
 
 
 def unzip_file(

@@ -12,15 +12,16 @@ __all__ = ["iterate_text"]
 _BACK = 4096  # bytes searched backwards for a good place to cut
 
 
-def iterate_text(path: str | Path, *, block_bytes: int) -> Iterator[str]:
-    """Yield the text of ``path`` in pieces of at most ``block_bytes`` bytes that join to the whole.
+def iterate_text(path: str | Path, *, block_bytes: int, offset: int = 0) -> Iterator[str]:
+    """Yield the text of ``path`` from byte ``offset`` on, in pieces of at most ``block_bytes`` bytes that join to it.
 
     Memory holds one piece. Raises ``CodecError`` with the offset of the first byte that is no UTF-8.
     """
     if block_bytes < 16:
         raise CodecError(f"block_bytes is {block_bytes}, wanted at least 16")
-    rest, offset = b"", 0
+    rest = b""
     with open(path, "rb") as file:
+        file.seek(offset)
         while True:
             data = rest + file.read(block_bytes - len(rest))
             if not data:

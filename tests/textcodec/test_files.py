@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 
 from golf.decode import Decoded, load_artifact
 from golf.files import FileError
-from golf.textcodec import blocks, files, text
+from golf.textcodec import blocks, files, resume, text
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_file, zip_tokens
 from golf.textcodec.layout import CodecError, Header
 from golf.tokens.tokenizer import Tokenizer
@@ -113,16 +116,72 @@ def test_stated_bits_are_those_of_the_streaming_model(tmp_path: Path, decoded: D
     assert report.stated_bits == pytest.approx(nats / math.log(2.0), rel=1e-5)
 
 
-def test_blocks_are_cut_between_words_and_joined(
-    tmp_path: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+BLOCKS = dataclasses.replace(QUICK, block_bytes=300)
+
+
+def test_blocks_are_cut_between_words_and_joined(tmp_path: Path, decoded: Decoded, prose: str) -> None:
     data = (prose[:900] + "\U0001f600" * 100).encode()
-    coded, report = code(data, tmp_path, decoded, QUICK)
+    coded, report = code(data, tmp_path, decoded, BLOCKS)
     with open(coded, "rb") as file:
         assert Header.read(file, where="here").blocks >= 4
     assert restored(coded, decoded) == data
     assert report.text_bytes == len(data)
+
+
+def killed_behind(count: int, data: bytes, folder: Path, decoded: Decoded, config: CodecConfig) -> None:
+    """A child that is killed while the block behind ``count`` finished ones is on its way to the disk."""
+    child = os.fork()
+    if child == 0:
+        save = resume.Part.save
+
+        def stop(part: resume.Part, tally: resume.Tally) -> None:
+            if tally.blocks > count:
+                part.file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(part, tally)
+
+        resume.Part.save = stop  # type: ignore[method-assign]
+        try:
+            code(data, folder, decoded, config)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, decoded: Decoded, prose: str) -> None:
+    data = prose[:1100].encode()
+    (tmp_path / "whole").mkdir()
+    whole, report = code(data, tmp_path / "whole", decoded, BLOCKS)
+    assert report.resumed_bytes == 0
+    for count in (1, 3):
+        killed_behind(count, data, tmp_path, decoded, BLOCKS)
+        assert not (tmp_path / "text.golfz").exists()
+    coded, again = code(data, tmp_path, decoded, BLOCKS)
+    assert 600 < again.resumed_bytes < 1000
+    assert coded.read_bytes() == whole.read_bytes()
+    assert dataclasses.replace(again, seconds=0.0, resumed_bytes=0) == dataclasses.replace(report, seconds=0.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "text.golfz", "whole"]
+
+
+def test_another_text_or_setting_begins_anew(tmp_path: Path, decoded: Decoded, prose: str) -> None:
+    data = prose[:700].encode()
+    killed_behind(1, data, tmp_path, decoded, BLOCKS)
+    other = b"X" + data[1:]
+    coded, report = code(other, tmp_path, decoded, BLOCKS)
+    assert report.resumed_bytes == 0 and restored(coded, decoded) == other
+    killed_behind(1, data, tmp_path, decoded, BLOCKS)
+    coded, report = code(data, tmp_path, decoded, dataclasses.replace(BLOCKS, streams=3))
+    assert report.resumed_bytes == 0 and restored(coded, decoded) == data
+    killed_behind(1, data, tmp_path, decoded, BLOCKS)
+    (tmp_path / "text.golfz.progress").write_text("{")
+    assert code(data, tmp_path, decoded, BLOCKS)[1].resumed_bytes == 0
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path, decoded: Decoded) -> None:
+    with open(tmp_path / "text.golfz.part", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CodecError, match="text.golfz.part: another `golf zip` is writing it"):
+            code(b"some text", tmp_path, decoded, QUICK)
 
 
 @given(st.text(max_size=200), st.integers(16, 60))
