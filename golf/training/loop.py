@@ -189,7 +189,8 @@ class Trainer:
         tokens = torch.from_numpy(rows)
         if self.device.type != "cuda":
             return tokens
-        torch.cuda.set_device(self.device)  # of this thread; pinning must not open a context on GPU 0
+        if self.device.index is not None:  # of this thread; pinning must not open a context on GPU 0
+            torch.cuda.set_device(self.device)
         return tokens.pin_memory()
 
     def _step(self, windows: np.ndarray, rows: Tensor) -> None:

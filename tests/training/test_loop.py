@@ -278,6 +278,20 @@ def test_a_step_reads_nothing_back_from_the_device_unless_a_row_is_due(
     assert at == [8, 16, 24] and ledger["ema_updates"] == 24 and ledger["qat"]["first_step"] < 8
 
 
+def test_tokens_are_pinned_in_the_context_of_their_own_gpu(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.cuda._utils import _get_device_index
+
+    chosen, pinned, run = list[int](), list[int](), trainer()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(_get_device_index(device)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(1) or tensor)
+    for name in ("cpu", "cuda", "cuda:1"):  # `cuda` alone has no index, and set_device refuses it
+        run.device = torch.device(name)
+        assert run._to_host_tensor(np.arange(3)).tolist() == [0, 1, 2]
+    assert chosen == [1] and len(pinned) == 2
+
+
 def test_failed_compilation_falls_back_to_eager_with_one_warning(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
