@@ -77,8 +77,7 @@ class Bench:
             dict.fromkeys(QUANTIZED_ROLES, int(setting) if lite else 31),
             PERCENTILES,
             8.0 if lite else setting,
-            gptq=GptqConfig(column_exponent=recipe.column_exponent),
-            token_exponent=recipe.token_exponent,
+            gptq=GptqConfig(column_exponent=recipe.column_exponent, token_exponent=recipe.token_exponent),
         )
         model = build_model(config_from_dict(self.meta["model"]), self.meta["vocab_size"])
         quantizer = Quantizer(

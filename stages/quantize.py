@@ -1,8 +1,8 @@
 """Stage `quantize`: averaged float weights to integers with steps; matrices by role, small tensors to fp16.
 
 In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate; for quantize.split
-and token_exponent artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the sources of
-golf.decode.
+and gptq.token_exponent artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the
+sources of golf.decode.
 Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 """
 
@@ -45,7 +45,8 @@ def main() -> None:
         raise files.FileError(f"artifacts/average/model.safetensors: meta has no `{missing[0]}`; re-run `average`")
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     hessians = _hessians(args.root) if config.needs_hessians else None
-    counts = _token_counts(args.root, meta["vocab_size"]) if config.token_exponent else None
+    wanted = config.gptq.token_exponent > 0 and config.needs_hessians
+    counts = _token_counts(args.root, meta["vocab_size"]) if wanted else None
     quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
     if config.needs_hessians and config.gptq.sequential:
         _follow_layers(quantizer, model, args.root)

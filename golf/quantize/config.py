@@ -76,7 +76,6 @@ class QuantizeConfig:
     clip: float
     gptq: GptqConfig = field(default_factory=GptqConfig)
     roles: dict[str, RoleConfig] = field(default_factory=lambda: dict.fromkeys(QUANTIZED_ROLES, RoleConfig()))
-    token_exponent: float = 0.0
     rotate: bool = False
     target_bytes: int = 0
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -95,11 +94,6 @@ class QuantizeConfig:
         _check_clip(self.clip)
         if self.gptq.act_order and "gptq_trellis" in self.methods:
             raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
-        if not 0 <= self.token_exponent <= 0.5:
-            raise ValueError(f"token_exponent: found {self.token_exponent}, wanted 0 (off) to 0.5 (water-filling)")
-        if self.token_exponent and self.recipe("embedding").method == "gptq_lite":
-            raise ValueError("token_exponent: acts on steps that follow a row's spread, not on the clips of gptq_lite; "
-                             "set it to 0 or give roles.embedding another method")  # fmt: skip
         if self.target_bytes < 0:
             raise ValueError(f"target_bytes: found {self.target_bytes}, wanted a number of bytes, or 0 for no search")
 

@@ -32,12 +32,15 @@ class GptqConfig:
     column_exponent: float = 0.5
     act_order: bool = False
     sequential: bool = False
+    token_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.damping) and 0 < self.damping <= 1):
             raise ValueError(f"damping: found {self.damping}, wanted above 0, 1 at most (0.01 is usual)")
         if not 0 <= self.column_exponent <= 1:
             raise ValueError(f"column_exponent: found {self.column_exponent}, wanted 0 (none) to 1 (water-filling)")
+        if not 0 <= self.token_exponent <= 0.5:
+            raise ValueError(f"token_exponent: found {self.token_exponent}, wanted 0 (off) to 0.5 (water-filling)")
 
 
 def factor_of(

@@ -70,7 +70,7 @@ class Quantizer:
         Matrices and tables become integers with steps, control tensors fp16 (fp32 where a number leaves the fp16
         range). Every storage is quantized once: names that ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
-        ``token_counts`` (V,) of the training split are for ``config.token_exponent``, which acts on tables (V, C).
+        ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
         With ``config.rotate`` the residual stream is rotated first, weights and Hessians alike.
         Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties,
         or, with ``rotate``, what stands in the way of an exact rotation.
@@ -86,8 +86,8 @@ class Quantizer:
 
             self.state, self.hessians = rotate_residual(state, self.hessians)
         self.config, self.meta = config, meta
-        if config.token_exponent and token_counts is None:
-            raise ValueError("quantize.token_exponent: wanted token counts of the training split, found none")
+        if config.gptq.token_exponent and config.needs_hessians and token_counts is None:
+            raise ValueError("quantize.gptq.token_exponent: wanted token counts of the training split, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
@@ -134,10 +134,8 @@ class Quantizer:
 
     def _quantize(self, name: str, weights: NDArray[np.float32], role: str, recipe: Recipe) -> QuantizedTensor:
         levels, config = recipe.levels, self.config
-        factors = self._row_factors(weights, role)
         if recipe.method == "sdclip":
-            clip = recipe.scaled_clip
-            return quantize_sdclip(name, weights, role=role, levels=levels, clip=clip, row_factors=factors)
+            return quantize_sdclip(name, weights, role=role, levels=levels, clip=recipe.scaled_clip)
         if recipe.method == "gptq_lite":
             most, percentiles = recipe.scaled_levels, config.percentiles
             hessian = self._hessian(name) if config.clip_error == "outputs" else None
@@ -158,11 +156,11 @@ class Quantizer:
             clip=recipe.scaled_clip,
             config=config.gptq,
             trellis=trellis,
-            row_factors=factors,
+            row_factors=self._row_factors(weights, role),
         )
 
     def _row_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
-        counts, exponent = self._token_counts, self.config.token_exponent
+        counts, exponent = self._token_counts, self.config.gptq.token_exponent
         if not exponent or counts is None or role != "embedding" or weights.shape[:-1] != counts.shape:
             return None
         return row_factors(check_matrix("table", weights), counts, exponent=exponent)

@@ -17,17 +17,10 @@ __all__ = ["quantize_sdclip"]
 
 
 def quantize_sdclip(
-    name: str,
-    weights: NDArray[np.floating],
-    *,
-    role: str,
-    levels: int,
-    clip: float,
-    row_factors: NDArray[np.float64] | None = None,
+    name: str, weights: NDArray[np.floating], *, role: str, levels: int, clip: float
 ) -> QuantizedTensor:
     """Quantize ``weights`` (..., C) with one fp16 step ``clip * sigma_row / levels`` per row, integers int16.
 
-    ``row_factors`` (R,) multiply the steps.
     Two exceptions keep every row representable: a row without spread takes step ``max|w| / levels``, and a step is at
     least ``max|w| / 32767``. Raises ``ValueError`` naming the tensor for NaN, infinity, steps above fp16, or bad
     ``levels`` and ``clip``.
@@ -41,7 +34,6 @@ def quantize_sdclip(
     # a constant row has a computed sigma of rounding size, not exactly 0
     spread = matrix.max(axis=1) > matrix.min(axis=1)
     wanted = np.where(spread, clip * np.std(matrix, axis=1, dtype=np.float64) / levels, largest / levels)
-    wanted = wanted if row_factors is None else wanted * row_factors
     steps = half_steps(name, wanted)
     # rounding to fp16 may have lowered a step that was just wide enough: go up one fp16 number
     narrow = largest > steps.astype(np.float64) * MAX_VALUE

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import QuantizeConfig, RoleConfig
+from golf.quantize.config import QuantizeConfig
 from golf.quantize.frequency import row_factors
+from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.pipeline import Quantizer
 
 VOCAB = 60
@@ -34,7 +35,8 @@ MODEL = {
 }
 ROLES = ("embedding", "attention", "mlp")
 COUNTS = (100_000 / np.arange(1, VOCAB + 1)).astype(np.int64)
-CONFIG = QuantizeConfig("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
+GPTQ = GptqConfig(token_exponent=0.5)
+CONFIG = QuantizeConfig("gptq", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
 
 
 def quantize(config: QuantizeConfig, counts: np.ndarray | None = COUNTS) -> Any:
@@ -78,11 +80,11 @@ def test_wrong_arguments_are_named(counts: list[int], exponent: float, message: 
         row_factors(np.ones((2, 3)), np.array(counts), exponent=exponent)
 
 
-@pytest.mark.parametrize("method", ["sdclip", "gptq", "gptq_trellis"])
+@pytest.mark.parametrize("method", ["gptq", "gptq_trellis"])
 def test_the_exponent_lowers_the_error_that_counts_on_tables_alone(method: Any) -> None:
     config = dataclasses.replace(CONFIG, method=method)
     state, plain = quantize(config)
-    _, found = quantize(dataclasses.replace(config, token_exponent=0.5))
+    _, found = quantize(dataclasses.replace(config, gptq=GPTQ))
     for name, tensor in found.model.tensors.items():
         errors = [
             float((((r.model.tensors[name].dequantize() - state[name]) ** 2).sum(1) * COUNTS).sum())
@@ -93,10 +95,9 @@ def test_the_exponent_lowers_the_error_that_counts_on_tables_alone(method: Any) 
         assert same == (tensor.role != "embedding"), name
 
 
-def test_it_needs_counts_and_a_method_whose_steps_follow_the_spread() -> None:
-    with pytest.raises(ValueError, match="quantize.token_exponent: wanted token counts"):
-        quantize(dataclasses.replace(CONFIG, token_exponent=0.5), None)
+def test_it_needs_counts_and_a_method_of_gptq() -> None:
+    with pytest.raises(ValueError, match="quantize.gptq.token_exponent: wanted token counts"):
+        quantize(dataclasses.replace(CONFIG, gptq=GPTQ), None)
     with pytest.raises(ValueError, match="token_exponent: found 0.7"):
-        dataclasses.replace(CONFIG, token_exponent=0.7)
-    with pytest.raises(ValueError, match="not on the clips of gptq_lite"):
-        dataclasses.replace(CONFIG, token_exponent=0.5, roles=CONFIG.roles | {"embedding": RoleConfig("gptq_lite")})
+        GptqConfig(token_exponent=0.7)
+    quantize(dataclasses.replace(CONFIG, method="gptq_lite", gptq=GPTQ), None)  # whose clips are its own
