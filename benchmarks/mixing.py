@@ -22,6 +22,7 @@ from numba import njit
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import candidates, count_contexts
+from golf.mixing.extra_counts import count_extras
 from golf.mixing.mixture import MixResult, mix
 from golf.mixing.record import NeuralRecord, summarise_row
 from golf.score import bits_per_byte
@@ -115,11 +116,12 @@ def timed_mix(tokens: np.ndarray, starts: np.ndarray, record: NeuralRecord, conf
     counted = {"orders": config.orders, "vocab_size": vocab_size, "near_tokens": config.near_tokens}
     begin = time.process_time()
     table = count_contexts(tokens, starts, **counted)  # type: ignore[arg-type]
+    extras = count_extras(tokens, starts, config.extras, near_tokens=config.near_tokens)
     counting = time.process_time() - begin
-    result = mix(tokens, table, record, config)
+    result = mix(tokens, table, record, config, extras)
     bare = replace(record, sample_positions=record.sample_positions[:0], sample_log_probs=record.sample_log_probs[:0])
     begin = time.process_time()
-    mix(tokens, table, bare, config)
+    mix(tokens, table, bare, config, extras)
     return result, counting, time.process_time() - begin
 
 

@@ -5,9 +5,10 @@
 
 DIR is where `python -m stages.tokenize` wrote artifacts/tokens with the competition's tokenizer and shards; the models
 are snapshots or final weights of `stages.train` (float32). The text is cut at a document's end, at N targets at most.
-Sliding with stride 128 costs several passes, so it is scored on a prefix, and the other scorers beside it on the same
-prefix. ``--options`` switches the options of the mixture on, one at a time. ``--records`` keeps the records of the
-streaming pass and reuses them. Times are ``time.process_time`` after compilation: a loaded machine stretches them less.
+Sliding with stride 128 costs several passes, so it is scored on a prefix (0: not at all), and round trip and streaming
+beside it; ``--column`` adds the scores of the first N targets. ``--options`` switches the options of the mixture on, a
+few at a time. ``--records`` keeps the records of the streaming pass and reuses them. Times are ``time.process_time``
+after compilation: a loaded machine stretches them less.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ from golf.tokens.shards import open_split
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
+    "no document_orders": {"document_orders": ()},
     "cascade_sse": {"cascade_sse": True},
     "skip_orders [1, 2]": {"skip_orders": (1, 2)},
-    "skip_orders [2, 3]": {"skip_orders": (2, 3)},
     "document_orders [0]": {"document_orders": (0,)},
+    "document_orders [1]": {"document_orders": (1,)},
     "document_orders [0, 1]": {"document_orders": (0, 1)},
-    "document_orders [1, 2]": {"document_orders": (1, 2)},
+    "document_orders [1, 2, 3]": {"document_orders": (1, 2, 3)},
+    "document_orders [1, 2, 3], sse": {"document_orders": (1, 2, 3), "cascade_sse": True},
     "match_tokens 16": {"match_tokens": 16},
     "match_tokens 32": {"match_tokens": 32},
 }
@@ -112,7 +115,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.text = head_text(args.root, args.targets)
-        self.prefix = cut(self.text, args.stride_targets)
+        self.prefix, self.first = cut(self.text, args.stride_targets), cut(self.text, args.column)
         params = args.params
         window = {"window": args.window, "precision": args.precision}
         self.roundtrip = replace(load_section(params, "evaluate.roundtrip", RoundtripConfig), **window)
@@ -124,34 +127,39 @@ class Bench:
         self.config = self.hedge.mixture(self.streaming.mixture())
 
     def bits(self, nats: np.ndarray) -> float:
-        """Bits per byte of a score of the text or of its prefix."""
-        text = self.text if len(nats) == self.text.num_targets else self.prefix
-        assert len(nats) == text.num_targets
+        """Bits per byte of a score of the text, of its prefix or of its first targets."""
+        text = next(t for t in (self.text, self.prefix, self.first) if t.num_targets == len(nats))
         return bits_per_byte(float(nats.sum()), text.num_bytes)
 
     def row(self, name: str, nats: np.ndarray, seconds: float | None, base: float | None = None) -> None:
-        first = nats[: self.prefix.num_targets]
         speed = f"{len(nats) / seconds:,.0f}" if seconds else "-"
         gain = f"{base - self.bits(nats):+.4f}" if base is not None else "-"
-        both = f"{self.bits(nats):.4f}" if len(nats) == self.text.num_targets else "-"
-        print(f"| {name} | {both} | {self.bits(first):.4f} | {gain} | {seconds or 0.0:.1f} | {speed} |", flush=True)
+        num = self.first.num_targets
+        first = f"{self.bits(nats[:num]):.4f}" if len(nats) >= num else "-"
+        print(f"| {name} | {len(nats):,} | {self.bits(nats):.4f} | {gain} | {first} | {seconds or 0.0:.2f} | {speed} |",
+              flush=True)  # fmt: skip
 
     def model(self, path: Path) -> None:
         model, meta = load_model(path)
         told = {key: meta[key] for key in ("step", "progress", "multiplier") if key in meta}
-        print(f"\n## {path.name} {told}\n\n| scorer | bits per byte | on the prefix | gain over streaming | CPU s | "
-              "targets per CPU s |\n|---|---|---|---|---|---|", flush=True)  # fmt: skip
+        heads = f"scorer | targets | bits per byte | gain over streaming | first {self.first.num_targets:,} | CPU s"
+        print(f"\n## {path.name} {told}\n\n| {heads} | targets per CPU s |\n|---|---|---|---|---|---|---|", flush=True)
+        if self.args.stride_targets:
+            self.windows(model)
+        record, taken = self.record(model, path)
+        base = self.bits(record.nats)
+        self.row("streaming, with the record for the mixture", record.nats, taken, base)
+        self.mixture(record, base)
+
+    def windows(self, model: Any) -> None:
+        """Round trip, sliding and streaming on the prefix."""
         timed(lambda: window_nats(model, cut(self.text, 3000), self.roundtrip))
         (nats, _), seconds = timed(lambda: window_nats(model, self.prefix, self.roundtrip))
         self.row("round trip", nats, seconds)
         (nats, _), seconds = timed(lambda: window_nats(model, self.prefix, self.sliding))
         self.row("sliding, stride 128", nats, seconds)
         nats, seconds = timed(lambda: streaming_nats(model, self.prefix, self.streaming))
-        self.row("streaming, on the prefix alone", nats, seconds)
-        record, taken = self.record(model, path)
-        base = self.bits(record.nats)
-        self.row("streaming, with the record for the mixture", record.nats, taken, base)
-        self.mixture(record, base)
+        self.row("streaming", nats, seconds)
 
     def record(self, model: Any, path: Path) -> tuple[StreamRecord, float | None]:
         kept = self.args.records / f"{path.stem}.safetensors" if self.args.records else None
@@ -172,6 +180,7 @@ class Bench:
         self.row("plain Hedge, fixed share", simple.nats, seconds, base)
         self.row("A alone (document bias)", biased.nll[1:], None, base)
         warm(self.text, biased, self.config)
+        mixed(self.text, biased, self.config)
         result, _ = mixed(self.text, record.plain, self.config)
         for name in ("chain", "cascade", "mixture"):
             self.row(f"without A: {name}", result.nats[name][1:], None, base)
@@ -189,6 +198,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--targets", type=int, default=0)
     parser.add_argument("--stride-targets", type=int, default=65536)
+    parser.add_argument("--column", type=int, default=65536)
     parser.add_argument("--window", type=int, default=512, help="the training length")
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--warmup", type=int, default=2044, help="layers * (window - 1)")

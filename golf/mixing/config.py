@@ -49,7 +49,7 @@ class MixtureConfig:
     final: bool = True
     final_rate_floor: float = 0.005
     skip_orders: tuple[int, ...] = ()
-    document_orders: tuple[int, ...] = ()
+    document_orders: tuple[int, ...] = (1, 2)
     match_tokens: int = 0
     near_tokens: int = 900
     entropy_edges_nats: tuple[float, ...] = (0.5, 1.5, 2.5, 3.5)

@@ -16,7 +16,7 @@ from golf.mixing.reference import ReferenceMixture
 from golf.mixing.stream import MixtureState
 
 VOCAB, BOS = 24, 1
-CONFIG = MixtureConfig(near_tokens=300)
+CONFIG = MixtureConfig(near_tokens=300, document_orders=())
 EVERY = dataclasses.replace(CONFIG, cascade_sse=True, skip_orders=(1,), document_orders=(0, 2), match_tokens=6)
 
 
