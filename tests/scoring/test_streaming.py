@@ -176,12 +176,12 @@ def test_band_attention_is_that_of_a_band_mask() -> None:
     from golf.models.band import band_attention
 
     torch.manual_seed(0)
-    for tokens, window in ((1, 1), (5, 7), (20, 7), (21, 7), (9, 1)):
+    for tokens, window, block in ((1, 1, 0), (5, 7, 0), (20, 7, 0), (21, 7, 7), (9, 1, 0), (40, 8, 3), (9, 2, 50)):
         q, k, v = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, tokens, 8), torch.randn(2, 2, tokens, 8)
         at = torch.arange(tokens)
         mask = (at <= at[:, None]) & (at > at[:, None] - window)
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        torch.testing.assert_close(band_attention(q, k, v, window), wanted)
+        torch.testing.assert_close(band_attention(q, k, v, window, block=block), wanted)
 
 
 def test_compile_takes_the_band_pass_and_refuses_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
