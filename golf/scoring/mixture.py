@@ -137,8 +137,8 @@ def _details(
         for name, score in scores.items()
         if name not in ("streaming", "hedge")
     }
-    gain = scores["streaming"].total_nats - scores["hedge"].total_nats
-    details["hedge_gain_bits_per_byte"] = bits_per_byte(gain, text.num_bytes)
+    # two code lengths, each at least 0; their difference may be negative
+    details["hedge_gain_bits_per_byte"] = scores["streaming"].bits_per_byte - scores["hedge"].bits_per_byte
     report = headline.report
     details["hedge_max_sum_error"] = report.max_sum_error
     details["hedge_max_row_error"] = float(report.target_errors.max(initial=0.0))

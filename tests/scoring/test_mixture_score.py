@@ -27,7 +27,7 @@ HEDGE = dataclasses.replace(load_section(PARAMS, "evaluate.hedge", HedgeConfig),
 def make_text(num_tokens: int = 600) -> ValidationText:
     rng = np.random.default_rng(5)
     tokens = rng.integers(2, 7, (9, 6))[rng.integers(9, size=num_tokens)].reshape(-1)[:num_tokens]
-    starts = np.array([0, 150, 300])
+    starts = np.array([0, num_tokens // 4, num_tokens // 2])
     tokens[starts] = 1
     return ValidationText(tokens, starts, np.array([400, 390, 800]), VOCAB)
 
@@ -84,6 +84,16 @@ def test_each_option_reaches_the_score(default: MixtureScore, changes: dict[str,
     assert changed.score.details["hedge_max_sum_error"] <= 1e-9
     assert changed.score.details["hedge_max_row_error"] <= 1e-9
     assert changed.score.details["hedge_count_mismatches"] == 0
+
+
+def test_a_mixture_that_loses_is_reported_and_not_an_error() -> None:
+    text = make_text(60)
+    record = make_record(text)
+    nats = np.full(len(text.tokens), 1e-9)  # the network knows every token; nothing can gain on that
+    plain = dataclasses.replace(record.plain, nll=nats, sample_positions=np.zeros(0, np.int64),
+                                sample_log_probs=np.zeros((0, VOCAB)))  # fmt: skip
+    lost = score_mixture(text, StreamRecord(plain, None, record.tempered), STREAMING, HEDGE).score
+    assert lost.details["hedge_gain_bits_per_byte"] < 0.0
 
 
 def test_a_bias_that_was_not_recorded_is_refused() -> None:
