@@ -48,6 +48,7 @@ PARAMS = {
             **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5], "chain_base": "cascade"},
             **{"chain_forgetting": 0.9998, "cascade": True, "cascade_rate": 0.01, "final": True},
             **{"final_rate_floor": 0.005, "near_tokens": 200, "entropy_edges_nats": [0.5, 1.5, 2.5, 3.5]},
+            **{"cascade_sse": False, "skip_orders": [], "document_orders": [1, 2], "match_tokens": 0},
             **{"learning_rate": 1.0, "share": 0.01, "smoothing": 0.1},
         },
     }
