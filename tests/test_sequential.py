@@ -191,7 +191,7 @@ def test_the_stage_obeys_the_key(root: Path, tmp_path: Path, monkeypatch: pytest
     section = read_params(root / "params.yaml")["quantize"] | {"method": "gptq", "clip": 40.0}
     values = {}
     for sequential in (False, True):
-        changed = section | {"gptq": section["gptq"] | {"sequential": sequential}}
+        changed = section | {"gptq": section["gptq"] | {"sequential": sequential, "token_exponent": 0.0}}
         assert from_dict(QuantizeConfig, changed).gptq.sequential is sequential
         write_json(tmp_path / "params.json", {"quantize": changed})
         place = ["--root", str(tmp_path), "--params", str(tmp_path / "params.json")]
