@@ -32,7 +32,7 @@ from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_token
 from golf.verify.scorers import MODES, EchoModel, MemoModel, ModeScorer, load_modes, mode_scorer, with_values
 
 SMALL = {"window": 32, "batch": 3, "stride": 8, "chunk": 16, "warmup": 32, "precision": "fp32", "sampled_rows": 9}
-VERIFY = {"modes": list(MODES), "targets": 160, "flips": 2, "choices": 24, "seed": 0}
+VERIFY = {"modes": list(MODES), "targets": 160, "flips": 1, "choices": 8, "seed": 0}
 
 
 def write_split(folder: Path, tokenizer: Tokenizer, documents: list[str]) -> ShardWriter:
