@@ -193,7 +193,7 @@ def test_memory_of_a_network_changes_no_score(project: Path, decoded: Decoded, t
     for name in MODES:
         scorer = scorer_of(name, project, decoded)
         memo = scorer.memoised()
-        assert isinstance(memo.model, MemoModel) == (name != "ttt")  # a network that learns is no function of its inputs
+        assert isinstance(memo.model, MemoModel) == (name != "ttt")  # one that learns is no function of its input
         changed = tokens.copy()
         changed[100:] = changed[100:][::-1]  # a known beginning, then something new
         for stream in (tokens, changed, tokens):
