@@ -4,7 +4,8 @@ The stages of dvc.yaml run one after another, as they are, in a folder of their 
 preset's model and triggers forced to act within a few steps: every depth, warmdown, snapshots, moving average and QAT;
 training is stopped by SIGTERM after a few steps and continued from its checkpoint. On GPUs the preset's own sequence
 and micro batch lengths are kept, so that memory is rehearsed too; a micro batch that does not fit is halved until it
-does, and the rehearsal fails with the size that fits. What is smaller than in the preset is printed first.
+does, and the rehearsal fails with the size that fits. Without a GPU a model too wide for a CPU is narrowed. What is
+smaller than in the preset is printed first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -23,15 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.files import read_json, write_json, write_text
+from golf.cli.rehearsal import forced, smaller, synthetic_corpus
+from golf.files import read_json, write_json
 
-__all__ = [
-    "HELP", "Branch", "add_arguments", "forced", "rehearse", "run", "smaller", "stage_commands", "synthetic_corpus",
-]  # fmt: skip
+__all__ = ["HELP", "Branch", "add_arguments", "rehearse", "run", "stage_commands"]
 
 HELP = "run every branch of a preset in minutes, with forced triggers, before the paid run"
-_VOCAB, _CPU_SEQUENCE, _STOP_AFTER = 400, 64, 3
-_TRIGGERS = {"budget_seconds": 0.0, "warmdown": 0.6, "snapshot_every": 0.1, "snapshot_below": 0.9, "ema_decay": 0.9}
+_STOP_AFTER = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="golf-rehearsal-") as folder:
             branches = rehearse(values, repository, Path(folder), say=_say)
     failed = [branch.name for branch in branches if not branch.passed]
-    _say(f"rehearsal of {args.preset}: {'FAIL: ' + ', '.join(failed) if failed else 'PASS'}, {len(branches)} branches")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = f"{sum(branch.seconds for branch in branches):.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU seconds"
+    outcome = f"FAIL: {', '.join(failed)}" if failed else "PASS"
+    _say(f"rehearsal of {args.preset}: {outcome}, {len(branches)} branches, {seconds}")
     return 1 if failed else 0
 
 
@@ -86,53 +89,6 @@ def _cuda_devices() -> int:
 
     wanted = (os.environ.get("GOLF_DEVICE") or "cuda").startswith("cuda")
     return torch.cuda.device_count() if wanted and torch.cuda.is_available() else 0
-
-
-def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: int = 1) -> dict[str, Any]:
-    """The composed parameters with a tiny corpus and triggers that act within a few steps; the model stays.
-
-    On GPUs each of ``devices`` processes gets two of the preset's micro batches.
-    """
-    out = {section: dict(content) for section, content in values.items()}
-    out["tokenize"].update(
-        source="text", path="corpus", max_bytes=0, tokenizer="train", vocab_size=_VOCAB, train_bytes=0,
-        val_fraction=0.1, holdout_fraction=0.1,
-    )  # fmt: skip
-    out["tokenize"]["train_bytes"] = 1_000_000
-    train = out["train"]
-    phases = max(1, len(train["depth_phases"]))
-    length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
-    held_bytes = max(4000, 12 * length)  # three windows or more
-    out["tokenize"].update(val_max_bytes=held_bytes, holdout_max_bytes=held_bytes)
-    if "verify" in out:
-        out["verify"]["targets"] = max(out["verify"]["targets"], 2 * length)
-    micro = train["micro_batch_tokens"] // length * length if cuda else length
-    qat = {**train["qat"], "below": 0.7}
-    if out["quantize"]["method"] == "sdclip":
-        qat.update(clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
-    train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
-    train.update(
-        iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,
-        tokens_per_step=2 * micro * devices, momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
-    )  # fmt: skip
-    out["calibrate"].update(tokens=4 * length, window=length)
-    out["evaluate"] = {mode: _short(section, length) for mode, section in values["evaluate"].items()}
-    return out
-
-
-def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    """What is rehearsed smaller than the preset has it, for the machine's sake."""
-    before, after = original["train"], values["train"]
-    names = ("sequence_length", "micro_batch_tokens", "compile")
-    changed = [f"train.{name} {after[name]} for {before[name]}" for name in names if after[name] != before[name]]
-    return [f"rehearsed without a GPU, so its memory is not: {', '.join(changed)}"] if changed else []
-
-
-def _short(section: Mapping[str, Any], length: int) -> dict[str, Any]:
-    """An evaluation within ``length`` tokens of context."""
-    most = {"window": length, "stride": length // 4, "chunk": length // 4, "warmup": 2 * length, "segment": 1024}
-    small = {key: min(section[key], limit) for key, limit in most.items() if key in section}
-    return {**section, **small}
 
 
 def stage_commands(pipeline: Path) -> list[tuple[str, list[str]]]:
@@ -149,18 +105,6 @@ def stage_commands(pipeline: Path) -> list[tuple[str, list[str]]]:
             text = re.sub(rf"\$\{{item\.{axis}\}}", str(value), stage["cmd"])
             commands.append((f"{name} {value}", shlex.split(text)[1:]))
     return commands
-
-
-def synthetic_corpus(folder: Path, *, documents: int = 60, words: int = 500) -> None:
-    """Text files of made-up words in a skewed, repeating order; the same at every call."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    letters = list("etaoinshrdlucmfwypvbgkjqxz")
-    lexicon = ["".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(400)]
-    for number in range(documents):
-        chosen = np.minimum(rng.zipf(1.3, words) - 1, len(lexicon) - 1)
-        write_text(folder / f"{number:03d}.txt", " ".join(lexicon[i] for i in chosen) + ".\n")
 
 
 def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Callable[[str], None]) -> list[Branch]:

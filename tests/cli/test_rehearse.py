@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from golf.cli.params import compose
-from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
+from golf.cli.rehearsal import forced, smaller, synthetic_corpus
+from golf.cli.rehearse import rehearse, stage_commands
 from golf.models.registry import config_from_dict
 from golf.params import from_dict
 from golf.schedule.plan import plan
@@ -112,19 +113,36 @@ def test_forced_triggers_of_every_preset_pass_their_plan(root: Path, preset: str
     depth = getattr(config_from_dict(changed["model"]), "repeats", 1)
     (case,) = plan(config.schedule(depth)).cases
     assert case.qat_steps >= 2 and len(case.snapshot_steps) >= 2 and case.steps <= 60
-    assert changed["model"] == original["model"] and changed["quantize"] == original["quantize"]
+    assert changed["quantize"] == original["quantize"]
     changed["quantize"]["method"] = "sdclip"
     again = forced(changed, cuda=cuda, compiled=False)["train"]
     assert qat_differences(from_dict(TrainConfig, again).qat, changed["quantize"]) == []
     if cuda:
         assert config.sequence_length == original["train"]["sequence_length"]
         assert config.micro_batch_tokens == original["train"]["micro_batch_tokens"]
-        assert smaller(original, changed) == []
+        assert changed["model"] == original["model"]
+        assert not any("without a GPU" in line for line in smaller(original, changed))
         eight = forced(original, cuda=True, compiled=False, devices=8)["train"]
         assert eight["tokens_per_step"] == 8 * 2 * eight["micro_batch_tokens"]
     else:
-        assert "train.sequence_length 64 for" in smaller(original, changed)[0]
+        machine, short = smaller(original, changed)
+        assert "train.sequence_length 64 for" in machine
+        assert "train.iterations" in short and "prove.max_tokens 512 for" in short
         assert config.tokens_per_step <= 256
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(root: Path, preset: str) -> None:
+    """The H100 presets were once rehearsed at full width on CPUs, which took longer than anyone waited."""
+    original = compose(root / "conf", preset=preset)
+    before, after = original["model"], forced(original, cuda=False, compiled=False)["model"]
+    narrowed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+    told = " ".join(smaller(original, forced(original, cuda=False, compiled=False)))
+    assert set(narrowed) <= {"width", "delta_key_dim", "delta_value_dim", "hash_rows", "hash_width"}
+    assert bool(narrowed) == ("h100" in preset)
+    assert all(f"model.{key} {new} for {old}" in told for key, (old, new) in narrowed.items())
+    config_from_dict(after)  # a width that heads divide
+    assert after["width"] <= 192 and after["heads"] == before["heads"]
 
 
 @pytest.mark.parametrize("forced_for", ["", "cpu", "cuda"])
