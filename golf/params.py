@@ -47,7 +47,7 @@ def _read_yaml(path: Path) -> Any:
         from ruamel.yaml import YAML
     except ModuleNotFoundError as error:
         raise ParamsError(f"{path}: reading YAML needs ruamel.yaml; install it or give a .json file") from error
-    return YAML(typ="safe", pure=True).load(path.read_text())
+    return YAML(typ="safe").load(path.read_text())
 
 
 def load_section(path: str | Path, section: str, cls: type[T]) -> T:

@@ -16,6 +16,7 @@ from golf import files
 from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows, save_windows
 from golf.guard import main_guard
 from golf.params import load_section
+from golf.processes import place
 from golf.quantize.hessian import save_hessians
 
 
@@ -26,8 +27,6 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("."))
     args = parser.parse_args()
     config = load_section(args.params, "calibrate", CalibrateConfig)
-    import torch
-
     from golf.models.registry import build_model, config_from_dict
     from golf.tokens.shards import open_split
 
@@ -35,8 +34,7 @@ def main() -> None:
     state, meta = files.load_torch(args.root / "artifacts/average/model.safetensors", made_by="`average`")
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     model.load_state_dict(state)
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, split = model.to(device).eval(), open_split(args.root / "artifacts/tokens/train")
+    model, split = model.to(place(os.environ).device).eval(), open_split(args.root / "artifacts/tokens/train")
     if config.source == "samples":
         windows = sampled_windows(model, config, bos_id=split.bos_id)
     else:

@@ -22,6 +22,7 @@ import numpy as np
 from golf.files import save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
+from golf.processes import place
 from golf.scoring.ranks import Ranks, joined
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import make_score
@@ -81,7 +82,7 @@ def run(mode: str, params: Path, root: Path) -> int:
     kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
-    rank, world, device = _place()
+    rank, world, device = place(os.environ)
     with joined(rank, world, torch.device(device)) as ranks:
         begin = time.perf_counter()
         scored = score_mode(decoded.model.to(device), text, config, ranks)
@@ -100,15 +101,6 @@ def run(mode: str, params: Path, root: Path) -> int:
     shared = f", {world} processes" if world > 1 else ""
     print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s{shared}", flush=True)
     return 0
-
-
-def _place() -> tuple[int, int, str]:
-    """Rank, number of processes and device: torchrun's environment, else this process alone."""
-    import torch
-
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    return rank, world, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and world > 1 else device
 
 
 if __name__ == "__main__":

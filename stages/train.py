@@ -22,6 +22,7 @@ from golf.closure import import_closure
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
+from golf.processes import place
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
@@ -81,7 +82,7 @@ def run(params: Path, root: Path) -> int:
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
     from golf.training.signals import TrainingInterrupted, stop_on_signals
 
-    rank, world, device = _place()
+    rank, world, device = place(os.environ)
     say = _say if rank == 0 else _silent
     with _one_message(rank, ValueError):
         model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
@@ -180,17 +181,6 @@ def _write(root: Path, trainer: Trainer, result: TrainResult, planned: Plan) -> 
     write_json(root / "metrics/train.json", metrics)
     write_json(root / "metrics/train_timing.json", timing)
     trainer.checkpoints.remove()
-
-
-def _place() -> tuple[int, int, str]:
-    """Rank, number of processes and device: torchrun's environment, else this process alone."""
-    import torch
-
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and world > 1:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return rank, world, device
 
 
 def _silent(line: str) -> None:

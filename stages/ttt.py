@@ -15,6 +15,7 @@ from pathlib import Path
 from golf.files import atomic_directory, save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
+from golf.processes import place
 from golf.scoring.text import load_text
 from golf.scoring.ttt import TttConfig, score_ttt
 
@@ -37,16 +38,13 @@ def run(params: Path, root: Path) -> int:
             write_json(metrics, {"ttt_enabled": False})
         return 0
 
-    import torch
-
     from golf.decode import load_artifact
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     sha256 = decoded.tokenizer_sha256
     text = load_text(root / "artifacts/tokens/val", vocab_size=decoded.vocab_size, tokenizer_sha256=sha256)
-    device = os.environ.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     begin = time.perf_counter()
-    score = score_ttt(decoded.model.to(device), text, config)
+    score = score_ttt(decoded.model.to(place(os.environ).device), text, config)
     seconds = time.perf_counter() - begin
     meta = {"mode": "ttt", "artifact_sha256": decoded.sha256, "config": to_dict(config)}
     with atomic_directory(folder) as temporary:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"params", "files", "score", "progress", "guard", "closure"},
+    {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
-    {"batches", "container", "tokenize"},
+    {"batches", "container", "integer", "tokenize"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
     {"report", "cli", "verify"},
 ]

@@ -1,12 +1,14 @@
 """`golf deps`: keep the code deps of dvc.yaml equal to the import closures.
 
 DVC re-runs a stage when a listed file changes and does not follow imports: a missing file means a stale result, a
-surplus one a needless re-run. Files that are no Python source (data, artifacts) are left as they are written.
+surplus one a needless re-run. Files without code (a package's docstring) are not listed: they change no result, and
+DVC's own time grows with the list. Files that are no Python source (data, artifacts) are left as they are written.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import io
 import re
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from golf.closure import import_closure
 from golf.files import write_text
 
-__all__ = ["HELP", "add_arguments", "closures", "run"]
+__all__ = ["HELP", "add_arguments", "closures", "has_code", "run"]
 
 # these stages pack the sources of the shipped decoder: to write it, or to count it in `quantize.target_bytes`
 READ_AS_FILES = {"stages.compress": "golf.decode", "stages.quantize": "golf.decode"}
@@ -54,8 +56,14 @@ def closures(root: Path) -> dict[str, tuple[list[str], list[str]]]:
         wanted = set(import_closure(match.group(1), root))
         if match.group(1) in READ_AS_FILES:
             wanted |= set(import_closure(READ_AS_FILES[match.group(1)], root))
-        found[name] = (listed, sorted(wanted))
+        found[name] = (listed, sorted(path for path in wanted if has_code(root / path)))
     return found
+
+
+def has_code(path: Path) -> bool:
+    """Whether a Python file holds more than a docstring."""
+    body = ast.parse(path.read_text()).body
+    return len(body) > (ast.get_docstring(ast.Module(body, [])) is not None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """How the per-token functions are compiled.
 
 ``step``: inlined into its caller and without numba's reference counting, which took two thirds of the time; such code
-must not allocate. ``caller``: calls functions of other files, so it is compiled anew in every process, because numba's
-cache on disk does not see changes in the files a function calls into. No fast-math anywhere: same bits every run.
+must not allocate. ``caller``: calls functions of other files, whose checksum (``stamp``) keeps its cache on disk true.
+No fast-math anywhere: same bits every run.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any
 
 from numba import njit
 
+from golf.numba_cache import jit_with_parts
+
 __all__ = ["caller", "counted_caller", "step"]
 
-_STEP: dict[str, Any] = {"cache": True, "forceinline": True, "error_model": "numpy", "_nrt": False}
 _CALLER: dict[str, Any] = {"forceinline": True, "error_model": "numpy", "_nrt": False}
 
 
 def step(function: Callable[..., Any]) -> Any:
     """Compile a function that calls functions of its own file only."""
-    return njit(**_STEP)(function)
+    return njit(cache=True, **_CALLER)(function)
 
 
-def caller(function: Callable[..., Any]) -> Any:
-    """Compile a function that calls functions of other files and allocates nothing."""
-    return njit(**_CALLER)(function)
+def caller(stamp: int) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function that calls functions of the files behind ``stamp`` and allocates nothing."""
+    return lambda function: jit_with_parts(function, stamp, **_CALLER)
 
 
-def counted_caller(function: Callable[..., Any]) -> Any:
-    """Compile a function that calls functions of other files and may allocate."""
-    return njit(error_model="numpy")(function)
+def counted_caller(stamp: int) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function that calls functions of the files behind ``stamp`` and may allocate."""
+    return lambda function: jit_with_parts(function, stamp, error_model="numpy")

@@ -164,7 +164,7 @@ def _compiled_mix() -> Callable[..., None]:
     """The compiled recursion over targets; numba is imported only by those who mix. Plain loops compile fastest."""
     import numba
 
-    @numba.njit
+    @numba.njit(cache=True)
     def mix(
         probabilities: Any, eta: float, share: float, probe: Any, nats: Any, weights: Any, probe_weights: Any, sums: Any
     ) -> None:

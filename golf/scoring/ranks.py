@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from golf.processes import process_group
 from golf.progress import bar
 
 if TYPE_CHECKING:
@@ -84,18 +85,12 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined(rank: int, world: int, device: torch.device) -> Iterator[Ranks]:
-    """The ranks of a torchrun launch (rendezvous from its environment): NCCL on GPUs, gloo on CPUs; left at the end."""
+    """The ranks of a torchrun launch, or this process alone; at the end each waits for all."""
     if world == 1:
         yield ALONE
         return
     import torch
 
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
-    try:
+    with process_group(rank, world, device):
         yield Ranks(rank, world)
         torch.distributed.barrier()
-    finally:
-        torch.distributed.destroy_process_group()

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from golf.processes import process_group
+
 __all__ = ["Group", "PeerLostError", "joined_group"]
 
 
@@ -57,28 +59,23 @@ class Group:
 
 @contextmanager
 def joined_group(rank: int, world: int, device: torch.device) -> Iterator[Group]:
-    """The group of a torchrun launch (rendezvous from its environment): NCCL on GPUs, gloo on CPUs; left at the end.
+    """The group of a torchrun launch, or this process alone.
 
     Raises ``PeerLostError`` when a collective fails because another process is gone.
     """
     if world == 1:
         yield Group()
         return
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=world)
-    try:
-        yield Group(rank, world, torch.distributed.new_group(backend="gloo") if cuda else None)
-    except RuntimeError as error:
-        if not _lost_peer(error):
-            raise
-        raise PeerLostError(
-            f"process {rank} of {world} lost another one, whose message (or signal) says why; the last checkpoint is "
-            "whole, run again to continue"
-        ) from error
-    finally:
-        torch.distributed.destroy_process_group()
+    with process_group(rank, world, device):
+        try:
+            yield Group(rank, world, torch.distributed.new_group(backend="gloo") if device.type == "cuda" else None)
+        except RuntimeError as error:
+            if not _lost_peer(error):
+                raise
+            raise PeerLostError(
+                f"process {rank} of {world} lost another one, whose message (or signal) says why; the last checkpoint "
+                "is whole, run again to continue"
+            ) from error
 
 
 def _lost_peer(error: RuntimeError) -> bool:
