@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import compiled, kernel
+from golf.coding.fixed import compiled, inlined, kernel
 
 __all__ = ["NEXT_STATES", "count", "decode", "encode", "next_state", "parities"]
 
@@ -28,6 +28,13 @@ _START = 1 << 31  # the coder's state holds at least this
 def next_state(state: Any, value: Any) -> Any:
     """The trellis state after integer ``value``."""
     return (NEXT_STATES >> (6 * state + 3 * (value & 1))) & 7
+
+
+@inlined
+def _group(number: Any, trellis: bool, state: Any, row: Any, column: Any, mean: Any) -> Any:
+    """Group of the next value: of the codes of its row and column and, on a trellis, of the parity of ``state``."""
+    group = number[min(max(row + column, 0), len(number) - 1), mean]
+    return 2 * group + (state & 1) if trellis else group
 
 
 @kernel
@@ -50,14 +57,11 @@ def count(
 
     ``number`` (codes, means): group of each pair; ``rows`` (R,), ``columns`` (C,), ``means`` (C,): codes.
     """
-    most = len(number) - 1
     for r in range(len(values)):
         state = 0
         for c in range(values.shape[1]):
-            group = number[min(max(rows[r] + columns[c], 0), most), means[c]]
-            if trellis:
-                group = 2 * group + (state & 1)
-                state = next_state(state, np.int64(values[r, c]))
+            group = _group(number, trellis, state, rows[r], columns[c], means[c])
+            state = next_state(state, np.int64(values[r, c]))
             groups[r, c] = group
             counts[group, values[r, c] - lowest] += 1
 
@@ -90,15 +94,13 @@ def _pull(
     """Decode into ``values`` (R, C); whether words and state end as an encoder left them."""
     if len(words) < 2:
         return False
-    state, at, most = (np.uint64(words[0]) << np.uint64(32)) | np.uint64(words[1]), 2, len(number) - 1
+    state, at = (np.uint64(words[0]) << np.uint64(32)) | np.uint64(words[1]), 2
     if state < np.uint64(_START) or state >= np.uint64(1 << 63):
         return False
     for r in range(len(values)):
         path = 0
         for c in range(values.shape[1]):
-            group = number[min(max(rows[r] + columns[c], 0), most), means[c]]
-            if trellis:
-                group = 2 * group + (path & 1)
+            group = _group(number, trellis, path, rows[r], columns[c], means[c])
             slot = np.int64(state & np.uint64(65535))
             digit = np.int64(quick[group, slot >> 8])
             while sums[group, digit + 1] <= slot:
@@ -113,8 +115,7 @@ def _pull(
                 at += 1
             value = lowest + digit
             values[r, c] = value
-            if trellis:
-                path = next_state(path, value)
+            path = next_state(path, value)
     return at == len(words) and state == np.uint64(_START)
 
 

@@ -80,6 +80,7 @@ class QuantizeConfig:
     target_bytes: int = 0
     split: SplitConfig = field(default_factory=SplitConfig)
     clip_error: Literal["weights", "outputs"] = "weights"
+    control_step: float = 0.0
 
     def __post_init__(self) -> None:
         for key, given in (("levels", self.levels), ("roles", self.roles)):
@@ -94,6 +95,8 @@ class QuantizeConfig:
         _check_clip(self.clip)
         if self.gptq.act_order and "gptq_trellis" in self.methods:
             raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
+        if not 0 <= self.control_step <= 1:
+            raise ValueError(f"control_step: found {self.control_step}, wanted 0 (none) to 1 root mean square")
         if self.target_bytes < 0:
             raise ValueError(f"target_bytes: found {self.target_bytes}, wanted a number of bytes, or 0 for no search")
 

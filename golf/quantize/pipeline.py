@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from golf.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
+from golf.quantize.controls import stored_control
 from golf.quantize.frequency import row_factors
 from golf.quantize.full_gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "quantize_model"]
 
-_HALF_MAX = float(np.finfo(np.float16).max)
 Hessians = Mapping[str, NDArray[np.float32] | None]
 
 
@@ -68,7 +68,8 @@ class Quantizer:
         """``state`` as float32 arrays, ``model`` for roles and ties, ``hessians`` for methods of GPTQ.
 
         Matrices and tables become integers with steps, control tensors fp16 (fp32 where a number leaves the fp16
-        range). Every storage is quantized once: names that ``model`` ties become aliases, and must hold equal data.
+        range), on a grid of their own with ``config.control_step``. Every storage is quantized once: names that
+        ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
         With ``config.rotate`` the residual stream is rotated first, weights and Hessians alike.
@@ -111,7 +112,7 @@ class Quantizer:
                 recipe = self.config.recipe(role, scale=scales.get(name, 1.0))
                 tensors[name] = self._quantize(name, weights, role, recipe)
             else:
-                plain[name] = _small(name, weights)
+                plain[name] = stored_control(name, weights, step=self.config.control_step)
             rows.append(_row(name, role, weights, tensors.get(name), plain.get(name), self.hessians.get(name)))
         result = QuantizedModel(self.meta["model"], self.meta["vocab_size"], tensors, plain, self.aliases)
         return QuantizeResult(result, rows, _metrics(rows))
@@ -187,13 +188,6 @@ def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) ->
     for name, shape in shapes.items():
         if state[name].shape != shape:
             raise ValueError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
-
-
-def _small(name: str, weights: NDArray[np.float32]) -> NDArray[Any]:
-    if not np.isfinite(weights).all():
-        raise ValueError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
-    fits = weights.size == 0 or float(np.abs(weights).max()) <= _HALF_MAX
-    return weights.astype(np.float16 if fits else np.float32)
 
 
 def _row(
