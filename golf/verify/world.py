@@ -1,7 +1,8 @@
 """A second process that scores along: does a score depend on how many processes share the work?
 
 The process that verifies is rank 0, a child is rank 1; they meet over a file and talk over gloo, as two processes of
-torchrun do. The child decodes the artifact by itself and runs its share of each mode, in the order of the request.
+torchrun do. The child decodes the artifact by itself and runs its share of each mode, in the order of the request. In
+between it waits for rank 0, whose other checks of a large model may take hours; it ends when rank 0 does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +32,8 @@ from golf.verify.scorers import help_mode, mode_scorer
 __all__ = ["SHARED_MODES", "SecondProcess", "main", "second_process"]
 
 SHARED_MODES = ("roundtrip", "sliding", "streaming", "hedge")  # `ttt` learns in order, so it has one process
-WAIT_SECONDS = 120
+START_SECONDS = 900  # a loaded machine imports and decodes slowly
+GROUP_TIMEOUT = datetime.timedelta(hours=12)  # of one mode to the next; a rank that dies closes its connections
 
 
 class SecondProcess:
@@ -44,12 +47,13 @@ class SecondProcess:
         if not self._joined:
             begin = time.monotonic()
             while not (self._folder / "ready").exists():
-                if self._process.poll() is not None or time.monotonic() - begin > WAIT_SECONDS:
+                if self._process.poll() is not None or time.monotonic() - begin > START_SECONDS:
                     self._process.kill()
                     _, errors = self._process.communicate()
                     last = (errors.strip().splitlines() or ["no message"])[-1]
                     raise ScoringError(f"the second process of `verify` did not come up: {last}")
                 time.sleep(0.05)
+            (self._folder / "go").touch()
             _meet(self._folder, 0)
             self._joined = True
         return Ranks(0, 2)
@@ -79,7 +83,7 @@ def second_process(
         np.save(folder / "tokens.npy", tokens)
         modes = [[mode, to_dict(config)] for mode, config in configs.items()]
         request = {"artifact": str(artifact.resolve()), "modes": modes, "bos_id": bos_id, "folder": name}
-        request["threads"] = torch.get_num_threads()
+        request |= {"threads": torch.get_num_threads(), "parent": os.getpid()}
         process = subprocess.Popen(
             [sys.executable, "-m", "golf.verify.world"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
@@ -98,9 +102,16 @@ def second_process(
 def _meet(folder: Path, rank: int) -> None:
     import torch
 
-    timeout = datetime.timedelta(seconds=WAIT_SECONDS)
     store = f"file://{folder / 'store'}"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=GROUP_TIMEOUT)
+
+
+def _wait_for(go: Path, parent: int) -> None:
+    """Until rank 0, process ``parent``, is there to be met; ``SystemExit`` when it has died."""
+    while not go.exists():
+        if os.getppid() != parent:
+            raise SystemExit(1)
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -115,6 +126,7 @@ def main() -> None:
     classes: dict[str, type] = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig}
     kept = {"vocab_size": decoded.vocab_size, "bos_id": int(request["bos_id"])}
     (folder / "ready").touch()
+    _wait_for(folder / "go", int(request["parent"]))
     _meet(folder, 1)
     for mode, values in request["modes"]:
         config: Any = from_dict(classes.get(mode, StreamingConfig), values, where=mode)
