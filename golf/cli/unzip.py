@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the coded file")
     parser.add_argument("--artifact", type=Path, required=True, help="the artifact it was coded with")
     parser.add_argument("-o", "--output", type=Path, help="the text (default: FILE without .golfz)")
-    parser.add_argument("--threads", type=int, help="threads of the model (default: as recorded; portable: 1)")
+    parser.add_argument("--threads", type=int, help="threads of the model (default: as recorded, or 1)")
     parser.add_argument("--force", action="store_true", help="replace an existing output file")
 
 

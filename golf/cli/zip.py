@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=256, help="keys of attention, the training length or less "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--mixture", choices=["on", "off"], default="on", help="n-gram mixture (default: on)")
-    parser.add_argument("--arithmetic", choices=["portable", "fast"], default="portable", help="portable decodes with "
-                        "any thread count, fast only with the one it was coded with (default: portable)")  # fmt: skip
+    parser.add_argument("--arithmetic", choices=["portable", "fast", "integer"], default="portable", help="portable "
+                        "decodes with any thread count, fast only with the one it was coded with, integer is a network "
+                        "of exact sums: coded in batches, and with --mixture off decodable on any machine (default: "
+                        "portable)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
     parser.add_argument("--block-bytes", type=int, default=2 << 20, help="text coded at a time: what an interruption "
                         "loses, and one more cold start each (default: %(default)s)")  # fmt: skip

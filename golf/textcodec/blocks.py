@@ -34,13 +34,22 @@ class CodedBlock:
 
 
 class _Coder(Protocol):
+    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None: ...
+
     def code(self, counts: np.ndarray, position: int) -> int: ...
 
 
 class _Encoding:
     def __init__(self, tokens: np.ndarray) -> None:
+        self._known = np.asarray(tokens, dtype=np.int64)
         self._tokens = tokens.tolist()
         self.range = RangeEncoder()
+
+    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None:
+        """What the model reads at each step (S, steps): ``bos``, then the tokens before the one that is coded."""
+        read = self._known[starts[:, None] + np.maximum(np.arange(steps) - 1, 0)]
+        read[:, 0] = bos
+        return np.asarray(read)
 
     def code(self, counts: np.ndarray, position: int) -> int:
         token: int = self._tokens[position]
@@ -51,6 +60,9 @@ class _Encoding:
 class _Decoding:
     def __init__(self, code: bytes) -> None:
         self.range = RangeDecoder(code)
+
+    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None:
+        return None
 
     def code(self, counts: np.ndarray, position: int) -> int:
         return self.range.decode(counts)
@@ -63,14 +75,16 @@ def block_streams(num_tokens: int, streams: int) -> int:
 
 @dataclass(frozen=True)
 class BlockCodec:
-    """``make_stepper(streams, window)`` from ``open_stepper``; ``streams`` at most, ``window`` keys, BOS id ``bos``."""
+    """``make_stepper(streams, window, inputs)`` from ``open_stepper``; ``streams`` at most, ``window`` keys, BOS id
+    ``bos``. ``probabilities``: that is what the stepper gives, not their logarithms."""
 
-    make_stepper: Callable[[int, int], Any]
+    make_stepper: Callable[[int, int, np.ndarray | None], Any]
     mixture: MixtureConfig | None
     vocab_size: int
     bos: int
     streams: int
     window: int
+    probabilities: bool = False
 
     def encode(self, tokens: np.ndarray, *, advance: Callable[[int], object] = lambda n: None) -> CodedBlock:
         """Code ``tokens`` (N,); ``advance(n)`` is called whenever n more are done."""
@@ -90,12 +104,15 @@ class BlockCodec:
         if count == 0:
             return tokens, 0.0
         streams = block_streams(count, self.streams)
-        stepper = self.make_stepper(streams, self.window)
-        predictor = new_predictor(self.mixture, vocab_size=self.vocab_size, streams=streams)
+        predictor = new_predictor(
+            self.mixture, vocab_size=self.vocab_size, streams=streams, probabilities=self.probabilities
+        )
         for stream in range(streams):
             predictor.begin(stream, self.bos)
         base, longer = divmod(count, streams)
         starts = [s * base + min(s, longer) for s in range(streams)]
+        inputs = coder.inputs(np.array(starts), base + (longer > 0), self.bos)
+        stepper = self.make_stepper(streams, self.window, inputs)
         last = np.full(streams, self.bos, dtype=np.int64)
         counts = np.empty(self.vocab_size, np.uint64)
         nats = 0.0

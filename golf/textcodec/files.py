@@ -32,6 +32,7 @@ from golf.tokens.tokenizer import Tokenizer
 __all__ = ["BLOCK_BYTES", "CodecConfig", "CodecReport", "unzip_file", "zip_file", "zip_tokens"]
 
 BLOCK_BYTES = 2 << 20
+INTEGER = "integer 1"  # name of the integer network's arithmetic; its number changes with any bit of it
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def zip_file(source: str | Path, target: str | Path, decoded: Decoded, config: C
     """
     source, target = require(source, made_by="you: the text to code"), Path(target)
     tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture, machine = MixtureConfig() if config.mixture else None, machine_name()
+    mixture, machine = MixtureConfig() if config.mixture else None, _machine(config.arithmetic, config.mixture)
     settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
-    if config.arithmetic == "portable":
+    if config.arithmetic != "fast":
         settings["threads"] = 0
     header_bytes = header_size(machine)
     with (
@@ -111,7 +112,7 @@ def zip_tokens(
 ) -> CodecReport:
     """Code token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
     tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture, machine = MixtureConfig() if config.mixture else None, machine_name()
+    mixture, machine = MixtureConfig() if config.mixture else None, _machine(config.arithmetic, config.mixture)
     digest, tally = hashlib.sha256(), Tally()
     with (
         atomic_file(target) as temporary,
@@ -168,8 +169,8 @@ def unzip_file(
 ) -> CodecReport:
     """Restore the text of ``source`` into ``target``, proved by its SHA-256.
 
-    ``threads`` must be the recorded number, or any for portable arithmetic; ``None`` takes it from the file (portable:
-    one). Raises ``FileError`` when the source is missing and ``CodecError`` when it is damaged, or when artifact,
+    ``threads`` must be the recorded number, or any for portable and integer arithmetic; ``None`` takes it from the file
+    (or one). Raises ``FileError`` when the source is missing and ``CodecError`` when it is damaged, or when artifact,
     threads, mixture or machine are not those of the coding; ``target`` appears whole or not at all.
     """
     source = require(source, made_by="`golf zip`")
@@ -229,9 +230,19 @@ def _steps(shown: object, num_bytes: int, tokens: int) -> Callable[[int], object
 
 @contextlib.contextmanager
 def _codec(decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None) -> Iterator[BlockCodec]:
-    with open_stepper(decoded.model, arithmetic=config.arithmetic, threads=config.threads) as make:
+    given = config.arithmetic == "integer" and mixture is None
+    with open_stepper(
+        decoded.model, arithmetic=config.arithmetic, threads=config.threads, probabilities=given
+    ) as make:
         bos = Tokenizer(decoded.tokenizer_model).bos_id
-        yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window)
+        yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window, given)
+
+
+def _machine(arithmetic: Arithmetic, mixes: bool) -> str:
+    """What the probabilities depend on; the integer network alone needs IEEE arithmetic and nothing else."""
+    if arithmetic != "integer":
+        return machine_name()
+    return f"{INTEGER}, mixture on {machine_name()}" if mixes else INTEGER
 
 
 def _lossless(decoded: Decoded) -> Tokenizer:
@@ -257,9 +268,10 @@ def _check_fit(
             f"{where}: coded with artifact {header.artifact_sha256[:16]}, this is artifact {decoded.sha256[:16]} "
             "(SHA-256); give --artifact the very same file"
         )
-    if header.machine != machine_name():
+    machine = _machine(header.arithmetic, header.mixes)
+    if header.machine != machine:
         raise CodecError(
-            f"{where}: coded in the arithmetic `{header.machine}`, this is `{machine_name()}`; the probabilities would "
+            f"{where}: coded in the arithmetic `{header.machine}`, this is `{machine}`; the probabilities would "
             "differ in their last bits, decode where it was coded"
         )
     if header.arithmetic == "fast" and threads not in (None, header.threads):

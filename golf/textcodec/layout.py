@@ -4,7 +4,8 @@
              SHA-256 of artifact and text, mixture hash, arithmetic (length byte and ASCII), CRC-32 of all this
     block    tokens u32, text bytes u32, code bytes u32, code
 
-Little-endian. The header is written last, in place, so a file in the making has none. Flags: 1 mixture, 2 portable.
+Little-endian. The header is written last, in place, so a file in the making has none. Flags: 1 mixture, 2 portable,
+4 integer.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import BinaryIO, Literal
 
 __all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"]
 
-Arithmetic = Literal["fast", "portable"]
+Arithmetic = Literal["fast", "portable", "integer"]
 MAGIC = b"GLFZ"
 VERSION = 1
 BLOCK = struct.Struct("<III")
 _FIXED = struct.Struct("<4sHHHHIQQId32s32s8sB")
 _CRC = struct.Struct("<I")
+_FLAGS: dict[Arithmetic, int] = {"fast": 0, "portable": 2, "integer": 4}  # 1 is the mixture
 
 
 class CodecError(ValueError):
@@ -52,7 +54,7 @@ class Header:
 
     def pack(self) -> bytes:
         """The header's bytes."""
-        flags = (1 if self.mixture.strip("0") else 0) | (2 if self.arithmetic == "portable" else 0)
+        flags = _FLAGS[self.arithmetic] | (1 if self.mixes else 0)
         machine = self.machine.encode("ascii")
         data = _FIXED.pack(
             MAGIC, VERSION, flags, self.streams, self.threads, self.window, self.text_bytes, self.tokens, self.blocks,
@@ -78,14 +80,17 @@ class Header:
          length) = _FIXED.unpack(data)  # fmt: skip
         if version != VERSION:
             raise CodecError(f"{where}: format version {version}, this golf reads {VERSION}")
+        arithmetic = next((name for name, flag in _FLAGS.items() if flags & ~1 == flag), None)
         rest = file.read(length + _CRC.size)
         if len(rest) < length + _CRC.size:
             raise CodecError(f"{where}: ends inside the header: truncated")
         data += rest[:length]
         if zlib.crc32(data) != _CRC.unpack(rest[length:])[0]:
             raise CodecError(f"{where}: the header's CRC-32 does not fit its content: damaged")
+        if arithmetic is None:
+            raise CodecError(f"{where}: flags {flags}, of which this golf knows 1, 2 and 4; use the one that coded it")
         return cls(
-            streams=streams, threads=threads, window=window, arithmetic="portable" if flags & 2 else "fast",
+            streams=streams, threads=threads, window=window, arithmetic=arithmetic,
             text_bytes=text_bytes, tokens=tokens, blocks=blocks, stated_bits=bits, artifact_sha256=artifact.hex(),
             text_sha256=text.hex(), mixture=mixture.hex(), machine=rest[:length].decode("ascii", "replace"),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from golf.mixing.config import MixtureConfig
 from golf.mixing.stream import MixtureState
 from golf.params import to_dict
 
-__all__ = ["MixturePredictor", "NeuralPredictor", "Predictor", "mixture_hash", "new_predictor"]
+__all__ = ["GivenPredictor", "MixturePredictor", "NeuralPredictor", "Predictor", "mixture_hash", "new_predictor"]
 
 
 class Predictor(Protocol):
@@ -45,6 +45,14 @@ class NeuralPredictor:
 
     def learn(self, token: int, stream: int, *, starts_document: bool) -> None:
         """Nothing to learn."""
+
+
+class GivenPredictor(NeuralPredictor):
+    """Rows that are probabilities already."""
+
+    def row(self, log_probs: np.ndarray, stream: int) -> np.ndarray:
+        """The row as it is."""
+        return log_probs
 
 
 class MixturePredictor:
@@ -84,10 +92,12 @@ class MixturePredictor:
                 self._biases[stream].start_document()
 
 
-def new_predictor(config: MixtureConfig | None, *, vocab_size: int, streams: int) -> Predictor:
-    """A predictor before the first token; ``None`` is the model alone."""
+def new_predictor(
+    config: MixtureConfig | None, *, vocab_size: int, streams: int, probabilities: bool = False
+) -> Predictor:
+    """A predictor before the first token; ``None`` is the model alone, whose rows may be ``probabilities`` already."""
     if config is None:
-        return NeuralPredictor()
+        return GivenPredictor() if probabilities else NeuralPredictor()
     return MixturePredictor(config, vocab_size=vocab_size, streams=streams)
 
 
