@@ -25,24 +25,9 @@ from golf.quantize.hessian import HessianError, load_hessians
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
 from golf.tokens.shards import ShardWriter, open_split
 from stages import calibrate as stage
+from tiny import recurrent
 
-TINY = {
-    "family": "depth_recurrent",
-    "width": 16,
-    "blocks": 2,
-    "repeats": 3,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "value_tables": 1,
-    "cross_repeat_skip": True,
-    "xsa_last": 1,
-    "softcap": 30.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-    "rope_base": 10000.0,
-    "negative_slope": 0.5,
-}
+TINY = recurrent(repeats=3)
 CONFIG = CalibrateConfig(tokens=96, window=12, batch=3)
 
 

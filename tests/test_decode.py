@@ -15,24 +15,9 @@ from golf.decode import decode_artifact, load_artifact
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.pipeline import QuantizeConfig, QuantizeResult, quantize_model
+from tiny import recurrent
 
-TINY = {
-    "family": "depth_recurrent",
-    "width": 16,
-    "blocks": 2,
-    "repeats": 2,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "value_tables": 1,
-    "cross_repeat_skip": True,
-    "xsa_last": 1,
-    "softcap": 30.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-    "rope_base": 10000.0,
-    "negative_slope": 0.5,
-}
+TINY = recurrent()
 VOCAB = 40
 CONFIG = QuantizeConfig("gptq_lite", {"embedding": 31, "attention": 31, "mlp": 15}, (0.999, 1.0), 12.85)
 

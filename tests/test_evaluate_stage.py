@@ -12,22 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
 import stages.hedge as hedge
 import stages.ttt as ttt
-from golf.container.write import pack
 from golf.decode import load_artifact
 from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
-from golf.params import ParamsError, to_dict
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.params import ParamsError
 from golf.scoring.text import ScoringError, load_text
 from golf.tokens.shards import ShardWriter
 from golf.tokens.tokenizer import Tokenizer
 from golf.tokens.trainer import train_tokenizer
+from tiny import pack_untrained, recurrent
 
 NEURAL = {"window": 32, "batch": 8, "precision": "fp32"}
 PARAMS = {
@@ -78,22 +76,9 @@ def tokenizer(documents: list[str]) -> Tokenizer:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, documents: list[str], tokenizer: Tokenizer) -> Path:
     root = tmp_path_factory.mktemp("project")
-    shape = {"family": "depth_recurrent", "width": 32, "blocks": 1, "repeats": 2, "heads": 2, "kv_heads": 1}
-    shape |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    shape |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-    config = config_from_dict(shape)
-    torch.manual_seed(0)
-    model = build_model(config, tokenizer.vocab_size)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    levels = {"embedding": 31, "attention": 31, "mlp": 31}
-    method = QuantizeConfig(method="gptq_lite", levels=levels, percentiles=(0.999, 1.0), clip=12.85)
-    meta = {"model": to_dict(config), "vocab_size": tokenizer.vocab_size}
-    quantized = quantize_model(state, model, method, meta=meta).model
     (root / "artifacts/compress").mkdir(parents=True)
-    (root / "artifacts/compress/model.golf").write_bytes(pack(quantized, tokenizer.model))
+    artifact = pack_untrained(recurrent(width=32, blocks=1), tokenizer.vocab_size, tokenizer.model)
+    (root / "artifacts/compress/model.golf").write_bytes(artifact)
     write_tokens(root / "artifacts/tokens/val", tokenizer, documents)
     with open(root / "params.yaml", "w") as file:
         YAML().dump(PARAMS, file)

@@ -29,24 +29,9 @@ from golf.shipping import (
     size_metrics,
     size_rows,
 )
+from tiny import recurrent
 
-TINY = {
-    "family": "depth_recurrent",
-    "width": 16,
-    "blocks": 2,
-    "repeats": 2,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "value_tables": 1,
-    "cross_repeat_skip": True,
-    "xsa_last": 1,
-    "negative_slope": 0.5,
-    "softcap": 30.0,
-    "rope_base": 10000.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-}
+TINY = recurrent()
 
 
 def run(command: list[str], cwd: Path, path: str) -> subprocess.CompletedProcess[str]:

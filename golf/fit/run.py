@@ -111,10 +111,7 @@ def split_octaves(groups: list[Group]) -> list[Group]:
     octaves = np.array(wanted) - float(np.dot(share, wanted))
     octaves = np.clip(octaves, -_WIDEST_SPLIT, _WIDEST_SPLIT)
     octaves -= float(np.dot(share, octaves))
-    return [
-        Group(group.name, group.members, group.weights, group.damage, float(shift))
-        for group, shift in zip(groups, octaves, strict=True)
-    ]
+    return [dataclasses.replace(group, octaves=float(shift)) for group, shift in zip(groups, octaves, strict=True)]
 
 
 def _everything(quantizer: Quantizer) -> Group:
@@ -144,14 +141,14 @@ def _measured(quantizer: Quantizer, groups: list[Group], model: QuantizedModel, 
     for group in groups:
         names = [alias for name in group.members for alias in aliases.get(name, [name])]
         nats = damage({**quantizer.state, **{name: quantized[name] for name in names}})
-        found.append(Group(group.name, group.members, group.weights, nats))
+        found.append(dataclasses.replace(group, damage=nats))
     return found
 
 
 def _search(
     quantizer: Quantizer, groups: list[Group], *, size: Size, target: int, start: float, say: Say
 ) -> Fit:
-    kept: dict[float, tuple[QuantizeResult, int]] = {}  # of the largest size that fits, and no other
+    kept: dict[int, QuantizeResult] = {}  # by total bytes: the largest that fits, and no other
     count = 0
     say("fit: | probe | step scale | total bytes | of target | output error | bits/weight | seconds |")
 
@@ -160,9 +157,9 @@ def _search(
         started = time.perf_counter()
         result = quantizer.run(_scales(groups, octaves))
         total = size(result.model)
-        if total <= target and all(best < total for _, best in kept.values()):
+        if max(kept, default=0) < total <= target:
             kept.clear()
-            kept[octaves] = (result, total)
+            kept[total] = result
         count += 1
         error, bits = (result.metrics[f"quantized_{key}"] for key in ("output_error", "bits_per_weight"))
         say(
@@ -173,17 +170,16 @@ def _search(
 
     slope = sum(group.weights for group in groups) / 8
     best = search_scale(measure, target, bytes_per_octave=slope, start=start).best
-    result, total = kept[best.octaves]
-    unused = 1 - total / target
+    unused = 1 - best.total_bytes / target
     if unused > TOLERANCE:
         say(f"fit: {100 * unused:.2f} % of the target stay unused: the sizes of so small a model jump that far")
     metrics = {
         "fit_probes": float(count),
-        "fit_total_bytes": float(total),
+        "fit_total_bytes": float(best.total_bytes),
         "fit_unused_share": unused,
         "fit_step_scale": 2.0**best.octaves,
     }
-    return Fit(result, tuple(groups), best.octaves, math.nan, metrics)
+    return Fit(kept[best.total_bytes], tuple(groups), best.octaves, math.nan, metrics)
 
 
 def _judged(fit: Fit, damage: Damage) -> Fit:
@@ -191,7 +187,7 @@ def _judged(fit: Fit, damage: Damage) -> Fit:
     return dataclasses.replace(fit, divergence=nats, metrics=fit.metrics | {"divergence_nats": nats})
 
 
-def _say_groups(groups: list[Group], say: Callable[[str], None]) -> None:
+def _say_groups(groups: list[Group], say: Say) -> None:
     say("split: | KL alone, nats |    weights | steps times | group |")
     for group in sorted(groups, key=lambda group: -group.damage):
         say(f"split: | {group.damage:14.6f} | {group.weights:10,d} | {2**group.octaves:11.3f} | {group.name} |")

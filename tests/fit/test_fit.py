@@ -30,25 +30,10 @@ from golf.quantize.tensors import QuantizedModel
 from golf.shipping import CompressConfig, pack_decoder
 from golf.tokens.shards import ShardWriter
 from stages import quantize as stage
+from tiny import recurrent
 
 VOCAB = 300
-TINY = {
-    "family": "depth_recurrent",
-    "width": 48,
-    "blocks": 1,
-    "repeats": 2,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "value_tables": 1,
-    "cross_repeat_skip": True,
-    "xsa_last": 1,
-    "negative_slope": 0.5,
-    "softcap": 30.0,
-    "rope_base": 10000.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-}
+TINY = recurrent(width=48, blocks=1)
 META = {"model": TINY, "vocab_size": VOCAB}
 CONFIG = QuantizeConfig("gptq_lite", dict.fromkeys(("embedding", "attention", "mlp"), 31), (0.999, 1.0), 8.0)
 DECODER = 20_000

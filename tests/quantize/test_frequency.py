@@ -14,25 +14,10 @@ from golf.quantize.config import QuantizeConfig
 from golf.quantize.frequency import row_factors
 from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.pipeline import Quantizer
+from tiny import recurrent
 
 VOCAB = 60
-MODEL = {
-    "family": "depth_recurrent",
-    "width": 16,
-    "blocks": 1,
-    "repeats": 2,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "value_tables": 1,
-    "cross_repeat_skip": True,
-    "xsa_last": 1,
-    "negative_slope": 0.5,
-    "softcap": 30.0,
-    "rope_base": 10000.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-}
+MODEL = recurrent(blocks=1)
 ROLES = ("embedding", "attention", "mlp")
 COUNTS = (100_000 / np.arange(1, VOCAB + 1)).astype(np.int64)
 GPTQ = GptqConfig(token_exponent=0.5)

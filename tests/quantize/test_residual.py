@@ -13,12 +13,10 @@ from golf.quantize.config import QuantizeConfig
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.residual import rotate_residual
 from golf.quantize.rotation import RotationError
+from tiny import flat, recurrent
 
-SHARED = {"width": 16, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
-SHARED |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-FLAT = {"family": "transformer", "layers": 4, "unet_skips": True, **SHARED}
-RECURRENT = {"family": "depth_recurrent", "blocks": 2, "repeats": 2, "value_tables": 1, "cross_repeat_skip": True}
-RECURRENT |= {"xsa_last": 1, **SHARED}
+FLAT = flat(layers=4)
+RECURRENT = recurrent()
 CONFIG = QuantizeConfig("gptq", dict.fromkeys(("embedding", "attention", "mlp"), 127), (1.0,), 8.0, rotate=True)
 
 

@@ -13,10 +13,10 @@ from golf.files import load_numpy, save_numpy
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixing.counts import candidates, count_contexts
 from golf.mixing.record import NeuralRecord, record_from_log_probs
-from golf.models.registry import build_model, config_from_dict
 from golf.scoring.record import StreamingConfig, StreamRecord, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
+from tiny import recurrent, shaken
 
 VOCAB = 30
 CONFIG = StreamingConfig(
@@ -27,15 +27,7 @@ CONFIG = StreamingConfig(
 
 
 def tiny_model() -> torch.nn.Module:
-    config = {"family": "depth_recurrent", "width": 24, "blocks": 1, "repeats": 2, "heads": 2, "kv_heads": 2}
-    config |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    config |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-    torch.manual_seed(1)
-    model = build_model(config_from_dict(config), VOCAB)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return shaken(recurrent(width=24, blocks=1, kv_heads=2), VOCAB, seed=1, noise=0.3)
 
 
 def make_text(num_tokens: int = 400) -> ValidationText:

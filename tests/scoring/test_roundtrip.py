@@ -6,25 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from golf.models.registry import build_model, config_from_dict
 from golf.scoring.neural import iterate_rows, score_rows
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windowed import RoundtripConfig, score_windows
 from golf.scoring.windows import plan_roundtrip
+from tiny import recurrent, shaken
 
 VOCAB = 48
 
 
 def tiny_model(seed: int = 0) -> torch.nn.Module:
-    config = {"family": "depth_recurrent", "width": 32, "blocks": 2, "repeats": 2, "heads": 2, "kv_heads": 1}
-    config |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    config |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-    torch.manual_seed(seed)
-    model = build_model(config_from_dict(config), VOCAB)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return shaken(recurrent(width=32), VOCAB, seed=seed, noise=0.3)
 
 
 def random_text(num_tokens: int, seed: int = 0) -> ValidationText:

@@ -6,24 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from golf.models.registry import build_model, config_from_dict
 from golf.scoring.neural import score_rows
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
+from tiny import recurrent, shaken
 
 VOCAB = 40
 
 
 def tiny_model() -> torch.nn.Module:
-    config = {"family": "depth_recurrent", "width": 24, "blocks": 1, "repeats": 2, "heads": 2, "kv_heads": 2}
-    config |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    config |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-    torch.manual_seed(1)
-    model = build_model(config_from_dict(config), VOCAB)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return shaken(recurrent(width=24, blocks=1, kv_heads=2), VOCAB, seed=1, noise=0.3)
 
 
 def random_text(num_tokens: int) -> ValidationText:

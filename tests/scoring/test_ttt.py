@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from golf.models.registry import build_model, config_from_dict
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
 from golf.scoring.windowed import SlidingConfig, score_windows
+from tiny import recurrent, shaken
 
 VOCAB = 30
 CONFIG = TttConfig(
@@ -22,15 +22,7 @@ CONFIG = TttConfig(
 
 
 def tiny_model() -> torch.nn.Module:
-    shape = {"family": "depth_recurrent", "width": 24, "blocks": 1, "repeats": 2, "heads": 2, "kv_heads": 2}
-    shape |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    shape |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
-    torch.manual_seed(1)
-    model = build_model(config_from_dict(shape), VOCAB)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return shaken(recurrent(width=24, blocks=1, kv_heads=2), VOCAB, seed=1, noise=0.2)
 
 
 def make_text() -> ValidationText:

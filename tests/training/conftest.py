@@ -12,12 +12,9 @@ import pytest
 
 from golf.files import write_json
 from golf.tokens.shards import ShardWriter
+from tiny import recurrent
 
-MODEL = {
-    "family": "depth_recurrent", "width": 16, "blocks": 2, "repeats": 2, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0,
-    "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 2, "negative_slope": 0.5, "softcap": 30.0,
-    "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
-}  # fmt: skip
+MODEL = recurrent(xsa_last=2)
 TRAIN = {
     "seed": 1, "iterations": 24, "budget_seconds": 0.0, "tokens_per_step": 64, "sequence_length": 16,
     "micro_batch_tokens": 64, "depth_phases": [[0.5, 1], [1.0, 2]], "warmdown": 0.5, "warmdown_shape": "linear",

@@ -19,6 +19,7 @@ from golf.files import read_json, read_meta, sha256_file
 
 Workspace = Callable[[], Path]
 Sections = dict[str, dict[str, Any]]
+Output = pytest.CaptureFixture[str]
 
 
 def start(root: Path, stage: str, folder: Path, extra: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -50,12 +51,14 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_killed_and_stopped_runs_end_with_the_bytes_of_an_uninterrupted_one(
-    root: Path, workspace: Workspace, sections: Sections
+    root: Path, workspace: Workspace, sections: Sections, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     sections["train"].update(iterations=60, momentum_warmup_steps=10)
     folder = workspace()
-    code, out, err = finish(root, "train", folder)
-    assert code == 0, err
+    monkeypatch.setenv("GOLF_DEVICE", "cpu")
+    monkeypatch.setenv("GOLF_CKPT_DIR", str(folder / "ckpt"))
+    assert stages.train.run(folder / "params.json", folder) == 0
+    out = capsys.readouterr().out
     assert "plan for 60 steps:" in out and "depth 2 from step 31" in out and "trained 60 steps" in out
     wanted = hashes(folder)
     assert {"final.safetensors", "ema.safetensors", "history.tsv", "ledger.json", "train.json"} <= set(wanted)
@@ -76,8 +79,7 @@ def test_killed_and_stopped_runs_end_with_the_bytes_of_an_uninterrupted_one(
     assert "resuming after step" in out
     assert hashes(folder) == wanted
 
-    code, out, err = finish(root, "average", folder)
-    assert code == 0, err
+    assert stages.average.run(folder / "params.json", folder) == 0
     metrics = read_json(folder / "metrics/average.json", made_by="test")
     assert {f"heldout_{kind}_nats_per_token" for kind in ("raw", "mean", "ema")} <= set(metrics)
     meta = read_meta(folder / "artifacts/average/model.safetensors", made_by="test")
@@ -198,7 +200,7 @@ def test_the_number_of_processes_comes_from_the_environment(monkeypatch: pytest.
 
 
 def test_a_world_that_does_not_divide_the_batch_is_refused_before_anything_starts(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     folder = workspace()
     monkeypatch.setenv("WORLD_SIZE", "3")

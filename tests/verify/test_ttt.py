@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from golf.models.registry import build_model, config_from_dict
 from golf.scoring import ttt
 from golf.scoring.neural import target_nats
 from golf.scoring.results import Score, make_score
@@ -19,6 +18,7 @@ from golf.scoring.windows import plan_sliding
 from golf.verify import checks
 from golf.verify.checks import Commit
 from golf.verify.scorers import TttScorer, mode_scorer
+from tiny import flat, shaken
 
 VOCAB = 30
 CONFIG = TttConfig(
@@ -29,14 +29,7 @@ CONFIG = TttConfig(
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    shape = {"family": "transformer", "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0}
-    shape |= {"unet_skips": True, "negative_slope": 0.5, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5}
-    torch.manual_seed(1)
-    model = build_model(config_from_dict(shape | {"norm_eps": 1e-6}), VOCAB)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
+    return shaken(flat(), VOCAB, seed=1, noise=0.3)
 
 
 @pytest.fixture(scope="module")
