@@ -1,10 +1,13 @@
-"""Streaming attention: a ring of keys and values per layer, so that each token of a text is computed once.
+"""Streaming attention: the keys and values of the last tokens are kept per layer, so each token is computed once.
 
 Every new token attends to the last ``window`` keys including its own (band attention); rotary positions just continue.
-The ring has room for ``window + chunk - 1`` keys, so a chunk is written before it is attended and nothing a query
-still needs is overwritten. Slot order does not matter to attention, because keys are stored already rotated.
+Keys lie in the order of the text, new ones behind the old; where room ends the last ones move to the front. Queries go
+in blocks of ``BLOCK``: each reads the one slice of ``window + BLOCK`` keys that holds all of theirs. So a chunk of any
+length costs ``(window + BLOCK) / window`` of the attention that is needed, where one mask over window and chunk costs
+``(window + chunk) / window``.
 
-Shapes: ``L`` attention layers, ``B`` streams, ``K`` key/value heads, ``C`` slots, ``E`` head width, ``t`` new tokens.
+Shapes: ``L`` attention layers, ``B`` streams, ``K`` key/value heads, ``C`` slots, ``E`` head width, ``t`` new tokens,
+``b`` queries of a block, ``n`` keys that it reads.
 """
 
 from __future__ import annotations
@@ -15,20 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["StreamState", "StreamStep"]
+__all__ = ["BLOCK", "StreamState", "StreamStep"]
+
+BLOCK = 128
+_ALIGN = 16  # slots; so the keys of every stream begin at whole cache lines, whatever the chunk
 
 
 @dataclass
 class StreamState:
-    """What a model with attention remembers of the tokens before: plain tensors, changed in place by ``step``."""
+    """What a model with attention remembers of the tokens before; changed in place by ``step``.
+
+    Slot ``i`` below ``filled`` holds the key of token ``position - filled + i``.
+    """
 
     keys: Tensor  # (L,B,K,C,E), normalised and rotated
     values: Tensor  # (L,B,K,C,E)
-    slots: Tensor  # (C,) int64, position of the token whose key is in each slot; -1 is empty
+    band: Tensor  # (BLOCK or less, window + as many): 0 where a query of a block sees a key, -inf elsewhere
     first: Tensor  # (B,) int64, earliest position that each stream may attend to
-    position: Tensor  # () int64, position of the next token
     window: int  # keys that a token attends to at most, its own included
     chunk: int  # tokens that one pass takes at most
+    position: int = 0  # of the next token
+    filled: int = 0  # slots in use
+    resets: bool = False  # whether ``first`` says anything
 
     @classmethod
     def empty(
@@ -46,14 +57,16 @@ class StreamState:
         for name, size in (("batch", batch), ("window", window), ("chunk", chunk)):
             if size < 1:
                 raise ValueError(f"streaming {name}: found {size}, wanted 1 or more")
-        capacity = window + chunk - 1
-        shape = (layers, batch, kv_heads, capacity, head_dim)
+        capacity = window + max(chunk, window // 2)  # half a window of room: moves cost at most two copies of a key
+        shape = (layers, batch, kv_heads, -(-capacity // _ALIGN) * _ALIGN, head_dim)
+        queries = torch.arange(min(BLOCK, chunk), device=device)[:, None]
+        keys = torch.arange(window + queries.numel(), device=device)
+        hidden = (keys <= queries) | (keys > queries + window)
         return cls(
             keys=torch.zeros(shape, dtype=dtype, device=device),
             values=torch.zeros(shape, dtype=dtype, device=device),
-            slots=torch.full((capacity,), -1, dtype=torch.int64, device=device),
+            band=torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -torch.inf),
             first=torch.zeros(batch, dtype=torch.int64, device=device),
-            position=torch.zeros((), dtype=torch.int64, device=device),
             window=window,
             chunk=chunk,
         )
@@ -61,10 +74,20 @@ class StreamState:
     def reset(self, streams: Tensor) -> None:
         """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
         self.first = torch.where(streams, self.position, self.first)
+        self.resets = True
 
     def num_bytes(self) -> int:
         """Bytes of the kept keys and values."""
         return 2 * self.keys.numel() * self.keys.element_size()
+
+    def make_room(self, tokens: int) -> None:
+        """Move the last ``window`` keys to the front unless ``tokens`` slots are free behind the last."""
+        if self.filled + tokens <= self.keys.size(3):
+            return
+        kept = self.window
+        for kind in (self.keys, self.values):
+            kind[:, :, :, :kept] = kind[:, :, :, self.filled - kept : self.filled].clone()
+        self.filled = kept
 
 
 class StreamStep:
@@ -72,27 +95,53 @@ class StreamStep:
 
     def __init__(self, state: StreamState, tokens: int) -> None:
         assert tokens <= state.chunk
-        self.state, self.layer = state, 0
-        self.positions = state.position + torch.arange(tokens, device=state.slots.device)
-        self.index = self.positions % state.slots.numel()
-        state.slots[self.index] = self.positions
-        queries = self.positions[:, None]
-        band = (state.slots <= queries) & (state.slots > queries - state.window)
-        self.mask = (band[None] & (state.slots >= state.first[:, None, None])).unsqueeze(1)  # (B,1,t,C)
+        state.make_room(tokens)
+        self.state, self.tokens, self.layer = state, tokens, 0
+        self.positions = torch.arange(state.position, state.position + tokens, device=state.keys.device)
+        rows = state.band.size(0)
+        self.blocks = [self._block(begin, min(begin + rows, tokens)) for begin in range(0, tokens, rows)]
+
+    def _block(self, begin: int, end: int) -> tuple[slice, slice, Tensor | None]:
+        """Queries ``begin`` to ``end - 1`` of the pass: which they are, the slots of their keys, and their mask."""
+        state = self.state
+        lone = end - begin == 1
+        before = min(state.filled + begin, state.window - lone)  # keys ahead; one too many, for kernels like even sizes
+        slots = slice(state.filled + begin - before, state.filled + end)
+        mask = None  # a lone query sees all of its keys
+        if not lone:
+            mask = state.band[: end - begin, state.window - before :][:, : before + end - begin]
+        if state.resets:
+            seen = torch.arange(slots.start, slots.stop, device=state.first.device) + (state.position - state.filled)
+            forgotten = (seen < state.first[:, None])[:, None, None]  # (B,1,1,n)
+            mask = (state.band.new_zeros(()) if mask is None else mask).masked_fill(forgotten, -torch.inf)
+        return slice(begin, end), slots, mask
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store ``k``, ``v`` (B,K,t,E) and attend with ``q`` (B,H,t,E) over the band. Returns (B,H,t,E)."""
         state = self.state
         keys, values = state.keys[self.layer], state.values[self.layer]
         self.layer += 1
-        keys[:, :, self.index] = k.to(keys.dtype)
-        values[:, :, self.index] = v.to(values.dtype)
-        gqa = keys.size(1) != q.size(1)
-        return F.scaled_dot_product_attention(
-            q, keys.to(q.dtype), values.to(q.dtype), attn_mask=self.mask, enable_gqa=gqa
-        )
+        new = slice(state.filled, state.filled + self.tokens)
+        keys[:, :, new], values[:, :, new] = k, v
+        pieces = [
+            _attend(q[:, :, block], keys[:, :, slots], values[:, :, slots], mask) for block, slots, mask in self.blocks
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        out = q.new_empty(q.size(0), q.size(2), q.size(1), q.size(3)).transpose(1, 2)  # in the order of the tokens
+        for (block, _, _), piece in zip(self.blocks, pieces, strict=True):
+            out[:, :, block] = piece
+        return out
 
     def finish(self) -> None:
         """Advance the state behind the tokens of this pass."""
-        assert self.layer == self.state.keys.size(0), "the model's depth changed after new_state"
-        self.state.position = self.positions[-1] + 1
+        state = self.state
+        assert self.layer == state.keys.size(0), "the model's depth changed after new_state"
+        state.position, state.filled = state.position + self.tokens, state.filled + self.tokens
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    mask = mask if mask is None else mask.to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask, enable_gqa=k.size(1) != q.size(1)
+    )

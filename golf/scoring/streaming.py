@@ -6,7 +6,8 @@ The text is cut into ``K = ceil(n / segment)`` equal segments, of which ``stream
 Every segment but the first reads ``warmup`` tokens before its first target, unscored. A token's hidden state depends on
 at most ``layers * (window - 1)`` tokens before it, so from that warm-up on the score of an attention model is that of
 one unbroken pass, wherever it is cut; less warm-up is cheaper and costs a little score (``docs/scores.md``).
-``segment`` and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory.
+``segment`` and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory:
+their product is the rows of a pass, also where the text has fewer segments.
 
 Rows come out in reading order, whatever the batch: what learns from the text (golf.scoring.record) needs that order.
 Of several processes rank 0 gets the rows; the others run their share of the passes (``serve_stream``) and send it the
@@ -155,37 +156,54 @@ def _hidden_blocks(
     """Hidden states (R, D) of the targets of some segments at a time: on rank 0 all of them in reading order, its own
     and what it receives, elsewhere those of the rank's own passes."""
     size, block = ranks.streams(len(plan.first), config.streams), None
+    chunk = _chunk(plan, config, size)
     for index, start in enumerate(range(0, len(plan.first), size)):
         part, owner = plan.part(start, start + size), index % ranks.world
         if owner == ranks.rank:
-            block = _run_block(model, text, part, config, device)
+            block = _run_block(model, text, part, config, device, chunk)
             yield block
         elif ranks.rank == 0:
             assert block is not None, "rank 0 runs the first pass"
             yield ranks.receive(block, int(part.last[-1] - part.first[0]), owner)
 
 
+def _chunk(plan: StreamPlan, config: PassConfig, streams: int) -> int:
+    """Tokens of each of ``streams`` in a pass: ``config.chunk``, or as many more as fill the place of absent streams.
+
+    Whole blocks of queries, which are the same wherever chunks end: so the wider chunk gives the same bits.
+    """
+    from golf.models.stream import BLOCK
+
+    longest = int((plan.last - plan.begin).max())  # of the plan, not of one pass: it must not matter who runs beside
+    if config.attention == "band" or config.chunk % BLOCK:
+        return min(config.chunk, longest)
+    return min(config.chunk * max(1, config.streams // streams), -(-longest // BLOCK) * BLOCK)
+
+
 def _run_block(
-    model: Any, text: ValidationText, plan: StreamPlan, config: PassConfig, device: torch.device
+    model: Any, text: ValidationText, plan: StreamPlan, config: PassConfig, device: torch.device, chunk: int
 ) -> torch.Tensor:
     """Run the segments of ``plan`` side by side; idle streams pad passes to ``MIN_ROWS`` rows, see ``neural``."""
     import torch
 
+    from golf.models.stream import BLOCK
+
     longest, real = int((plan.last - plan.begin).max()), len(plan.first)
-    chunk = min(config.chunk, longest) if config.attention == "ring" else longest
+    chunk = chunk if config.attention == "ring" else longest
     begin = np.append(plan.begin, np.repeat(plan.begin[:1], max(-(-MIN_ROWS // chunk) - real, 0)))
     step = _stepper(model, config, len(begin), chunk)
     block: torch.Tensor | None = None
     for offset in range(0, longest, chunk):
-        positions = begin[:, None] + np.arange(offset, offset + chunk)
+        size = chunk if chunk % BLOCK else min(chunk, -(-(longest - offset) // BLOCK) * BLOCK)  # no half blocks
+        positions = begin[:, None] + np.arange(offset, offset + size)
         ids = text.tokens[np.minimum(positions, text.num_targets - 1)]
-        hidden = step(torch.from_numpy(ids).to(device))[:real].flatten(0, 1)
-        positions = positions[:real]
-        scored = (positions >= plan.first[:, None]) & (positions < plan.last[:, None])
+        hidden = step(torch.from_numpy(ids).to(device))[:real]
         if block is None:
-            block = hidden.new_empty(int(plan.last[-1] - plan.first[0]), hidden.shape[1])
-        places = torch.from_numpy(positions[scored] - plan.first[0]).to(device)
-        block[places] = hidden[torch.from_numpy(np.flatnonzero(scored)).to(device)]
+            block = hidden.new_empty(int(plan.last[-1] - plan.first[0]), hidden.shape[2])
+        for rows, start, first, last in zip(hidden, positions[:real, 0], plan.first, plan.last, strict=True):
+            low, high = max(first, start), min(last, start + size)  # targets of this segment in this pass
+            if low < high:
+                block[low - plan.first[0] : high - plan.first[0]] = rows[low - start : high - start]
     assert block is not None
     return block
 

@@ -193,6 +193,28 @@ def test_streaming_beyond_the_window_is_the_same_for_every_cut_and_chunk(data: d
         torch.testing.assert_close(other, results[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("chunk", "window"), [(40, 10), (7, 10), (4, 1), (40, 3)])
+def test_queries_stream_in_blocks_that_read_only_keys_they_may_see(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, window: int
+) -> None:
+    """Work grows with window + block, whatever the chunk; the result is that of one mask over all keys."""
+    monkeypatch.setattr("golf.models.stream.BLOCK", 4)
+    model, ids = _model(FLAT | {"layers": 1, "unet_skips": False}), _ids(2, 60)
+    read: list[tuple[int, int]] = []
+    attend = F.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        read.append((q.size(2), k.size(2)))
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    streamed = model.step(ids, model.new_state(2, window, chunk))
+    assert sum(queries for queries, _ in read) == 60
+    assert all(queries <= 4 and keys <= window + queries for queries, keys in read)
+    alone = [model.hidden(ids[:, max(0, t + 1 - window) : t + 1])[:, -1] for t in range(60)]  # one layer: no more reach
+    torch.testing.assert_close(streamed, torch.stack(alone, dim=1), rtol=1e-3, atol=1e-4)
+
+
 def test_streamed_tokens_reach_back_a_window_per_layer_and_no_further() -> None:
     model = _model(FLAT | {"layers": 1, "unet_skips": False})
     ids = _ids(1, 20)
@@ -213,6 +235,16 @@ def test_reset_streams_forget_while_others_go_on() -> None:
     fresh = model.hidden(ids[:1, 8:])
     torch.testing.assert_close(out[:1], fresh, rtol=1e-3, atol=1e-4)
     assert torch.equal(out[1], plain[1]) and not torch.allclose(out[0], plain[0])
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_reset_streams_stay_apart_when_kept_keys_move(cut: int) -> None:
+    model, ids = _model(FLAT), _ids(2, 50)
+    state = model.new_state(2, 16, chunk=8)
+    model.step(ids[:, :13], state)
+    state.reset(torch.tensor([True, False]))
+    out = torch.cat([model.step(piece, state) for piece in ids[:, 13:].split(cut, dim=1)], dim=1)
+    torch.testing.assert_close(out[:1], model.step(ids[:1, 13:], model.new_state(1, 16)), rtol=1e-3, atol=1e-4)
 
 
 def test_wrong_stream_sizes_are_named() -> None:

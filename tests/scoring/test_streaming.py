@@ -125,13 +125,32 @@ def test_cold_segments_cost_more() -> None:
     assert cold > warm
 
 
-@pytest.mark.parametrize("chunk", [5, 32])
+@pytest.mark.parametrize("chunk", [5, 32, 128, 1000])
 def test_score_is_the_same_to_the_last_digit_for_every_number_of_streams(chunk: int) -> None:
     model, text = trained_model(), make_text(3000, seed=8)
     reference = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=1000))
     for streams in (1, 3, 16):
         nats = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=streams))
         np.testing.assert_array_equal(nats, reference)
+
+
+def test_one_long_segment_fills_the_pass_of_absent_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a pass are chunk x streams, whatever the cuts; and the bits are those of narrow passes."""
+    monkeypatch.setattr("golf.models.stream.BLOCK", 64)
+    model, text = trained_model(), make_text(1200, seed=8)
+    rows: list[int] = []
+    step: Any = model.step
+
+    def counted(ids: torch.Tensor, state: Any) -> Any:
+        rows.append(ids.numel())
+        return step(ids, state)
+
+    monkeypatch.setattr(model, "step", counted)
+    narrow = streaming_nats(model, text, config(chunk=64, streams=1))
+    assert set(rows) == {64}
+    rows.clear()
+    np.testing.assert_array_equal(streaming_nats(model, text, config(chunk=64, streams=8)), narrow)
+    assert rows[:-1] == [512, 512] and rows[-1] == 192  # 1,199 targets: the last pass has no more blocks than it needs
 
 
 def test_cold_segments_are_independent_texts() -> None:
