@@ -26,6 +26,7 @@ from golf.tokens.shards import load_split
 __all__ = ["curve", "curve_page", "draw"]
 
 PUBLIC, PLAIN, STACK = "GPTQ + SDClip + order-0 rANS", "GPTQ + column steps", "GPTQ + trellis (whole stack)"
+TRELLIS = "GPTQ + SDClip + trellis + order-0 rANS"
 ROLES = ("embedding", "attention", "mlp")
 CLIPS = (5.0, 8.0, 12.0, 17.0)
 RECIPES: dict[str, tuple[str, str, list[list[str]]]] = {  # coder, then overrides of each point
@@ -36,6 +37,7 @@ RECIPES: dict[str, tuple[str, str, list[list[str]]]] = {  # coder, then override
     ),
     "SDClip": ("rans", "sdclip", [[f"clip={clip}"] for clip in (3.0, 5.0, 8.0, 12.0)]),
     PUBLIC: ("rans", "gptq", [[f"clip={clip}", "gptq.column_exponent=0.0"] for clip in CLIPS]),
+    TRELLIS: ("rans", "gptq_trellis", [[f"clip={clip}", "gptq.column_exponent=0.0"] for clip in CLIPS]),
     PLAIN: ("smallest", "gptq", [[f"clip={clip}"] for clip in CLIPS]),
     STACK: ("smallest", "gptq_trellis", [[f"clip={clip}"] for clip in CLIPS]),
 }
@@ -102,14 +104,19 @@ def _ratios(recipes: dict[str, Points]) -> dict[str, float]:
         points = sorted(recipes[title], key=lambda point: point["bytes"])
         return np.array([p["bytes"] for p in points], float), np.log([p["kl"] for p in points])
 
-    size, kl = lines(STACK)
-    plain_size, plain_kl = lines(PLAIN)
-    inside = (size >= plain_size[0]) & (size <= plain_size[-1])
-    equal_bytes = np.exp(kl[inside] - np.interp(size[inside], plain_size, plain_kl))
-    public_size, public_kl = lines(PUBLIC)
+    def at_equal_bytes(better: str, plain: str) -> float:
+        (size, kl), (plain_size, plain_kl) = lines(better), lines(plain)
+        inside = (size >= plain_size[0]) & (size <= plain_size[-1])
+        return float(np.exp(kl[inside] - np.interp(size[inside], plain_size, plain_kl)).mean())
+
+    (size, kl), (public_size, public_kl) = lines(STACK), lines(PUBLIC)
     within = (kl <= public_kl[0]) & (kl >= public_kl[-1])
     equal_kl = size[within] / np.interp(kl[within], public_kl[::-1], public_size[::-1])
-    return {"gptq_trellis_to_gptq_kl": float(equal_bytes.mean()), "stack_to_public_bytes": float(equal_kl.mean())}
+    return {
+        "gptq_trellis_to_gptq_kl": at_equal_bytes(STACK, PLAIN),
+        "gptq_trellis_to_gptq_kl_rows": at_equal_bytes(TRELLIS, PUBLIC),
+        "stack_to_public_bytes": float(equal_kl.mean()),
+    }
 
 
 def curve_page(found: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 
 from golf.models.registry import build_model, config_from_dict, config_to_dict
 from golf.params import read_params
+from golf.quantize.controls import stored_control
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
@@ -25,8 +26,13 @@ LEVELS = 31
 SHARED = {"key": "query", "value": "query"}  # matrices with the same input have the same column codes
 
 
-def large_quantized(root: Path, clip: float, *, model: str = "conf/model/depth_recurrent_832.yaml") -> QuantizedModel:
-    """The large model at ``clip``; statistics from ``root``/artifacts/quantize/model.safetensors (clip 8)."""
+def large_quantized(
+    root: Path, clip: float, *, model: str = "conf/model/depth_recurrent_832.yaml", control_step: float = 0.0
+) -> QuantizedModel:
+    """The large model at ``clip``; statistics from ``root``/artifacts/quantize/model.safetensors (clip 8).
+
+    ``control_step`` as the key `quantize.control_step`.
+    """
     small, _ = load_quantized(root / "artifacts/quantize/model.safetensors")
     config = config_from_dict(read_params(model))
     with torch.device("meta"):
@@ -41,7 +47,8 @@ def large_quantized(root: Path, clip: float, *, model: str = "conf/model/depth_r
             tensors[name] = _quantized(small.tensors[name], shape, clip, codes, rng)
         elif name in small.plain:
             drawn = rng.choice(small.plain[name].astype(np.float64).ravel(), shape)
-            plain[name] = (drawn * (1 + 0.02 * rng.standard_normal(shape))).astype(np.float16)
+            jittered = drawn * (1 + 0.02 * rng.standard_normal(shape))
+            plain[name] = stored_control(name, jittered.astype(np.float32), step=control_step)
         else:
             assert name in small.aliases, name
     return QuantizedModel(config_to_dict(config), 1024, tensors, plain, dict(small.aliases))
