@@ -32,11 +32,11 @@ from golf.integer.exact import (
     squared,
 )
 from golf.integer.kernels import attend_one
+from golf.integer.ring import KeyRing, RingPass
 from golf.integer.rotary import rotations
 from golf.models.base import LanguageModel
 from golf.models.block import ResidualBlock
 from golf.models.depth_recurrent import DepthRecurrent
-from golf.models.stream import StreamState, StreamStep
 from golf.models.transformer import Transformer
 
 __all__ = ["IntegerNetwork"]
@@ -72,15 +72,16 @@ class IntegerNetwork(nn.Module):
             else:
                 self._layers = _flat_layers(model, blocks)
 
-    def new_state(self, batch: int, window: int, chunk: int = 256) -> StreamState:
-        """An empty streaming state, as of ``LanguageModel.new_state``; float32 holds keys and values exactly."""
+    def new_state(self, batch: int, window: int, chunk: int = 256) -> KeyRing:
+        """An empty streaming state, as of ``LanguageModel.new_state``."""
         check_exact(window, BITS, BITS, what=f"window {window}")
-        return StreamState.empty(
-            len(self._layers), batch, self._kv_heads, self._head_dim, window, chunk, torch.float32, self.head.device
-        )
+        return KeyRing.empty(
+            len(self._layers), batch, self._kv_heads, self._head_dim, window=window, chunk=chunk,
+            device=self.head.device,
+        )  # fmt: skip
 
     @torch.no_grad()
-    def step(self, ids: Tensor, state: StreamState) -> Tensor:
+    def step(self, ids: Tensor, state: KeyRing) -> Tensor:
         """Feed ``ids`` (B,t) int64; returns (B,t,D) float64. However the text is cut into calls: the same bits."""
         pieces = [self._pass(piece, state) for piece in ids.split(state.chunk, dim=1)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
@@ -95,8 +96,8 @@ class IntegerNetwork(nn.Module):
         """The same in nats, float32, which holds them exactly."""
         return self.integer_logits(hidden).div_(LOGIT_STEPS).float()
 
-    def _pass(self, ids: Tensor, state: StreamState) -> Tensor:
-        stream = StreamStep(state, ids.size(1))
+    def _pass(self, ids: Tensor, state: KeyRing) -> Tensor:
+        stream = RingPass(state, ids.size(1))
         turns = rotations(stream.positions.cpu().numpy(), self._head_dim, self._base)
         cos, sin = (torch.from_numpy(turn).to(ids.device).unsqueeze(1) for turn in turns)
         x = x0 = F.embedding(ids, self._embedding)
@@ -138,14 +139,14 @@ class _Block:
         longest = float((values * values).sum(-1).max()) * values.size(1)
         self.value_exponent = math.frexp(math.sqrt(longest))[1]
 
-    def __call__(self, x: Tensor, x0: Tensor, rope: Rope, exclusive: bool, stream: StreamStep) -> Tensor:
+    def __call__(self, x: Tensor, x0: Tensor, rope: Rope, exclusive: bool, stream: RingPass) -> Tensor:
         x = self.mix[0] * x + self.mix[1] * x0
         x = x + self.attention_scale * self._attention(x, rope, exclusive, stream)
         rows, inverse = normed(x, self.norm_eps)
         h = squared(F.linear(rows, self.mlp_input), inverse, self.slope)
         return x + self.mlp_scale * F.linear(h, self.mlp_output)
 
-    def _attention(self, x: Tensor, rope: Rope, exclusive: bool, stream: StreamStep) -> Tensor:
+    def _attention(self, x: Tensor, rope: Rope, exclusive: bool, stream: RingPass) -> Tensor:
         batch, tokens, _ = x.shape
         rows, inverse = normed(x, self.norm_eps)
         qkv = F.linear(rows, self.qkv).mul_(inverse).view(batch, tokens, -1, self.head_dim)
@@ -159,23 +160,18 @@ class _Block:
         y = y.flatten(1, 2).transpose(1, 2).flatten(2)
         return F.linear(snap(y), self.output)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, stream: StreamStep) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, stream: RingPass) -> Tensor:
         """Softmax attention of ``q`` (B,K,G,t,E) over the kept keys, ``k`` and ``v`` (B,K,t,E) joining them."""
-        state = stream.state
-        keys, values = state.keys[stream.layer], state.values[stream.layer]
-        stream.layer += 1
-        keys[:, :, stream.index] = k.to(keys.dtype)
-        values[:, :, stream.index] = v.to(keys.dtype)
-        seen = stream.mask[:, 0]
+        keys, values = stream.store(k, v)
         if q.size(3) == 1 and q.device.type == "cpu":
             one, y = q[:, :, :, 0].contiguous(), torch.empty(q.shape, dtype=q.dtype)
             attend_one(
-                one.numpy(), keys.numpy(), values.numpy(), self.gain.numpy(), seen[:, 0].numpy(), 2.0**BITS,
+                one.numpy(), keys.numpy(), values.numpy(), self.gain.numpy(), stream.seen[:, 0].numpy(), 2.0**BITS,
                 y[:, :, :, 0].numpy(),
             )  # fmt: skip
             return y
         products = torch.matmul(q.flatten(2, 3), keys.to(q.dtype).mT).unflatten(2, q.shape[2:4])
-        weights, total = softmax_weights(products, self.gain, seen)
+        weights, total = softmax_weights(products, self.gain, stream.seen)
         return torch.matmul(weights.flatten(2, 3), values.to(q.dtype)).unflatten(2, q.shape[2:4]).div_(total)
 
 
