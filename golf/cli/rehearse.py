@@ -146,7 +146,8 @@ def _environment(root: Path) -> dict[str, str]:
 def _finished(name: str, command: list[str], repository: Path, root: Path) -> Branch:
     begin = time.monotonic()
     result = subprocess.run(command, cwd=repository, env=_environment(root), capture_output=True, text=True)
-    said = (result.stderr if result.returncode else result.stdout).strip().splitlines()
+    told = (result.stderr.strip() or result.stdout) if result.returncode else result.stdout  # `verify` fails on stdout
+    said = told.strip().splitlines()
     passed, seen = result.returncode == 0, said[-1] if said else ""
     if name == "train, resumed" and passed:
         resumed = [line for line in said if line.startswith("resuming after step")]

@@ -182,7 +182,13 @@ def _scorer_checks(
     if scorer.name == "hedge":
         yield _reported_rows(whole, tokens)
     yield checks.check_target_unread(few.memoised(), prefixes, choices=config.choices, seed=config.seed)
-    yield from checks.check_same_score(cut, _variants(cut, child), tokens)
+    variants, exact = _variants(cut, child), cut.changed(precision="fp32")
+    halved = _half_the_chunk(exact)
+    if exact.config == cut.config:
+        variants, halved = variants | halved, {}
+    yield from checks.check_same_score(cut, variants, tokens)
+    if halved:
+        yield from checks.check_same_score(exact, halved, tokens)
     starts = np.flatnonzero(tokens == scorer.bos_id)
     if len(starts) > 1:
         yield checks.check_documents(whole, tokens, int(starts[len(starts) // 2]), seed=config.seed)
@@ -207,8 +213,8 @@ def _reported_rows(scorer: ModeScorer, tokens: np.ndarray) -> CheckResult:
 
 
 def _variants(scorer: ModeScorer, child: SecondProcess | None) -> dict[str, tuple[checks.Scorer, float]]:
-    """The scorer with other batches, streams and chunk, and, with ``child``, shared by two real processes."""
-    batch, chunk = config_value(scorer.config, "batch"), config_value(scorer.config, "chunk")
+    """The scorer with other batches and streams, and, with ``child``, shared by two real processes."""
+    batch = config_value(scorer.config, "batch")
     found: dict[str, tuple[checks.Scorer, float]] = {}
     if batch is not None:
         found["batch_1"] = (scorer.changed(batch=1), 0.0)
@@ -216,11 +222,15 @@ def _variants(scorer: ModeScorer, child: SecondProcess | None) -> dict[str, tupl
     if config_value(scorer.config, "streams") is not None:
         found["streams_1"] = (scorer.changed(streams=1), 0.0)
         found["streams_2"] = (scorer.changed(streams=2), 0.0)
-    if chunk is not None:
-        found["half_the_chunk"] = (scorer.changed(chunk=max(1, chunk // 2)), CHUNK_LIMIT)
     if child is not None:
         found["two_processes"] = (dataclasses.replace(scorer, ranks=child.join()), 0.0)
     return found
+
+
+def _half_the_chunk(scorer: ModeScorer) -> dict[str, tuple[checks.Scorer, float]]:
+    """The scorer with half the chunk, where it has one; in bf16 passes of other lengths round 0.02 nats apart."""
+    chunk = config_value(scorer.config, "chunk")
+    return {} if chunk is None else {"half_the_chunk": (scorer.changed(chunk=max(1, chunk // 2)), CHUNK_LIMIT)}
 
 
 def sample_tokens(val: ValidationText, targets: int) -> np.ndarray:
