@@ -89,7 +89,7 @@ class GdnHybridConfig:
 class HybridState:
     """What the model remembers of the tokens before: of the same size however long the text is."""
 
-    attention: StreamState  # a ring of keys and values per swa block
+    attention: StreamState  # keys and values per swa block
     delta: list[Tensor]  # per gdn block (B,H,K,V), float32
     convs: list[ConvHistory]  # per gdn block
     ids: Tensor  # (B,2) int64, the last two tokens; -1 is none
@@ -106,8 +106,8 @@ class HybridState:
         return self.attention.window
 
     @property
-    def position(self) -> Tensor:
-        """() int64, position of the next token."""
+    def position(self) -> int:
+        """Position of the next token."""
         return self.attention.position
 
     def reset(self, streams: Tensor) -> None:

@@ -16,6 +16,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.scoring.streaming import PassConfig, plan_streams, score_streaming, streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
+from tiny import recurrent
 
 VOCAB = 16
 
@@ -30,11 +31,8 @@ def make_text(num_tokens: int, seed: int) -> ValidationText:
 
 @functools.cache
 def trained_model(repeats: int = 2) -> torch.nn.Module:
-    config = {"family": "depth_recurrent", "width": 32, "blocks": 1, "repeats": repeats, "heads": 2, "kv_heads": 1}
-    config |= {"mlp_ratio": 2.0, "value_tables": 1, "cross_repeat_skip": True, "xsa_last": 1, "negative_slope": 0.5}
-    config |= {"softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
     torch.manual_seed(2)
-    model = build_model(config_from_dict(config), VOCAB)
+    model = build_model(config_from_dict(recurrent(width=32, blocks=1, repeats=repeats)), VOCAB)
     tokens = torch.from_numpy(make_text(100 * 1024 + 1, seed=0).tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(100):
