@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # the OpenMP layer gives torch its two threads: they spin
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 from hypothesis import HealthCheck, settings

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +18,19 @@ def readme(root: Path) -> str:
     return (root / "README.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def summary(root: Path) -> dict[str, Any]:
+    """As added to git: a run of one's own, which changes the file, does not make the README untrue."""
+    shown = subprocess.run(["git", "show", ":reports/summary.json"], cwd=root, capture_output=True, check=True).stdout
+    loaded: dict[str, Any] = json.loads(shown)
+    return loaded
+
+
 def block(text: str, name: str) -> str:
     return text.split(f"<!-- {name}:begin -->")[1].split(f"<!-- {name}:end -->")[0]
 
 
-def test_results_are_those_of_the_committed_summary(root: Path, readme: str) -> None:
-    summary = json.loads((root / "reports" / "summary.json").read_text())
+def test_results_are_those_of_the_committed_summary(summary: dict[str, Any], readme: str) -> None:
     shown = block(readme, "results")
     for key in ("xz_bits_per_byte", "roundtrip_bits_per_byte", "sliding_bits_per_byte", "hedge_bits_per_byte"):
         assert f"{summary[key]:.4f}" in shown, f"README: {key} is {summary[key]:.4f} in reports/summary.json"
@@ -29,8 +38,7 @@ def test_results_are_those_of_the_committed_summary(root: Path, readme: str) -> 
         assert f"{summary[key]:,}" in shown, f"README: {key} is {summary[key]:,} in reports/summary.json"
 
 
-def test_the_default_run_beats_xz_and_fits(root: Path) -> None:
-    summary = json.loads((root / "reports" / "summary.json").read_text())
+def test_the_default_run_beats_xz_and_fits(summary: dict[str, Any]) -> None:
     assert summary["roundtrip_bits_per_byte"] < summary["xz_bits_per_byte"]
     assert summary["hedge_bits_per_byte"] < summary["sliding_bits_per_byte"] <= summary["roundtrip_bits_per_byte"]
     assert summary["total_bytes"] <= summary["limit_bytes"]

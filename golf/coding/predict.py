@@ -59,7 +59,8 @@ def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np
     column = np.zeros(columns, np.int64)
     for j in range(columns):
         pivot = max(matrix[j, j], np.int64(1 << 12))
-        column[j + 1 :] = matrix[j + 1 :, j]
+        for i in range(j + 1, columns):  # a copy of slices would compile numba's text of a shape error, 4 s
+            column[i] = matrix[i, j]
         for i in range(j + 1, columns):
             ratio = (column[i] << 16) // pivot
             row = matrix[i]

@@ -20,7 +20,7 @@ from golf.verify.checks import Commit
 from golf.verify.scorers import TttScorer, mode_scorer
 from tiny import flat, shaken
 
-VOCAB = 30
+VOCAB = 16
 CONFIG = TttConfig(
     **{"enabled": True, "window": 24, "stride": 8, "update_windows": 2, "rank": 2, "learning_rate": 0.02},
     **{"group_documents": 1, "seed": 0, "precision": "fp32"},
@@ -68,7 +68,7 @@ class LearnsFirst(TttScorer):
 
 
 def run_all(scorer: Any, tokens: np.ndarray) -> dict[str, str]:
-    prefixes = {"natural": tokens[:40], "repeated": tokens[:60]}
+    prefixes = {"natural": tokens[:30], "repeated": tokens[:50]}
     results = [
         checks.check_scores(scorer, tokens),
         checks.check_causality(scorer, tokens, [30, 75, 119]),
