@@ -52,6 +52,13 @@ def test_code_deps_are_the_import_closures(root: Path) -> None:
         assert listed == wanted, f"{stage}: run `golf deps --write`"
 
 
+def test_readers_of_the_artifact_take_the_decoder_from_its_zip(root: Path) -> None:
+    for stage in ("evaluate", "ttt", "prove", "verify"):
+        deps = closures(root)[stage][0]
+        assert not {"golf/decode.py", "golf/models/registry.py"} & set(deps) and f"stages/{stage}.py" in deps
+    assert "golf/decode.py" in closures(root)["compress"][0]
+
+
 def test_only_files_with_code_are_deps(tmp_path: Path) -> None:
     for text, wanted in (("", False), ('"""Words."""\n', False), ('"""Words."""\nx = 1\n', True), ("import a\n", True)):
         (tmp_path / "file.py").write_text(text)

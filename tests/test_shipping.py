@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -201,6 +202,19 @@ def test_decoder_zip_is_deterministic_and_holds_the_closure(root: Path) -> None:
         assert {"golf/decode.py", "golf/container/read.py", "golf/models/registry.py"} <= set(archive.namelist())
     packed = [name for name in decoder_sources(root) if "training" in name or "cli" in name or "report" in name]
     assert packed == []
+
+
+def test_code_changes_the_decoder_zip_and_words_do_not(root: Path, tmp_path: Path) -> None:
+    """Why the stages behind compress depend on the zip instead of on the decoder's sources."""
+    for name in decoder_sources(root):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    before = pack_decoder(tmp_path)
+    source = tmp_path / "golf/models/head.py"
+    source.write_text(source.read_text() + "# more words\n")
+    assert pack_decoder(tmp_path) == before
+    source.write_text(source.read_text() + "MORE = 1\n")
+    assert pack_decoder(tmp_path) != before
 
 
 def test_size_table_adds_up() -> None:

@@ -2,7 +2,9 @@
 
 DVC re-runs a stage when a listed file changes and does not follow imports: a missing file means a stale result, a
 surplus one a needless re-run. Files without code (a package's docstring) are not listed: they change no result, and
-DVC's own time grows with the list. Files that are no Python source (data, artifacts) are left as they are written.
+DVC's own time grows with the list. Stages that read the artifact do not list the sources of its decoder either: the
+packed decoder beside it holds the code of every one of them, without comments, and is made anew by ``compress``.
+Files that are no Python source (data, artifacts) are left as they are written.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ __all__ = ["HELP", "add_arguments", "closures", "has_code", "run"]
 
 # these stages pack the sources of the shipped decoder: to write it, or to count it in `quantize.target_bytes`
 READ_AS_FILES = {"stages.compress": "golf.decode", "stages.quantize": "golf.decode"}
+PACKED_DECODER = "artifacts/compress"  # a stage that depends on it depends on the code of the decoder
 HELP = "compare or rewrite the code deps of dvc.yaml with the import closures"
 
 
@@ -56,6 +59,8 @@ def closures(root: Path) -> dict[str, tuple[list[str], list[str]]]:
         wanted = set(import_closure(match.group(1), root))
         if match.group(1) in READ_AS_FILES:
             wanted |= set(import_closure(READ_AS_FILES[match.group(1)], root))
+        if PACKED_DECODER in body["deps"]:
+            wanted -= set(import_closure("golf.decode", root))
         found[name] = (listed, sorted(path for path in wanted if has_code(root / path)))
     return found
 
