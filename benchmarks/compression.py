@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable
@@ -182,7 +183,7 @@ def bars(found: Found) -> list[str]:
 def page(found: Found) -> str:
     """The results page."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = f"{platform.machine()}, 2 cores shared with other jobs"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load average {os.getloadavg()[1]:.1f}"
     lines = [
         "# Compression: the coder's bars, and bytes against damage", "",
         f"`python -m benchmarks.compression`, commit {commit}, {machine}; times are CPU seconds. MiniLM is the PyPI",

@@ -19,7 +19,7 @@ from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.quantize.hessian import load_hessians
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.shipping import CompressConfig
 from golf.tokens.shards import load_split
 
@@ -28,7 +28,9 @@ __all__ = ["curve", "curve_page", "draw"]
 PUBLIC, PLAIN, STACK = "GPTQ + SDClip + order-0 rANS", "GPTQ + column steps", "GPTQ + trellis (whole stack)"
 TRELLIS = "GPTQ + SDClip + trellis + order-0 rANS"
 ROLES = ("embedding", "attention", "mlp")
-CLIPS = (5.0, 8.0, 12.0, 17.0)
+CLIPS = (3.0, 5.0, 8.0, 12.0, 17.0)
+BARE = ["gptq.column_exponent=0.0", "gptq.token_exponent=0.0"]  # a step per row, every token alike
+FP16 = ["control_step=0.0"]  # vectors and scalars, in all recipes that code with order-0 rANS
 RECIPES: dict[str, tuple[str, str, list[list[str]]]] = {  # coder, then overrides of each point
     "GPTQ-lite": (
         "rans",
@@ -36,8 +38,8 @@ RECIPES: dict[str, tuple[str, str, list[list[str]]]] = {  # coder, then override
         [[f"levels.{role}={n}" for role in ROLES] for n in (63, 31, 15, 7)],
     ),
     "SDClip": ("rans", "sdclip", [[f"clip={clip}"] for clip in (3.0, 5.0, 8.0, 12.0)]),
-    PUBLIC: ("rans", "gptq", [[f"clip={clip}", "gptq.column_exponent=0.0"] for clip in CLIPS]),
-    TRELLIS: ("rans", "gptq_trellis", [[f"clip={clip}", "gptq.column_exponent=0.0"] for clip in CLIPS]),
+    PUBLIC: ("rans", "gptq", [[f"clip={clip}", *BARE] for clip in CLIPS]),
+    TRELLIS: ("rans", "gptq_trellis", [[f"clip={clip}", *BARE] for clip in CLIPS]),
     PLAIN: ("smallest", "gptq", [[f"clip={clip}"] for clip in CLIPS]),
     STACK: ("smallest", "gptq_trellis", [[f"clip={clip}"] for clip in CLIPS]),
 }
@@ -70,16 +72,20 @@ def curve(root: Path, tokens: int) -> dict[str, Any]:
     known, found = load_hessians(root / "artifacts/calibrate/hessians.safetensors", made_by="`calibrate`")
     hessians = {**known, **dict.fromkeys(found["without"])}  # type: ignore[call-overload]
     tokenizer = (root / "artifacts/tokens/tokenizer.model").read_bytes()
+    train = load_split(root / "artifacts/tokens/train")
+    counts = np.bincount(train.tokens, minlength=meta["vocab_size"])
     judge = _Judge(root, state, meta, tokens)
     recipes: dict[str, Points] = {}
     for title, (coder, method, points) in RECIPES.items():
         config = CompressConfig(coder, 22, 16_000_000)  # type: ignore[arg-type]
         recipes[title] = []
         for overrides in points:
-            words = [f"quantize.method={method}", *(f"quantize.{word}" for word in overrides)]
+            plain = FP16 if coder == "rans" else []
+            words = [f"quantize.method={method}", *(f"quantize.{word}" for word in overrides + plain)]
             section = compose(Path("conf"), overrides=words)["quantize"]
             quantize = from_dict(QuantizeConfig, section, where="quantize")
-            result = quantize_model(state, judge.model, quantize, meta=meta, hessians=hessians).model
+            measured: dict[str, Any] = {"hessians": hessians, "token_counts": counts}
+            result = Quantizer(state, judge.model, quantize, meta=meta, **measured).run().model
             data = pack(result, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
             unpacked = unpack(data)
             point = {
