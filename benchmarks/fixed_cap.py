@@ -147,6 +147,7 @@ def coded(bench: Bench, state: dict[str, np.ndarray], meta: dict[str, Any], targ
 
 def row_of(bench: Bench, run: str, seed: int, coding: str) -> dict[str, Any]:
     """One measured row."""
+    torch.set_num_threads(1)  # anew: numba's OpenMP layer sets its own number when a model is quantized
     state, meta = weights_of(bench, run, seed)
     known = {(row["run"], row["coding"], row["seed"]): row for row in read_results(bench.results)}
     target = known[*BASE, seed]["artifact_bytes"] if coding == "stack" else 0
@@ -213,7 +214,6 @@ def main() -> None:
     parser.add_argument("--runs", default="narrow,wide,wide_time")
     parser.add_argument("--bytes", type=int, default=100_000, help="bytes of validation text at most")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
     split = open_split(args.tokens / "train")
     counts = np.bincount(split.read(0, split.num_tokens), minlength=split.vocab_size)
