@@ -167,11 +167,9 @@ def bars(found: Found) -> list[str]:
         rows.append((f"side information, 17 M recurrent, clip {clip}", values["share"], 0.01, False))
     if "curve" in found:
         curves = found["curve"]
-        if "gptq_trellis_to_gptq_kl_rows" in curves:
-            ratio = curves["gptq_trellis_to_gptq_kl_rows"]
-            rows.append(("GPTQ+trellis / GPTQ, KL at equal bytes, row steps on both sides", ratio, 0.65, False))
-        ratio = curves["gptq_trellis_to_gptq_kl"]
-        rows.append(("GPTQ+trellis / GPTQ, KL at equal bytes, column steps on both sides", ratio, 0.65, False))
+        for key, steps in (("gptq_trellis_to_gptq_kl_rows", "row"), ("gptq_trellis_to_gptq_kl", "column")):
+            title = f"GPTQ+trellis / GPTQ, KL at equal bytes, {steps} steps on both sides"
+            rows.append((title, curves[key], 0.65, False))
         title = "whole stack / GPTQ + SDClip + order-0 rANS, bytes at equal KL"
         rows.append((title, curves["stack_to_public_bytes"], 0.90, False))
     lines = ["| what | bar | measured | |", "|---|---|---|---|"]

@@ -25,7 +25,7 @@ from golf.quantize.hessian import HessianError, load_hessians
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
 from golf.tokens.shards import ShardWriter, open_split
 from stages import calibrate as stage
-from tiny import recurrent
+from tiny import recurrent, shaken
 
 TINY = recurrent(repeats=3)
 CONFIG = CalibrateConfig(tokens=96, window=12, batch=3)
@@ -45,12 +45,7 @@ class Text:
 
 
 def tiny_model() -> LanguageModel:
-    torch.manual_seed(0)
-    model = build_model(config_from_dict(TINY), 40)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return shaken(TINY, 40).eval()
 
 
 def test_windows_are_spread_evenly_over_the_text() -> None:

@@ -7,37 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from golf.models.registry import build_model, config_from_dict
 from golf.params import ParamsError, from_dict, to_dict
 from golf.quantize.config import QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
+from tiny import flat, shaken
 
-MODEL = {
-    "family": "transformer",
-    "width": 16,
-    "layers": 2,
-    "heads": 2,
-    "kv_heads": 1,
-    "mlp_ratio": 2.0,
-    "unet_skips": True,
-    "negative_slope": 0.0,
-    "softcap": 30.0,
-    "rope_base": 10000.0,
-    "qk_gain": 1.5,
-    "norm_eps": 1e-6,
-}
+MODEL = flat(negative_slope=0.0)
 ROLES = ("embedding", "attention", "mlp")
 CONFIG = QuantizeConfig("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
 
 
 def quantize(config: QuantizeConfig) -> Any:
-    torch.manual_seed(0)
-    model = build_model(config_from_dict(MODEL), 40)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = shaken(MODEL, 40)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     hessians: dict[str, Any] = dict.fromkeys(model.quantizable_names())
     return Quantizer(state, model, config, meta={"model": MODEL, "vocab_size": 40}, hessians=hessians).run().model

@@ -6,20 +6,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QuantizeConfig
 from golf.quantize.controls import stored_control
 from golf.quantize.pipeline import quantize_model
+from tiny import flat, shaken
 
-MODEL = {
-    "family": "transformer", "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "unet_skips": True,
-    "negative_slope": 0.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
-}  # fmt: skip
+MODEL = flat(negative_slope=0.0)
 CONFIG = QuantizeConfig("sdclip", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 8.0)
 
 
@@ -59,11 +55,7 @@ def test_without_a_step_they_are_plain_fp16() -> None:
 
 
 def test_the_knob_acts_on_control_tensors_alone_and_wrong_values_are_named() -> None:
-    torch.manual_seed(0)
-    model = build_model(config_from_dict(MODEL), 40)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = shaken(MODEL, 40)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     plain, rounded = (
         quantize_model(
