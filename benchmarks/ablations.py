@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from golf.container.write import pack
+from golf.data.shards import load_split, open_split
 from golf.decode import decode_artifact
 from golf.files import write_text
 from golf.models.registry import build_model, config_from_dict
@@ -33,7 +34,6 @@ from golf.params import from_dict
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
 from golf.scoring.text import ValidationText
 from golf.scoring.windowed import SlidingConfig, score_windows
-from golf.tokens.shards import load_split, open_split
 from golf.training.average import heldout_loss, mean_of
 from golf.training.checkpoint import open_checkpoints
 from golf.training.config import TrainConfig

@@ -28,6 +28,7 @@ from benchmarks.ablations import MODEL, PERCENTILES, TRAIN, Variant, read_result
 from golf import files
 from golf.calibrate import CalibrateConfig, calibrate, calibration_windows
 from golf.container.write import pack
+from golf.data.shards import SplitReader, open_split
 from golf.decode import decode_artifact
 from golf.fit.damage import Divergence, training_windows
 from golf.fit.run import fit_to_target
@@ -40,7 +41,6 @@ from golf.quantize.tensors import QuantizedModel
 from golf.scoring.text import ValidationText
 from golf.scoring.windowed import SlidingConfig, score_windows
 from golf.shipping import CompressConfig
-from golf.tokens.shards import SplitReader, open_split
 
 LEVELS = dict.fromkeys(QUANTIZED_ROLES, 31)
 LITE = QuantizeConfig("gptq_lite", LEVELS, PERCENTILES, 8.0)

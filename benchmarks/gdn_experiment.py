@@ -31,6 +31,7 @@ import torch
 from benchmarks.gdn_runs import CLIP, FAMILIES, Runs, parameters
 from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.container.write import pack
+from golf.data.shards import load_split, open_split
 from golf.decode import decode_artifact
 from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
@@ -42,7 +43,6 @@ from golf.scoring.results import make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_roundtrip
 from golf.sequential import sequential_hessians
-from golf.tokens.shards import load_split, open_split
 from golf.training.average import average_weights, load_model
 
 ABLATION = {  # row: run, weights, method

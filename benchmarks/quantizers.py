@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from golf.container.write import pack
+from golf.data.shards import open_split
 from golf.files import load_numpy
 from golf.fit.damage import Divergence, training_windows
 from golf.fit.run import split_steps
@@ -25,7 +26,6 @@ from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.shipping import CompressConfig
-from golf.tokens.shards import open_split
 
 PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
 PUBLIC = "gptq, order-0 rANS"

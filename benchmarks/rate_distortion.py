@@ -15,13 +15,13 @@ from golf.cli.params import compose
 from golf.coding.compressors import compare
 from golf.container.read import unpack
 from golf.container.write import pack
+from golf.data.shards import load_split
 from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.shipping import CompressConfig
-from golf.tokens.shards import load_split
 
 __all__ = ["curve", "curve_page", "draw"]
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 
-from golf.batches import Batches
 from golf.cli.params import compose
+from golf.data.batches import Batches
+from golf.data.shards import open_split
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.optim.groups import OptimiserConfig, Optimisers
-from golf.tokens.shards import open_split
 from golf.training.compiling import autocast, prepare_loss
 from golf.training.machines import PEAK_FLOPS, flops_per_token
 

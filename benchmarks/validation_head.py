@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from golf.data.shards import open_split
 from golf.files import load_numpy, load_torch, save_numpy
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import count_contexts
@@ -37,7 +38,6 @@ from golf.scoring.record import StreamingConfig, StreamRecord, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ValidationText, load_text
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
-from golf.tokens.shards import open_split
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -45,7 +45,7 @@ _SAMPLED_AT_ONCE = 64  # texts sampled side by side
 
 
 class TokenSource(Protocol):
-    """Random access to a token stream (``golf.tokens.shards.SplitReader``)."""
+    """Random access to a token stream (``golf.data.shards.SplitReader``)."""
 
     @property
     def num_tokens(self) -> int: ...

@@ -11,7 +11,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
     """Bits per byte of UTF-8 text: ``total_nats / ln 2 / num_bytes``.
 
     ``total_nats`` is the summed negative log-likelihood (nats) of every scored token, ``num_bytes`` the UTF-8 length
-    of the very text those tokens decode to (never a table's guess: see the byte ledger in ``golf.tokens``).
+    of the very text those tokens decode to (never a table's guess: see the byte ledger in ``golf.data.byte_table``).
     Raises ``ValueError`` when there is no text or the code length is not a finite number >= 0.
     """
     if num_bytes <= 0:

@@ -21,7 +21,7 @@ def main() -> int:
 
 def run(params: Path, root: Path) -> int:
     """Average, score on the held-out split, write."""
-    from golf.tokens.shards import load_split
+    from golf.data.shards import load_split
     from golf.training.average import AverageConfig, average_weights, heldout_loss, load_model
 
     config = load_section(params, "average", AverageConfig)

@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("."))
     args = parser.parse_args()
     config = load_section(args.params, "calibrate", CalibrateConfig)
+    from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict
-    from golf.tokens.shards import open_split
 
     started = time.perf_counter()
     state, meta = files.load_torch(args.root / "artifacts/average/model.safetensors", made_by="`average`")

@@ -75,8 +75,8 @@ def run(mode: str, params: Path, root: Path) -> int:
 
     import torch
 
+    from golf.data.tokenizer import Tokenizer
     from golf.decode import load_artifact
-    from golf.tokens.tokenizer import Tokenizer
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}

@@ -10,11 +10,11 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.data.shards import load_split
 from golf.files import write_json
 from golf.guard import main_guard
 from golf.params import load_section
 from golf.textcodec.prove import ProveConfig, prove
-from golf.tokens.shards import load_split
 
 
 def main() -> int:

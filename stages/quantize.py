@@ -80,7 +80,7 @@ def _follow_layers(quantizer: Quantizer, model: LanguageModel, root: Path) -> No
 
 def _token_counts(root: Path, vocab_size: int) -> np.ndarray:
     """How often each token id (V,) stands in the training split."""
-    from golf.tokens.shards import open_split
+    from golf.data.shards import open_split
 
     source, chunk = open_split(root / "artifacts/tokens/train"), 1 << 22
     counts = np.zeros(vocab_size, np.int64)
@@ -123,8 +123,8 @@ def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
 
 
 def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergence:
+    from golf.data.shards import open_split
     from golf.fit.damage import Divergence, training_windows
-    from golf.tokens.shards import open_split
 
     split = quantizer.config.split
     windows = training_windows(open_split(root / "artifacts/tokens/train"), tokens=split.tokens, window=split.window)

@@ -1,4 +1,4 @@
-"""tokenize: corpus to tokenizer, token shards and manifest (``golf.tokenize``)."""
+"""tokenize: corpus to tokenizer, token shards and manifest (``golf.data.tokenize``)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.data.tokenize import TokenizeConfig, tokenize_corpus
 from golf.guard import main_guard
 from golf.params import load_section
-from golf.tokenize import TokenizeConfig, tokenize_corpus
 
 
 def main() -> None:

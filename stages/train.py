@@ -74,8 +74,8 @@ def run(params: Path, root: Path) -> int:
 
     import torch
 
+    from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict, config_to_dict
-    from golf.tokens.shards import open_split
     from golf.training.checkpoint import open_checkpoints
     from golf.training.group import PeerLostError, joined_group
     from golf.training.live import live_sink

@@ -18,12 +18,12 @@ from golf.calibrate import (
     load_windows,
     sampled_windows,
 )
+from golf.data.shards import ShardWriter, open_split
 from golf.files import FileError, save_torch, write_json
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.hessian import HessianError, load_hessians
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
-from golf.tokens.shards import ShardWriter, open_split
 from stages import calibrate as stage
 from tiny import recurrent, shaken
 

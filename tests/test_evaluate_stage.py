@@ -17,14 +17,13 @@ from ruamel.yaml import YAML
 import stages.evaluate as evaluate
 import stages.hedge as hedge
 import stages.ttt as ttt
+from golf.data.shards import ShardWriter
+from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import load_artifact
 from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
 from golf.params import ParamsError
 from golf.scoring.text import ScoringError, load_text
-from golf.tokens.shards import ShardWriter
-from golf.tokens.tokenizer import Tokenizer
-from golf.tokens.trainer import train_tokenizer
 from tiny import pack_untrained, recurrent
 
 NEURAL = {"window": 32, "batch": 8, "precision": "fp32"}

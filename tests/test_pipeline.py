@@ -87,6 +87,7 @@ def test_every_parameter_says_its_meaning(root: Path) -> None:
 
 def section_configs() -> dict[str, type]:
     from golf.calibrate import CalibrateConfig
+    from golf.data.tokenize import TokenizeConfig
     from golf.quantize.pipeline import QuantizeConfig
     from golf.scoring.mixture import HedgeConfig
     from golf.scoring.record import StreamingConfig
@@ -94,7 +95,6 @@ def section_configs() -> dict[str, type]:
     from golf.scoring.windowed import RoundtripConfig, SlidingConfig
     from golf.shipping import CompressConfig
     from golf.textcodec.prove import ProveConfig
-    from golf.tokenize import TokenizeConfig
     from golf.training.average import AverageConfig
     from golf.training.config import TrainConfig
     from golf.verify.run import VerifyConfig

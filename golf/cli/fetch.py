@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from golf.corpus.fetch import fetch_enwik8
+from golf.data.fetch import fetch_enwik8
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -23,7 +23,7 @@ State = Mapping[str, NDArray[np.floating]]
 
 
 class TokenSource(Protocol):
-    """Random access to a token stream (``golf.tokens.shards.SplitReader``)."""
+    """Random access to a token stream (``golf.data.shards.SplitReader``)."""
 
     @property
     def num_tokens(self) -> int: ...

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.tokens.shards import MADE_BY, load_split
+from golf.data.shards import MADE_BY, load_split
 
 __all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text", "xz_bits_per_byte"]
 

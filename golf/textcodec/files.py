@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from golf.coding.text_range import RangeError
+from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.files import atomic_file, require
 from golf.mixing.config import MixtureConfig
@@ -27,7 +28,6 @@ from golf.textcodec.predictor import mixture_hash
 from golf.textcodec.resume import Tally, open_part
 from golf.textcodec.stepper import machine_name, open_stepper
 from golf.textcodec.text import iterate_text
-from golf.tokens.tokenizer import Tokenizer
 
 __all__ = ["BLOCK_BYTES", "CodecConfig", "CodecReport", "unzip_file", "zip_file", "zip_tokens"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from golf.data.shards import Split
+from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
 from golf.textcodec.layout import Arithmetic, CodecError
 from golf.textcodec.rivals import rival_sizes
-from golf.tokens.shards import Split
-from golf.tokens.tokenizer import Tokenizer
 
 __all__ = ["ProveConfig", "prove", "sample_tokens"]
 

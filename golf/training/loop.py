@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.batches import Batches, TokenSource, prefetch
+from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, qat_acts, snapshot_due

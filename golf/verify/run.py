@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded, load_artifact
 from golf.files import read_json
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.scoring.windowed import RoundtripConfig
-from golf.tokens.tokenizer import Tokenizer
 from golf.verify import checks, text
 from golf.verify.alone import check_alone
 from golf.verify.checks import CheckResult

@@ -15,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 from golf.container.write import pack
+from golf.data.shards import ShardWriter
 from golf.files import load_numpy, save_torch, write_bytes
 from golf.fit.damage import Divergence, training_windows
 from golf.fit.run import Group, fit_to_target, split_octaves, split_steps
@@ -28,7 +29,6 @@ from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel
 from golf.shipping import CompressConfig, pack_decoder
-from golf.tokens.shards import ShardWriter
 from stages import quantize as stage
 from tiny import recurrent
 

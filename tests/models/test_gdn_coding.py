@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from golf.container.write import pack
+from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import Decoded, decode_artifact
 from golf.models.registry import build_model, config_from_dict
 from golf.params import read_params, to_dict
@@ -17,8 +18,6 @@ from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText
 from golf.textcodec import blocks
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
-from golf.tokens.tokenizer import Tokenizer
-from golf.tokens.trainer import train_tokenizer
 
 SMALL = {
     "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24, "delta_heads": 2, "delta_key_dim": 8,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.data.shards import ShardWriter
 from golf.files import FileError
 from golf.scoring.results import document_nats, make_score
 from golf.scoring.text import ScoringError, ValidationText, decode_documents, load_text
-from golf.tokens.shards import ShardWriter
 
 BOS = 1
 

@@ -16,12 +16,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded, load_artifact
 from golf.files import FileError
 from golf.textcodec import blocks, files, resume, text
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_file, zip_tokens
 from golf.textcodec.layout import CodecError, Header
-from golf.tokens.tokenizer import Tokenizer
 
 STREAMS = 4
 QUICK = CodecConfig(streams=STREAMS, window=32, threads=1, arithmetic="portable", mixture=False)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import stages.prove
+from golf.data.shards import ShardWriter, load_split
+from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.params import ParamsError
 from golf.textcodec import prove as library
@@ -19,8 +21,6 @@ from golf.textcodec.files import unzip_file
 from golf.textcodec.layout import CodecError
 from golf.textcodec.prove import sample_tokens
 from golf.textcodec.rivals import rival_sizes
-from golf.tokens.shards import ShardWriter, load_split
-from golf.tokens.tokenizer import Tokenizer
 
 PARAMS = "prove: {max_tokens: %d, streams: 4, window: 32, arithmetic: portable, mixture: %s}\n"
 

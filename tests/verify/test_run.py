@@ -16,12 +16,11 @@ from ruamel.yaml import YAML
 import golf.cli
 import stages.verify as stage
 from golf.cli.params import compose
+from golf.data.shards import ShardWriter
+from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import Decoded, load_artifact
 from golf.scoring.text import ScoringError, load_text
 from golf.shipping import pack_decoder
-from golf.tokens.shards import ShardWriter
-from golf.tokens.tokenizer import Tokenizer
-from golf.tokens.trainer import train_tokenizer
 from golf.verify import checks
 from golf.verify.alone import check_alone
 from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_tokens

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.data.byte_table import ByteTable
+from golf.data.shards import ShardWriter
+from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.files import FileError
-from golf.tokens.ledger import ByteTable
-from golf.tokens.shards import ShardWriter
-from golf.tokens.tokenizer import Tokenizer
-from golf.tokens.trainer import train_tokenizer
 from golf.verify import text
 
 TEXTS = ["the cat sat on the mat, the cat ran " * 20, "caf\u00e9 \u8a9e\U0001f600 \n\n  the end ", "", " the mat"]

@@ -15,9 +15,7 @@ __all__ = ["ordered_map"]
 _IN_FLIGHT = 64  # items waiting or running; bounds memory, keeps any number of cores we meet busy
 
 
-def ordered_map(
-    function: Callable[[S], T], items: Iterable[S], pool: ProcessPoolExecutor | None
-) -> Iterator[T]:
+def ordered_map(function: Callable[[S], T], items: Iterable[S], pool: ProcessPoolExecutor | None) -> Iterator[T]:
     """Yield ``function(item)`` in the order of ``items``; without a pool it runs here.
 
     Unlike ``multiprocessing.Pool.imap`` it does not read the whole of ``items`` ahead, so a corpus can be a stream.

@@ -10,9 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf.corpus.documents import CorpusError, Document, Position, decode_utf8, open_binary
-from golf.corpus.parallel import ordered_map
-from golf.corpus.wikitext import clean_wikitext, is_article, is_redirect
+from golf.data.documents import CorpusError, Document, Position, decode_utf8, open_binary
+from golf.data.parallel import ordered_map
+from golf.data.wikitext import clean_wikitext, is_article, is_redirect
 
 __all__ = ["Enwik8"]
 

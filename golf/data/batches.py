@@ -27,7 +27,7 @@ _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(
 
 
 class TokenSource(Protocol):
-    """Random access to a token stream (``golf.tokens.shards`` gives memory-mapped ones)."""
+    """Random access to a token stream (``golf.data.shards`` gives memory-mapped ones)."""
 
     @property
     def num_tokens(self) -> int:

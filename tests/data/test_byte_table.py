@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from golf.data.byte_table import byte_table, piece_bytes
 from golf.files import load_numpy
-from golf.tokens.ledger import byte_table, piece_bytes
 
 BOS, EOS, UNK, UNUSED, BYTE, THE, SPACE, TWO, E_ACUTE, A = range(1, 11)
 PIECES = ["<pad>", "<s>", "</s>", "<unk>", "<unused>", "<0xC3>", "\u2581the", "\u2581", "\u2581\u2581", "\u00e9", "a"]

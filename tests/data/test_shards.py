@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.files import FileError, save_numpy
-from golf.tokens.shards import ShardWriter, load_split, open_split
+from golf.data.shards import ShardWriter, load_split, open_split
+from golf.files import FileError, load_numpy, save_numpy
 
 META = {"vocab_size": 300, "bos_id": 1, "tokenizer_sha256": "ab"}
 
@@ -39,17 +39,21 @@ def test_documents_survive_and_never_straddle(tmp_path_factory, documents, limit
     assert found == documents
     assert split.doc_bytes.tolist() == list(range(len(documents)))
     reader = open_split(folder)
-    assert len(reader.shards) == writer.num_shards
-    for shard in reader.shards:
+    paths = sorted(folder.glob("shard_*"))
+    assert len(paths) == writer.num_shards
+    for path in paths:
+        shard = load_numpy(path, made_by="")[0]["tokens"]
         assert len(shard) <= limit and shard[0] == 1  # each shard starts with a document
     start = data.draw(st.integers(0, len(stream)))
     length = data.draw(st.integers(0, len(stream) - start))
     assert reader.read(start, length).tolist() == stream[start : start + length]
 
 
-def test_reader_maps_the_file_without_a_copy(tmp_path):
-    write(tmp_path, [[5, 6, 7]])
-    assert isinstance(open_split(tmp_path).shards[0], np.memmap)
+def test_reader_names_a_shard_without_tokens(tmp_path):
+    for tensors in ({"ids": np.array([1], np.uint16)}, {"tokens": np.array([1], np.int64)}):
+        save_numpy(tmp_path / "shard_000000.safetensors", tensors, META)
+        with pytest.raises(FileError, match=r"shard_000000.safetensors: tensor `tokens` is not uint16 \(n,\)"):
+            open_split(tmp_path)
 
 
 def test_id_outside_the_vocabulary_is_named(tmp_path):

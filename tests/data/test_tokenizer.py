@@ -9,8 +9,7 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from golf.tokens.tokenizer import PROBE, Tokenizer, TokenizerError
-from golf.tokens.trainer import train_tokenizer
+from golf.data.tokenizer import PROBE, Tokenizer, TokenizerError, train_tokenizer
 
 WORDS = "the cat sat on a mat and then it went to see what its old friend, the dog, had done with 1234 bones.\n\n"
 

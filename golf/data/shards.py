@@ -10,13 +10,13 @@ Shapes: N tokens in a shard (or split), D documents in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from golf.files import FileError, load_numpy, read_meta, require, save_numpy
 
@@ -107,10 +107,7 @@ class ShardWriter:
 
 
 class SplitReader:
-    """A split read through memory maps: nothing is copied until ``read``.
-
-    ``shards`` are uint16 arrays, one per file, which together make one stream of ``num_tokens`` tokens.
-    """
+    """A split as one stream of ``num_tokens`` tokens, read through memory maps: nothing is copied until ``read``."""
 
     def __init__(self, folder: str | Path) -> None:
         paths = _shard_paths(folder)
@@ -118,8 +115,9 @@ class SplitReader:
         self.vocab_size = int(self.meta["vocab_size"])
         self.bos_id = int(self.meta["bos_id"])
         self.tokenizer_sha256 = str(self.meta["tokenizer_sha256"])
-        self.shards = [_map_tokens(path) for path in paths]
-        self._starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])]).astype(np.int64)
+        self._shards = [_open_tokens(path) for path in paths]
+        lengths = [shard.get_shape()[0] for shard in self._shards]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.num_tokens = int(self._starts[-1])
 
     def read(self, start: int, length: int) -> np.ndarray:
@@ -133,10 +131,10 @@ class SplitReader:
         done = 0
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
         while done < length:
-            offset = start + done - int(self._starts[index])
-            piece = self.shards[index][offset : offset + length - done]
-            out[done : done + len(piece)] = piece
-            done += len(piece)
+            first, last = (int(value) for value in self._starts[index : index + 2])
+            stop = min(start + length, last)
+            out[done : stop - start] = self._shards[index][start + done - first : stop - first]
+            done = stop - start
             index += 1
         _check_range(out, self.vocab_size, f"tokens {start}:{start + length}")
         return out
@@ -210,15 +208,11 @@ def _check_shard(tensors: dict[str, np.ndarray], meta: dict[str, Any], path: Pat
         raise FileError(f"{path}: a document does not begin with BOS ({meta['bos_id']}); re-run {MADE_BY}")
 
 
-def _map_tokens(path: Path) -> np.ndarray:
-    """Memory map of the ``tokens`` tensor of a safetensors file: 8-byte header length, JSON header, data."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        header_length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_length))
-    entry = header.get("tokens", {})
-    if entry.get("dtype") != "U16" or len(entry.get("shape", ())) != 1:
-        raise FileError(f"{path}: tensor `tokens` is not uint16 (n,); re-run {MADE_BY}")
-    begin, end = entry["data_offsets"]
-    assert 8 + header_length + end <= size, "safetensors checked the length when its metadata was read"
-    return np.memmap(path, dtype="<u2", mode="r", offset=8 + header_length + begin, shape=((end - begin) // 2,))
+def _open_tokens(path: Path) -> Any:
+    """The ``tokens`` tensor of a shard, read from the memory map range by range."""
+    with safe_open(path, framework="numpy") as file:
+        if "tokens" in file.keys():  # noqa: SIM118 (safe_open is no dict)
+            tokens = file.get_slice("tokens")
+            if tokens.get_dtype() == "U16" and len(tokens.get_shape()) == 1:
+                return tokens
+    raise FileError(f"{path}: tensor `tokens` is not uint16 (n,); re-run {MADE_BY}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.corpus.documents import CorpusError, Document, Position
+from golf.data.documents import CorpusError, Document, Position
 
 __all__ = ["CompetitionShards", "map_shard"]
 

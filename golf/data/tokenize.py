@@ -6,29 +6,32 @@ in worker processes; documents stay in order, so the outputs do not depend on ho
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from golf.corpus.documents import Corpus, CorpusError, Document, Position
-from golf.corpus.parallel import ordered_map
-from golf.corpus.sources import SourceKind, open_corpus, source_sha256
-from golf.corpus.split import SPLITS, Splitter
-from golf.files import atomic_directory, write_bytes, write_json
+from golf.data.competition import CompetitionShards
+from golf.data.documents import Corpus, CorpusError, Document, Position
+from golf.data.enwik8 import Enwik8
+from golf.data.parallel import ordered_map
+from golf.data.readers import JsonLines, TextFiles
+from golf.data.shards import ShardWriter
+from golf.data.split import SPLITS, Splitter
+from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, TokenizerError, train_tokenizer
+from golf.files import atomic_directory, sha256_file, write_bytes, write_json
 from golf.params import to_dict
 from golf.progress import bar
-from golf.tokens.shards import ShardWriter
-from golf.tokens.tokenizer import Tokenizer, TokenizerError
-from golf.tokens.trainer import MIN_VOCAB_SIZE, train_tokenizer
 
-__all__ = ["TokenizeConfig", "tokenize_corpus"]
+__all__ = ["SourceKind", "TokenizeConfig", "open_corpus", "source_sha256", "tokenize_corpus"]
 
+SourceKind = Literal["enwik8", "jsonl", "text", "shards"]
 _BATCH_BYTES = 400_000
 
 
@@ -89,6 +92,40 @@ def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int 
             write_json(folder / "manifest.json", manifest)
     write_json(root / "metrics" / "tokenize.json", _metrics(manifest))
     return manifest
+
+
+def open_corpus(
+    kind: SourceKind,
+    path: str | Path,
+    *,
+    pool: ProcessPoolExecutor | None = None,
+    vocab_size: int = 0,
+    bos_id: int = 1,
+) -> Corpus:
+    """Open a corpus; ``vocab_size`` and ``bos_id`` matter to ``shards`` alone. Raises ``CorpusError`` when missing."""
+    path = Path(path)
+    corpus: Corpus
+    if kind == "enwik8":
+        corpus = Enwik8(path, pool)
+    elif kind == "jsonl":
+        corpus = JsonLines(path)
+    elif kind == "text":
+        corpus = TextFiles(path)
+    else:
+        corpus = CompetitionShards(path, vocab_size, bos_id)
+    corpus.files()
+    return corpus
+
+
+def source_sha256(corpus: Corpus) -> str:
+    """SHA-256 over the names and contents of the corpus files; of a single file, its own hash."""
+    files = corpus.files()
+    if len(files) == 1:
+        return sha256_file(files[0])
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return total.hexdigest()
 
 
 class _workers:

@@ -1,1 +1,0 @@
-"""Documents in, documents out: sources, cleaning, split by document hash."""

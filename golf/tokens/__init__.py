@@ -1,1 +1,0 @@
-"""Tokenizer, token shards and the byte ledger."""
