@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from golf.decode import Decoded, load_artifact
-from golf.integer.network import IntegerNetwork
+from golf.textcodec.integer.network import IntegerNetwork
 from golf.score import bits_per_byte
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText, load_text
