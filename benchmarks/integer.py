@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from golf.decode import Decoded, load_artifact
-from golf.integer.network import IntegerNetwork
 from golf.score import bits_per_byte
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText, load_text
 from golf.textcodec.files import CodecConfig, unzip_file, zip_tokens
+from golf.textcodec.integer.network import IntegerNetwork
 
 WARM = 256  # tokens coded beforehand, so that compiling the loops is not timed
 

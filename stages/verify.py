@@ -7,15 +7,10 @@ Out: metrics/verify.json, written before the stage fails where a check does. Env
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
-from golf.files import write_json
 from golf.guard import main_guard
-from golf.params import load_section
-from golf.shipping import CompressConfig
-from golf.verify.run import Inputs, VerifyConfig, format_result, metrics_of, verify
-from golf.verify.scorers import load_modes
+from golf.verify.run import verify_files
 
 
 def main() -> int:
@@ -28,21 +23,15 @@ def main() -> int:
 
 
 def run(params: Path, root: Path) -> int:
-    """Run every check, write the measured values, return 1 when one failed."""
-    config = load_section(params, "verify", VerifyConfig)
-    inputs = Inputs(
-        artifact=root / "artifacts/compress/model.golf",
-        decoder=root / "artifacts/compress/decoder.zip",
+    """Run every check on the files below ``root``; 1 when one failed."""
+    folder, metrics = root / "artifacts/compress", root / "metrics/verify.json"
+    return verify_files(
+        params,
+        artifact=folder / "model.golf",
+        decoder=folder / "decoder.zip",
         tokens=root / "artifacts/tokens",
-        limit_bytes=load_section(params, "compress", CompressConfig).limit_bytes,
-        modes=load_modes(params, config.modes),
+        metrics=metrics,
     )
-    begin = time.perf_counter()
-    results = verify(inputs, config, each=lambda result: print(format_result(result), flush=True))
-    write_json(root / "metrics/verify.json", metrics_of(results, time.perf_counter() - begin))
-    failed = [f"{result.scorer} {result.name}" for result in results if result.passed is False]
-    print(f"verify: {len(results)} checks, failed: {', '.join(failed) or 'none'}", flush=True)
-    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
     {"data", "schedule", "models", "optim", "coding", "quantize", "mixing"},
-    {"container", "integer"},
+    {"container"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
     {"report", "cli", "verify"},
 ]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
-from golf.files import write_json
-from golf.params import load_section
-from golf.shipping import CompressConfig
-from golf.verify.run import Inputs, VerifyConfig, format_result, metrics_of, verify
-from golf.verify.scorers import load_modes
+from golf.verify.run import verify_files
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -28,20 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a check; exit 1 when one is FAIL."""
-    config = load_section(args.params, "verify", VerifyConfig)
-    compress = load_section(args.params, "compress", CompressConfig)
-    inputs = Inputs(
-        artifact=args.artifact,
-        decoder=args.decoder or args.artifact.with_name("decoder.zip"),
-        tokens=args.tokens,
-        limit_bytes=compress.limit_bytes,
-        modes=load_modes(args.params, config.modes),
-    )
-    begin = time.perf_counter()
-    results = verify(inputs, config, each=lambda result: print(format_result(result), flush=True))
-    seconds = time.perf_counter() - begin
-    if args.json:
-        write_json(args.json, metrics_of(results, seconds))
-    failed = sum(result.verdict == "FAIL" for result in results)
-    print(f"{len(results)} checks, {failed} failed, {seconds:.1f} s")
-    return int(failed > 0)
+    decoder = args.decoder or args.artifact.with_name("decoder.zip")
+    return verify_files(args.params, artifact=args.artifact, decoder=decoder, tokens=args.tokens, metrics=args.json)

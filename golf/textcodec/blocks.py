@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from golf.coding.text_range import RangeDecoder, RangeEncoder, frequencies
 from golf.mixing.config import MixtureConfig
 from golf.textcodec.predictor import new_predictor
+from golf.textcodec.range_coder import RangeDecoder, RangeEncoder, frequencies
 
 __all__ = ["BlockCodec", "CodedBlock", "block_streams"]
 

@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from golf.coding.text_range import RangeError
 from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.files import atomic_file, require
@@ -25,7 +24,8 @@ from golf.progress import bar
 from golf.textcodec.blocks import BlockCodec
 from golf.textcodec.layout import BLOCK, Arithmetic, CodecError, Header, header_size
 from golf.textcodec.predictor import mixture_hash
-from golf.textcodec.resume import Tally, open_part
+from golf.textcodec.range_coder import RangeError
+from golf.textcodec.resume import Part, open_part
 from golf.textcodec.stepper import machine_name, open_stepper
 from golf.textcodec.text import iterate_text
 
@@ -83,90 +83,71 @@ def zip_file(source: str | Path, target: str | Path, decoded: Decoded, config: C
     """
     source, target = require(source, made_by="you: the text to code"), Path(target)
     tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture, machine = MixtureConfig() if config.mixture else None, _machine(config.arithmetic, config.mixture)
+    mixture, machine = _mixture(config), _machine(config.arithmetic, config.mixture)
     settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
     if config.arithmetic != "fast":
         settings["threads"] = 0
-    header_bytes = header_size(machine)
-    with (
-        open_part(target, source, settings=settings, header_bytes=header_bytes) as part,
-        _codec(decoded, config, mixture) as codec,
-        bar(what="zip", total=source.stat().st_size, unit="B") as shown,
-    ):
+    with open_part(target, source, settings=settings, header_bytes=header_size(machine)) as part:
         resumed = part.tally.text_bytes
-        shown.update(resumed)
-        for text in iterate_text(source, block_bytes=config.block_bytes, offset=resumed):
-            tokens = np.asarray(tokenizer.encode(text), dtype=np.int64)
-            part.digest.update(tokenizer.decode(tokens))
-            part.save(_write_block(part.file, tokens, part.tally, tokenizer, codec, shown))
-        tally = part.tally
-        file_bytes = part.file.tell()
-        part.file.seek(0)
-        part.file.write(_header(decoded, config, mixture, machine, tally, part.digest.hexdigest()).pack())
-        sha256 = part.digest.hexdigest()
-    return _report(tally, file_bytes, sha256, time.perf_counter() - begin, resumed)
+        texts = iterate_text(source, block_bytes=config.block_bytes, offset=resumed)
+        blocks = (np.asarray(tokenizer.encode(text), dtype=np.int64) for text in texts)
+        file_bytes = _write_blocks(blocks, part, decoded, config, total_bytes=source.stat().st_size)
+    return _report(part, file_bytes, time.perf_counter() - begin, resumed)
 
 
 def zip_tokens(
     blocks: Iterable[np.ndarray], target: str | Path, decoded: Decoded, config: CodecConfig, *, total_bytes: int
 ) -> CodecReport:
     """Code token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
-    tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture, machine = MixtureConfig() if config.mixture else None, _machine(config.arithmetic, config.mixture)
-    digest, tally = hashlib.sha256(), Tally()
-    with (
-        atomic_file(target) as temporary,
-        open(temporary, "wb") as file,
-        _codec(decoded, config, mixture) as codec,
-        bar(what="zip", total=total_bytes, unit="B") as shown,
-    ):
-        file.write(bytes(header_size(machine)))
+    begin = time.perf_counter()
+    with atomic_file(target) as temporary, open(temporary, "wb") as file:
+        part = Part(file, header_bytes=header_size(_machine(config.arithmetic, config.mixture)))
+        part.begin()
+        file_bytes = _write_blocks(blocks, part, decoded, config, total_bytes=total_bytes)
+    return _report(part, file_bytes, time.perf_counter() - begin, 0)
+
+
+def _write_blocks(
+    blocks: Iterable[np.ndarray], part: Part, decoded: Decoded, config: CodecConfig, *, total_bytes: int
+) -> int:
+    """Code ``blocks`` behind those of ``part``, then its header; the size of the file in bytes."""
+    tokenizer, mixture = _lossless(decoded), _mixture(config)
+    with _codec(decoded, config, mixture) as codec, bar(what="zip", total=total_bytes, unit="B") as progress:
+        progress.update(part.tally.text_bytes)
         for tokens in blocks:
-            digest.update(tokenizer.decode(tokens))
-            tally = _write_block(file, tokens, tally, tokenizer, codec, shown)
-        file_bytes = file.tell()
-        file.seek(0)
-        file.write(_header(decoded, config, mixture, machine, tally, digest.hexdigest()).pack())
-    return _report(tally, file_bytes, digest.hexdigest(), time.perf_counter() - begin, 0)
+            text = tokenizer.decode(tokens)
+            coded = codec.encode(tokens, advance=_steps(progress, len(text), len(tokens)))
+            part.append(BLOCK.pack(len(tokens), len(text), len(coded.code)) + coded.code, text, len(tokens), coded)
+    file_bytes = part.file.tell()
+    part.file.seek(0)
+    part.file.write(_header(decoded, config, part).pack())
+    return file_bytes
 
 
-def _write_block(
-    file: BinaryIO, tokens: np.ndarray, tally: Tally, tokenizer: Tokenizer, codec: BlockCodec, shown: object
-) -> Tally:
-    """Code one block behind the others; the new sums."""
-    num_bytes = len(tokenizer.decode(tokens))
-    coded = codec.encode(tokens, advance=_steps(shown, num_bytes, len(tokens)))
-    file.write(BLOCK.pack(len(tokens), num_bytes, len(coded.code)) + coded.code)
-    return Tally(
-        text_bytes=tally.text_bytes + num_bytes,
-        tokens=tally.tokens + len(tokens),
-        blocks=tally.blocks + 1,
-        code_bytes=tally.code_bytes + len(coded.code),
-        stated_bits=(float.fromhex(tally.stated_bits) + coded.stated_bits).hex(),
-    )
+def _mixture(config: CodecConfig) -> MixtureConfig | None:
+    return MixtureConfig() if config.mixture else None
 
 
-def _header(
-    decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None, machine: str, tally: Tally, sha256: str
-) -> Header:
+def _header(decoded: Decoded, config: CodecConfig, part: Part) -> Header:
+    tally = part.tally
     return Header(
         streams=config.streams, threads=config.threads if config.arithmetic == "fast" else 0,
         window=config.window, arithmetic=config.arithmetic, text_bytes=tally.text_bytes, tokens=tally.tokens,
         blocks=tally.blocks, stated_bits=float.fromhex(tally.stated_bits), artifact_sha256=decoded.sha256,
-        text_sha256=sha256, mixture=mixture_hash(mixture), machine=machine,
+        text_sha256=part.digest.hexdigest(), mixture=mixture_hash(_mixture(config)),
+        machine=_machine(config.arithmetic, config.mixture),
     )  # fmt: skip
 
 
-def _report(tally: Tally, file_bytes: int, sha256: str, seconds: float, resumed: int) -> CodecReport:
-    bits = float.fromhex(tally.stated_bits)
+def _report(part: Part, file_bytes: int, seconds: float, resumed: int) -> CodecReport:
+    tally = part.tally
     return CodecReport(
-        tally.text_bytes, tally.tokens, tally.code_bytes, file_bytes, bits, sha256, seconds, resumed
+        tally.text_bytes, tally.tokens, tally.code_bytes, file_bytes, float.fromhex(tally.stated_bits),
+        part.digest.hexdigest(), seconds, resumed,
     )  # fmt: skip
 
 
-def unzip_file(
-    source: str | Path, target: str | Path, decoded: Decoded, *, threads: int | None = None
-) -> CodecReport:
+def unzip_file(source: str | Path, target: str | Path, decoded: Decoded, *, threads: int | None = None) -> CodecReport:
     """Restore the text of ``source`` into ``target``, proved by its SHA-256.
 
     ``threads`` must be the recorded number, or any for portable and integer arithmetic; ``None`` takes it from the file
@@ -231,9 +212,7 @@ def _steps(shown: object, num_bytes: int, tokens: int) -> Callable[[int], object
 @contextlib.contextmanager
 def _codec(decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None) -> Iterator[BlockCodec]:
     given = config.arithmetic == "integer" and mixture is None
-    with open_stepper(
-        decoded.model, arithmetic=config.arithmetic, threads=config.threads, probabilities=given
-    ) as make:
+    with open_stepper(decoded.model, arithmetic=config.arithmetic, threads=config.threads, probabilities=given) as make:
         bos = Tokenizer(decoded.tokenizer_model).bos_id
         yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window, given)
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from golf.files import FileError, read_json, write_json
 from golf.params import ParamsError, from_dict
+from golf.textcodec.blocks import CodedBlock
 from golf.textcodec.layout import CodecError
 
 __all__ = ["Part", "Tally", "open_part"]
@@ -43,33 +44,50 @@ class Tally:
 
 
 class Part:
-    """The open ``file`` at the place where the next block goes, the ``tally`` before it, and the hasher of its text."""
+    """The open ``file`` at the place where the next block goes, the ``tally`` before it, and the hasher of its text.
 
-    def __init__(self, file: BinaryIO, progress: Path, identity: str, header_bytes: int) -> None:
+    Without a ``progress`` file nothing is remembered for a later run.
+    """
+
+    def __init__(self, file: BinaryIO, *, header_bytes: int, progress: Path | None = None, identity: str = "") -> None:
         self.file, self._progress, self._identity = file, progress, identity
         self.tally, self.digest = Tally(part_bytes=header_bytes), hashlib.sha256()
 
+    def begin(self) -> None:
+        """Drop what the file holds and leave room for the header."""
+        self.file.truncate(0)
+        self.file.seek(0)
+        self.file.write(bytes(self.tally.part_bytes))
+
     def restore(self, source: Path) -> None:
         """Go on where the progress file says, when it speaks of this text and these settings; else begin anew."""
-        known = _read(self._progress, self._identity)
+        known = None if self._progress is None else _read(self._progress, self._identity)
         digest = _prefix_digest(source, known.text_bytes) if known is not None else None
         whole = self.file.seek(0, os.SEEK_END)
-        same = digest is not None and known is not None and digest.hexdigest() == known.text_sha256
-        if known is not None and digest is not None and same and whole >= known.part_bytes:
-            self.tally, self.digest = known, digest
-        begin = self.tally.part_bytes
-        self.file.truncate(begin if self.tally.blocks else 0)
-        if not self.tally.blocks:
-            self.file.seek(0)
-            self.file.write(bytes(begin))
-        self.file.seek(begin)
+        same = known is not None and digest is not None and digest.hexdigest() == known.text_sha256
+        if known is None or digest is None or not same or not known.blocks or whole < known.part_bytes:
+            return self.begin()
+        self.tally, self.digest = known, digest
+        self.file.truncate(known.part_bytes)
+        self.file.seek(known.part_bytes)
 
-    def save(self, tally: Tally) -> None:
-        """The block just written is on disk, then the progress file says so."""
-        self.tally = dataclasses.replace(tally, part_bytes=self.file.tell(), text_sha256=self.digest.hexdigest())
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        write_json(self._progress, {"identity": self._identity, **dataclasses.asdict(self.tally)})
+    def append(self, block: bytes, text: bytes, tokens: int, coded: CodedBlock) -> None:
+        """Write one ``block`` of ``text``; it is on disk before the progress file says so."""
+        self.file.write(block)
+        self.digest.update(text)
+        self.tally = Tally(
+            text_bytes=self.tally.text_bytes + len(text),
+            text_sha256=self.digest.hexdigest(),
+            tokens=self.tally.tokens + tokens,
+            blocks=self.tally.blocks + 1,
+            code_bytes=self.tally.code_bytes + len(coded.code),
+            stated_bits=(float.fromhex(self.tally.stated_bits) + coded.stated_bits).hex(),
+            part_bytes=self.file.tell(),
+        )
+        if self._progress is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            write_json(self._progress, {"identity": self._identity, **dataclasses.asdict(self.tally)})
 
 
 @contextlib.contextmanager
@@ -88,7 +106,7 @@ def open_part(target: Path, source: Path, *, settings: object, header_bytes: int
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CodecError(f"{path}: another `golf zip` is writing it; wait, or give another -o") from None
-        part = Part(file, progress, identity, header_bytes)
+        part = Part(file, header_bytes=header_bytes, progress=progress, identity=identity)
         try:
             part.restore(source)
             yield part

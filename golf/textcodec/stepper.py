@@ -6,8 +6,8 @@ encoder and decoder make the same calls: chunk 1, the same streams in the same b
 ``fast`` runs one batch of all streams on torch's own threads: the result belongs to that thread count. ``portable``
 cuts the streams into shards of ``SHARD`` and computes each shard on one thread, so the order of every sum is the same
 for any number of workers. Both belong to one build of torch and one CPU instruction set, named by ``machine_name``.
-``integer`` is another network (``golf.integer``), whose bits do not depend on any of this: the encoder, who knows the
-tokens, runs ``AHEAD`` steps in one pass, the decoder one.
+``integer`` is another network (``golf.textcodec.integer``), whose bits do not depend on any of this: the encoder, who
+knows the tokens, runs ``AHEAD`` steps in one pass, the decoder one.
 
 Shapes: S streams, V vocabulary.
 """
@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from numba import njit
 
-from golf.integer.exact import LOGIT_STEPS
-from golf.integer.network import IntegerNetwork
-from golf.integer.rows import probabilities
+from golf.textcodec.integer.exact import LOGIT_STEPS
+from golf.textcodec.integer.network import IntegerNetwork
+from golf.textcodec.integer.rows import probabilities
 from golf.textcodec.layout import Arithmetic, CodecError
 
 __all__ = ["SHARD", "IntegerStepper", "Stepper", "log_softmax_rows", "machine_name", "open_stepper"]

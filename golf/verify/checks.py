@@ -2,7 +2,7 @@
 
 Shapes: N tokens of a stream, N-1 targets (target i is token i+1, predicted from tokens 0..i), V vocabulary.
 A scorer that fails one of these checks states a number that no decoder could reach. Sources: openai/parameter-golf
-#1017 (conditions on a score), #1240 (flip test), #1967 (gate that reads its target); design facts, evaluation 5.
+#1017 (conditions on a score), #1240 (flip test), #1967 (gate that reads its target).
 """
 
 from __future__ import annotations

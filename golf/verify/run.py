@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ import numpy as np
 
 from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded, load_artifact
-from golf.files import read_json
+from golf.files import read_json, write_json
+from golf.params import load_section
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.scoring.windowed import RoundtripConfig
+from golf.shipping import CompressConfig
 from golf.verify import checks, text
-from golf.verify.alone import check_alone
 from golf.verify.checks import CheckResult
-from golf.verify.scorers import MODES, ModeScorer, config_value, mode_scorer
-from golf.verify.world import SHARED_MODES, SecondProcess, second_process
+from golf.verify.sandbox import check_self_contained
+from golf.verify.scorers import MODES, ModeScorer, config_value, load_modes, mode_scorer
+from golf.verify.two_processes import SHARED_MODES, SecondProcess, second_process
 
 __all__ = [
     "Inputs",
@@ -35,6 +38,7 @@ __all__ = [
     "prefixes_of",
     "sample_tokens",
     "verify",
+    "verify_files",
 ]
 
 CHUNK_LIMIT = 1e-3  # nats; a pass of another length takes other matrix kernels, which round otherwise
@@ -77,6 +81,24 @@ class Inputs:
     tokens: Path
     limit_bytes: int
     modes: Mapping[str, Any]
+
+
+def verify_files(params: Path, *, artifact: Path, decoder: Path, tokens: Path, metrics: Path | None) -> int:
+    """Check with the section `verify` of ``params`` and those of the modes it names; 1 when a check failed, else 0.
+
+    Prints one line a check and writes the measured values to ``metrics`` before it says so.
+    """
+    config = load_section(params, "verify", VerifyConfig)
+    limit_bytes = load_section(params, "compress", CompressConfig).limit_bytes
+    inputs = Inputs(artifact, decoder, tokens, limit_bytes, load_modes(params, config.modes))
+    begin = time.perf_counter()
+    results = verify(inputs, config, each=lambda result: print(format_result(result), flush=True))
+    seconds = time.perf_counter() - begin
+    if metrics is not None:
+        write_json(metrics, metrics_of(results, seconds))
+    failed = [f"{result.scorer} {result.name}" for result in results if result.passed is False]
+    print(f"verify: {len(results)} checks in {seconds:.1f} s, failed: {', '.join(failed) or 'none'}", flush=True)
+    return int(bool(failed))
 
 
 def verify(inputs: Inputs, config: VerifyConfig, *, each: Callable[[CheckResult], None]) -> list[CheckResult]:
@@ -133,7 +155,7 @@ def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Itera
 
 
 def _alone(inputs: Inputs, decoded: Decoded, val: ValidationText, config: VerifyConfig) -> CheckResult:
-    """The round trip over the first tokens of the split, as the stage scores them (fp32), against the lonely one."""
+    """The round trip over the first tokens of the split, as the stage scores them (fp32), here and sealed off."""
     import torch
 
     section = inputs.modes.get("roundtrip")
@@ -141,11 +163,11 @@ def _alone(inputs: Inputs, decoded: Decoded, val: ValidationText, config: Verify
     roundtrip = RoundtripConfig(window, int(section.batch) if section else 8, "fp32")
     num_tokens = min(len(val.tokens), max(config.targets, window) + 1)
     here = mode_scorer("roundtrip", decoded.model, roundtrip, vocab_size=decoded.vocab_size, bos_id=int(val.tokens[0]))
-    return check_alone(
+    return check_self_contained(
         inputs.artifact,
         inputs.decoder,
         inputs.tokens / "val",
-        wanted_nats=math.fsum(here.score(val.tokens[:num_tokens])),
+        expected_nats=math.fsum(here.score(val.tokens[:num_tokens])),
         window=window,
         num_tokens=num_tokens,
         threads=torch.get_num_threads(),

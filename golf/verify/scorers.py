@@ -25,7 +25,7 @@ from golf.scoring.text import ValidationText
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
 from golf.verify.checks import Commit
-from golf.verify.standins import EchoModel, MemoModel
+from golf.verify.fakes import EchoModel, MemoModel
 
 __all__ = [
     "MODES",

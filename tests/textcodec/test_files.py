@@ -9,6 +9,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,9 +63,7 @@ def test_small_texts_come_back(data: bytes, config: CodecConfig, tmp_path: Path,
 
 @settings(max_examples=8)
 @given(st.text(max_size=100))
-def test_any_text_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, decoded: Decoded, some: str
-) -> None:
+def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, decoded: Decoded, some: str) -> None:
     folder = tmp_path_factory.mktemp("any")
     coded, _ = code(some.encode(), folder, decoded, QUICK)
     assert restored(coded, decoded) == some.encode()
@@ -132,15 +131,14 @@ def killed_behind(count: int, data: bytes, folder: Path, decoded: Decoded, confi
     """A child that is killed while the block behind ``count`` finished ones is on its way to the disk."""
     child = os.fork()
     if child == 0:
-        save = resume.Part.save
+        write = resume.write_json
 
-        def stop(part: resume.Part, tally: resume.Tally) -> None:
-            if tally.blocks > count:
-                part.file.flush()
+        def stop(path: Path, values: dict[str, Any]) -> None:
+            if values["blocks"] > count:
                 os.kill(os.getpid(), signal.SIGKILL)
-            save(part, tally)
+            write(path, values)
 
-        resume.Part.save = stop  # type: ignore[method-assign]
+        resume.write_json = stop
         try:
             code(data, folder, decoded, config)
         finally:

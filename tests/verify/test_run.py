@@ -22,8 +22,8 @@ from golf.decode import Decoded, load_artifact
 from golf.scoring.text import ScoringError, load_text
 from golf.shipping import pack_decoder
 from golf.verify import checks
-from golf.verify.alone import check_alone
 from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_tokens
+from golf.verify.sandbox import check_self_contained
 from golf.verify.scorers import MODES, EchoModel, MemoModel, ModeScorer, load_modes, mode_scorer, with_values
 from tiny import pack_untrained, recurrent
 
@@ -137,11 +137,11 @@ def test_an_artifact_that_needs_more_than_its_decoder_fails(project: Path, tmp_p
         for name in source.namelist():
             if name != "golf/coding/rans.py":
                 target.writestr(name, source.read(name))
-    alone: dict[str, Any] = {"wanted_nats": 1.0, "window": 32, "num_tokens": 65, "threads": 1}
+    alone: dict[str, Any] = {"expected_nats": 1.0, "window": 32, "num_tokens": 65, "threads": 1}
     artifact, val = project / "artifacts/compress/model.golf", project / "artifacts/tokens/val"
-    missing = check_alone(artifact, tmp_path / "decoder.zip", val, **alone)
+    missing = check_self_contained(artifact, tmp_path / "decoder.zip", val, **alone)
     assert missing.verdict == "FAIL" and "does not score alone with decoder.zip: ModuleNotFoundError" in missing.text
-    other = check_alone(artifact, full, val, **alone)
+    other = check_self_contained(artifact, full, val, **alone)
     assert other.verdict == "FAIL" and other.value > 0.0
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.integer import exact
-from golf.integer.exact import (
+from golf.textcodec.integer import exact
+from golf.textcodec.integer.exact import (
     IntegerError,
     capped_logits,
     check_exact,
@@ -26,8 +26,8 @@ from golf.integer.exact import (
     softmax_weights,
     squared,
 )
-from golf.integer.rotary import rotations
-from golf.integer.rows import probabilities
+from golf.textcodec.integer.rotary import rotations
+from golf.textcodec.integer.rows import probabilities
 
 ROWS = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=9)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from golf.integer.exact import BITS, IntegerError, normed, snap
-from golf.integer.network import IntegerNetwork
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
+from golf.textcodec.integer.exact import BITS, IntegerError, normed, snap
+from golf.textcodec.integer.network import IntegerNetwork
 
 WINDOW, TOKENS, VOCAB = 12, 30, 97
 SHARED = {"heads": 4, "kv_heads": 2, "mlp_ratio": 2.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5}
@@ -59,9 +59,7 @@ def run(network: Any, ids: torch.Tensor, chunk: int) -> torch.Tensor:
         return torch.cat([network.logits(network.step(piece, state)) for piece in ids.split(chunk, dim=1)], 1)
 
 
-def test_batches_chunks_and_threads_give_the_same_bits(
-    model: LanguageModel, ids: torch.Tensor, threads: None
-) -> None:
+def test_batches_chunks_and_threads_give_the_same_bits(model: LanguageModel, ids: torch.Tensor, threads: None) -> None:
     network = IntegerNetwork(model)
     torch.set_num_threads(1)
     expected = run(network, ids, TOKENS)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.coding.text_range import RangeDecoder, RangeEncoder, RangeError, frequencies
+from golf.textcodec.range_coder import RangeDecoder, RangeEncoder, RangeError, frequencies
 
 
 def naive_encode(rows: list[np.ndarray], symbols: list[int], bits: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Fused loops of the integer-exact network on a CPU; ``golf.integer.exact`` has the same operations one by one.
+"""Fused loops of the integer-exact network on a CPU; ``exact`` beside it has the same operations one by one.
 
 No multiplication is fused with an addition and nothing is reordered, except in the functions marked ``_EXACT``:
 their sums are of snapped numbers (or maxima), so that order and fusion cannot change a bit.

@@ -1,4 +1,4 @@
-"""Two stand-ins for a network: one whose every score is known beforehand, one that computes equal inputs once.
+"""Two fakes of a network: one whose every score is known beforehand, one that computes equal inputs once.
 
 Shapes: B windows or streams, T tokens in a pass, D width, R rows, V vocabulary.
 """

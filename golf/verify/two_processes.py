@@ -78,14 +78,14 @@ def second_process(
     """
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="golf-world-") as name:
+    with tempfile.TemporaryDirectory(prefix="golf-verify-") as name:
         folder = Path(name)
         np.save(folder / "tokens.npy", tokens)
         modes = [[mode, to_dict(config)] for mode, config in configs.items()]
         request = {"artifact": str(artifact.resolve()), "modes": modes, "bos_id": bos_id, "folder": name}
         request |= {"threads": torch.get_num_threads(), "parent": os.getpid()}
         process = subprocess.Popen(
-            [sys.executable, "-m", "golf.verify.world"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "golf.verify.two_processes"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         assert process.stdin is not None

@@ -8,11 +8,10 @@ functions (exp, tanh, sin, pow) are neither: their last bit differs between the 
 torch's sqrt on a CPU is one of them.
 The exponential is therefore a fixed polynomial of such operations.
 
-On a CPU the loops of ``golf.integer.kernels`` do it; elsewhere, and as their reference in the tests, the ``plain``
-functions of torch operations, with the same bits.
+On a CPU the loops of ``golf.textcodec.integer.kernels`` do it; elsewhere, and as their reference in the tests, the
+``plain`` functions of torch operations, with the same bits.
 
-Shapes: (...) any, C columns, B streams, K key/value heads, G queries of each, t tokens. Source:
-evaluation study section 4, scheme 2.
+Shapes: (...) any, C columns, B streams, K key/value heads, G queries of each, t tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.integer import kernels
-from golf.integer.kernels import LN2_HIGH, LN2_LOW, LOG2E, LOWEST, TAYLOR
+from golf.textcodec.integer import kernels
+from golf.textcodec.integer.kernels import LN2_HIGH, LN2_LOW, LOG2E, LOWEST, TAYLOR
 
 __all__ = [
     "BITS", "LOGIT_STEPS", "IntegerError", "capped_logits", "check_exact", "exp_nonpositive", "exponent_above",

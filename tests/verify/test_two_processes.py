@@ -15,7 +15,7 @@ from golf.cli.params import compose
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.scoring.record import StreamingConfig
-from golf.verify import checks, run, world
+from golf.verify import checks, run, two_processes
 from golf.verify.scorers import mode_scorer
 from tiny import recurrent
 
@@ -24,16 +24,16 @@ def test_the_second_process_waits_for_hours_of_other_checks(tmp_path: Path, monk
     """It once gave up after 120 s, in which the first had not finished the checks of one mode: `verify` crashed."""
     seen: dict[str, Any] = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: seen.update(options))
-    world._meet(tmp_path, 1)
+    two_processes._meet(tmp_path, 1)
     assert seen["rank"] == 1 and seen["timeout"] >= datetime.timedelta(hours=6)
 
 
 def test_the_second_process_ends_when_the_first_has_died_before_they_met(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        world._wait_for(tmp_path / "go", parent=os.getpid())  # never this process's parent
+        two_processes._wait_for(tmp_path / "go", parent=os.getpid())  # never this process's parent
     assert caught.value.code == 1
     (tmp_path / "go").touch()
-    world._wait_for(tmp_path / "go", parent=os.getppid())
+    two_processes._wait_for(tmp_path / "go", parent=os.getppid())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

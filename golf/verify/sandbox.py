@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from golf.files import FileError, require
-from golf.verify import lonely
+from golf.verify import sandbox_child
 from golf.verify.checks import CheckResult
 
-__all__ = ["check_alone", "score_alone"]
+__all__ = ["check_self_contained", "score_sealed"]
 
-SCRIPT = Path(lonely.__file__)  # imported so that it belongs to the import closure of the stage
+SCRIPT = Path(sandbox_child.__file__)  # imported so that it belongs to the import closure of the stage
 TIMEOUT_SECONDS = 300
 
 
-def score_alone(
+def score_sealed(
     artifact: Path, decoder: Path, val: Path, *, window: int, num_tokens: int, threads: int
 ) -> dict[str, Any]:
-    """Run ``golf.verify.lonely`` in a process of its own, with ``-I`` (no PYTHONPATH, no working folder on the path).
+    """Run ``golf.verify.sandbox_child`` in a process of its own, with ``-I`` (neither PYTHONPATH nor working folder).
 
     Returns ``total_nats`` (hexadecimal float) of the first ``num_tokens`` tokens, ``refused`` (lures refused, of 2)
     and ``golf`` (where the package was found). Raises ``FileError`` with the last line of what went wrong.
@@ -35,11 +35,11 @@ def score_alone(
         shutil.copy(require(artifact, made_by="`python -m stages.compress`"), folder / "model.golf")
         shutil.copy(require(decoder, made_by="`python -m stages.compress`"), folder / "decoder.zip")
         shutil.copytree(require(val, made_by="`python -m stages.tokenize`"), folder / "val")
-        shutil.copy(SCRIPT, folder / "lonely.py")
+        shutil.copy(SCRIPT, folder / "sandbox_child.py")
         request = {"folder": str(folder), "window": window, "num_tokens": num_tokens, "threads": threads}
         request["lure"] = str(artifact.resolve())
         done = subprocess.run(
-            [sys.executable, "-I", "lonely.py"],
+            [sys.executable, "-I", "sandbox_child.py"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -58,17 +58,17 @@ def score_alone(
         return answer
 
 
-def check_alone(
-    artifact: Path, decoder: Path, val: Path, *, wanted_nats: float, window: int, num_tokens: int, threads: int
+def check_self_contained(
+    artifact: Path, decoder: Path, val: Path, *, expected_nats: float, window: int, num_tokens: int, threads: int
 ) -> CheckResult:
-    """The score without anything else is ``wanted_nats`` to the last digit; ``value`` is the difference in nats."""
+    """The score without anything else is ``expected_nats`` to the last digit; ``value`` is the difference in nats."""
     try:
-        found = score_alone(artifact, decoder, val, window=window, num_tokens=num_tokens, threads=threads)
+        found = score_sealed(artifact, decoder, val, window=window, num_tokens=num_tokens, threads=threads)
     except FileError as error:
         return CheckResult("files", "self_contained", False, math.inf, 0.0, "nats", str(error))
-    difference = abs(float.fromhex(found["total_nats"]) - wanted_nats)
+    difference = abs(float.fromhex(found["total_nats"]) - expected_nats)
     sealed = found["refused"] == 2 and found["inside"]
     text = f"{found['targets']:,} targets scored in an empty folder, no network: {float.fromhex(found['total_nats'])!r}"
-    text += f" nats, here {wanted_nats!r}" if difference else " nats, equal to the last digit"
+    text += f" nats, here {expected_nats!r}" if difference else " nats, equal to the last digit"
     text += "" if sealed else "; the folder was not sealed, so nothing is proved"
     return CheckResult("files", "self_contained", difference == 0.0 and sealed, difference, 0.0, "nats", text)

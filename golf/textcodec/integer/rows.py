@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from golf.integer.exact import LOGIT_STEPS, exp_nonpositive
+from golf.textcodec.integer.exact import LOGIT_STEPS, exp_nonpositive
 
 __all__ = ["probabilities"]
 

@@ -1,12 +1,12 @@
 """A trained model as an integer-exact network: a batched pass over a text and one-token steps give the same bits.
 
-Everything that is summed is snapped to integers of 20 bits times a power of two first (``golf.integer.exact``):
+Everything that is summed is snapped to integers of 20 bits times a power of two first (``exact``):
 the rows that enter a matrix product, the weights, queries and keys, values and softmax weights. The scale of a row of
 activations comes from its own largest element, those of keys and values from bounds that the weights give, so nothing
 is calibrated and nothing is clipped. Between the sums the residual stream is float64, touched only element by element.
 
 Shapes: B streams, t tokens of a pass, D width, H query heads, K key/value heads, G = H / K, E head width, C kept keys,
-V vocabulary. Source: evaluation study section 4, scheme 2; the models are those of ``golf.models``.
+V vocabulary. The models are those of ``golf.models``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.integer.exact import (
+from golf.models.base import LanguageModel
+from golf.models.block import ResidualBlock
+from golf.models.depth_recurrent import DepthRecurrent
+from golf.models.transformer import Transformer
+from golf.textcodec.integer.exact import (
     BITS,
     LOGIT_STEPS,
     IntegerError,
@@ -31,13 +35,9 @@ from golf.integer.exact import (
     softmax_weights,
     squared,
 )
-from golf.integer.kernels import attend_one
-from golf.integer.ring import KeyRing, RingPass
-from golf.integer.rotary import rotations
-from golf.models.base import LanguageModel
-from golf.models.block import ResidualBlock
-from golf.models.depth_recurrent import DepthRecurrent
-from golf.models.transformer import Transformer
+from golf.textcodec.integer.kernels import attend_one
+from golf.textcodec.integer.ring import KeyRing, RingPass
+from golf.textcodec.integer.rotary import rotations
 
 __all__ = ["IntegerNetwork"]
 

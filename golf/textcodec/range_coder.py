@@ -35,13 +35,17 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     leave room for a count for each symbol.
     """
     if not (1 <= bits <= MAX_BITS and len(probs) <= 1 << (bits - 1)):
-        raise RangeError(f"frequencies: {bits} bits for {len(probs)} symbols, wanted at most {MAX_BITS} bits and "
-                         "at least one more than the symbols fill")
+        raise RangeError(
+            f"frequencies: {bits} bits for {len(probs)} symbols, wanted at most {MAX_BITS} bits and "
+            "at least one more than the symbols fill"
+        )
     counts = np.empty(len(probs), np.uint64) if out is None else out
     total = _quantise(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
-        raise RangeError(f"frequencies: the row of {len(probs)} probabilities sums to {total}, wanted 1; "
-                         "a negative or undefined entry gives nan")
+        raise RangeError(
+            f"frequencies: the row of {len(probs)} probabilities sums to {total}, wanted 1; "
+            "a negative or undefined entry gives nan"
+        )
     return counts
 
 
