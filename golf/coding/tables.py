@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 
 __all__ = ["MAX_ALPHABET", "TOTAL", "Table", "build_table", "entropy_bits", "normalise", "read_table", "write_table"]
 

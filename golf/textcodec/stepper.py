@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
 from golf.integer.exact import LOGIT_STEPS
 from golf.integer.network import IntegerNetwork
 from golf.integer.rows import probabilities
+from golf.jit import kernel
 from golf.textcodec.layout import Arithmetic, CodecError
 
 __all__ = ["SHARD", "IntegerStepper", "Stepper", "log_softmax_rows", "machine_name", "open_stepper"]
@@ -109,7 +109,7 @@ class IntegerStepper:
         return np.asarray(rows).reshape(logits.shape)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_softmax_rows(logits):  # type: ignore[no-untyped-def]
     """Normalised float64 log-probabilities (S, V), each row summed in index order."""
     rows = np.empty(logits.shape, np.float64)
