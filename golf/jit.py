@@ -18,10 +18,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from numba import njit
+import numba
 from numba.core.caching import FunctionCache
 
 __all__ = ["kernel", "part", "step"]
+
+_jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
 
 
 def kernel(
@@ -35,7 +37,7 @@ def kernel(
     if function is None:
         return lambda function: kernel(function, parts=parts, parallel=parallel, **options)
     # one parallel loop at a time: numba's portable threading layer has no locks
-    compiled = njit(error_model="numpy", parallel=parallel, nogil=not parallel, **options)(function)
+    compiled = _jit(error_model="numpy", parallel=parallel, nogil=not parallel, **options)(function)
     compiled.parts = parts
     with contextlib.suppress(Exception):  # no folder can be written, or the source is in no file
         compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
@@ -44,12 +46,12 @@ def kernel(
 
 def part(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; it may allocate."""
-    return njit(error_model="numpy", nogil=True)(function)
+    return _jit(error_model="numpy", nogil=True)(function)
 
 
 def step(function: Callable[..., Any]) -> Any:
     """Compile a part that is always inlined and counts no references (two thirds of the time): it must not allocate."""
-    return njit(error_model="numpy", forceinline=True, _nrt=False)(function)
+    return _jit(error_model="numpy", forceinline=True, _nrt=False)(function)
 
 
 def _source_stamp(*modules: ModuleType) -> int:
@@ -60,7 +62,7 @@ def _source_stamp(*modules: ModuleType) -> int:
         return 0
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """numba's store of compiled code, except that no fault of it stops a run.
 
     What cannot be read (damaged, unreadable) is dropped and compiled again; what cannot be written is not stored.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
+    {"params", "files", "score", "progress", "guard", "closure", "jit", "processes"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "integer", "tokenize"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
