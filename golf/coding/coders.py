@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 from golf.coding.rans import decode, encode
-from golf.coding.tables import MAX_ALPHABET, TOTAL, build_table, read_table, write_table
+from golf.coding.tables import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, read_table, write_table
 
 __all__ = ["CODERS", "NEVER", "Coder", "Encoded", "Integers", "SideInfo", "as_int16", "encode_smallest"]
 
 NEVER = 1 << 62  # a coder that "cannot get below this" is not tried
 MAX_MODELED_COLUMNS = 1 << 18  # adaptive state per column: bounds the memory that a few bytes of file can ask for
-_MAX_LINEAR = 1024  # golf.coding.predict.MAX_COLUMNS, which is not imported for it
 Integers = NDArray[np.int16]
 
 
@@ -177,7 +176,7 @@ def _context_least(values: Integers) -> int:
 
 def _linear_least(values: Integers) -> int:
     small, large = sorted(values.shape)
-    return NEVER if small > _MAX_LINEAR or not 64 <= large <= MAX_MODELED_COLUMNS else 0
+    return NEVER if small > MAX_LINEAR or not 64 <= large <= MAX_MODELED_COLUMNS else 0
 
 
 def _checked(side: bytes, payload: bytes, info: SideInfo) -> bytes:

@@ -42,6 +42,7 @@ from golf.coding.context_model import (
 )
 from golf.coding.fixed import normal_cdf, squash_table, stretch_table
 from golf.coding.grouped import next_state
+from golf.coding.tables import MAX_LINEAR
 from golf.jit import kernel, part, step
 
 __all__ = ["decode", "encode"]
@@ -227,8 +228,8 @@ def encode(
         raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
     if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
         raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
-    if linear and min(values.shape) > predict.MAX_COLUMNS:
-        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {predict.MAX_COLUMNS}")
+    if linear and min(values.shape) > MAX_LINEAR:
+        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {MAX_LINEAR}")
     if values.size == 0:
         return b""
     transposed = linear and values.shape[1] > values.shape[0]
@@ -261,7 +262,7 @@ def decode(
     linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
     if flags > 3 or shift > 31 or spread >= SPREADS or min(below, above) < 1:
         raise ArtifactError("tensor", f"{what}: context header {flags}, {shift}, {spread}, {below}, {above} unknown")
-    if linear and ((columns > rows) != transposed or min(rows, columns) > predict.MAX_COLUMNS):
+    if linear and ((columns > rows) != transposed or min(rows, columns) > MAX_LINEAR):
         raise ArtifactError("tensor", f"{what}: {rows} x {columns} does not fit linear prediction {transposed=}")
     values = np.zeros((columns, rows) if transposed else (rows, columns), np.int32)
     stream = np.frombuffer(reader.take(reader.left, "code"), np.uint8).copy()

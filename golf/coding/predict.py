@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 
 from golf.jit import part, step
 
-__all__ = ["MAX_COLUMNS", "accumulate", "fit", "halve", "spread_innovation"]
-
-MAX_COLUMNS = 1024  # bounds the C x C working memory and the cost of a fit
+__all__ = ["accumulate", "fit", "halve", "spread_innovation"]
 
 
 @part

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.coding import coders, predict
+from golf.coding import coders
 from golf.coding.bytes import ArtifactError
 from golf.coding.coders import CODERS, Encoded, SideInfo, encode_smallest
 
@@ -60,7 +60,6 @@ def test_numbers_are_those_of_the_format() -> None:
     assert [(n, c.number, c.name) for n, c in CODERS.items()] == [
         *((0, 0, "raw"), (1, 1, "rans"), (2, 2, "columns"), (3, 3, "context"), (4, 4, "linear"))
     ]
-    assert coders._MAX_LINEAR == predict.MAX_COLUMNS
 
 
 def test_numba_is_imported_only_when_such_a_stream_is_coded() -> None:
