@@ -26,10 +26,10 @@ import numpy as np
 from benchmarks.coding import general, lite6, matrices, measure, sdclip
 from benchmarks.rate_distortion import curve, curve_page, draw
 from golf.cli.params import compose
-from golf.coding.blocks import pack_block
+from golf.coding.bytes import pack_block
 from golf.coding.tables import entropy_bits
-from golf.container.codes import CodeWriter
 from golf.container.read import unpack
+from golf.container.scale_codes import CodeWriter
 from golf.container.write import pack
 from golf.quantize.scales import row_codes
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor, row_steps
@@ -104,7 +104,7 @@ def scales(floats: dict[str, np.ndarray]) -> Found:
         for kind, steps in (("coded", row_steps(codes)), ("exact", 12.85 * weights.std(axis=1) / 31)):
             error = float(np.square(np.rint(weights / steps[:, None]) * steps[:, None] - weights).sum())
             coded, exact = coded + error * (kind == "coded"), exact + error * (kind == "exact")
-    return {"rows": rows, "bits_per_row": 8 * len(pack_block(bytes(writer), level=22)) / rows, "error": coded / exact}
+    return {"rows": rows, "bits_per_row": 8 * len(pack_block(bytes(writer))) / rows, "error": coded / exact}
 
 
 def compressors(floats: dict[str, np.ndarray]) -> Found:

@@ -80,7 +80,7 @@ class Bench:
 
     def packed(self, model: QuantizedModel, coder: str) -> bytes:
         """The artifact."""
-        config = CompressConfig(coder, 22, self.cap)  # type: ignore[arg-type]
+        config = CompressConfig(coder, self.cap)  # type: ignore[arg-type]
         return pack(model, self.tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
 
 

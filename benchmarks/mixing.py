@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
+from golf.jit import kernel
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import candidates, count_contexts
@@ -47,7 +47,7 @@ def count_ngrams(tokens: np.ndarray, bits: int) -> list[tuple[np.ndarray, np.nda
     return out
 
 
-@njit(cache=True)
+@kernel
 def fill_rows(tokens, begin, end, bits, grams, counts, unigram, rows):  # type: ignore[no-untyped-def]
     """Log-probabilities of positions begin..end-1 from the tokens before each."""
     for t in range(begin, end):
@@ -100,7 +100,7 @@ class Base:
         return NeuralRecord(nll, entropy, argmax, top, chosen, scored, check, sampled)
 
 
-@njit(cache=True)
+@kernel
 def gather(rows, tokens, ids, begin, nll, entropy, argmax, top, chosen):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         t = begin + i

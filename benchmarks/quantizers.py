@@ -87,7 +87,7 @@ class Bench:
             result = split_steps(quantizer, split="tensor", damage=self.training, say=lambda line: None).result
         else:
             result = quantizer.run()
-        coders = CompressConfig(recipe.coder, 22, 16_000_000)  # type: ignore[arg-type]
+        coders = CompressConfig(recipe.coder, 16_000_000)  # type: ignore[arg-type]
         data = pack(result.model, self.tokenizer, coders=coders.coders, embedding_coders=coders.embedding_coders)
         return len(data), self.held_out(result.model.state())
 

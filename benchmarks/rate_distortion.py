@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from golf.cli.params import compose
-from golf.coding.compressors import compare
 from golf.container.read import unpack
 from golf.container.write import pack
 from golf.data.shards import load_split
@@ -21,6 +20,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
+from golf.report.baselines import integer_sizes
 from golf.shipping import CompressConfig
 
 __all__ = ["curve", "curve_page", "draw"]
@@ -77,7 +77,7 @@ def curve(root: Path, tokens: int) -> dict[str, Any]:
     judge = _Judge(root, state, meta, tokens)
     recipes: dict[str, Points] = {}
     for title, (coder, method, points) in RECIPES.items():
-        config = CompressConfig(coder, 22, 16_000_000)  # type: ignore[arg-type]
+        config = CompressConfig(coder, 16_000_000)  # type: ignore[arg-type]
         recipes[title] = []
         for overrides in points:
             plain = FP16 if coder == "rans" else []
@@ -96,7 +96,7 @@ def curve(root: Path, tokens: int) -> dict[str, Any]:
             if title in (PUBLIC, STACK) and overrides[0] == "clip=8.0":
                 integers = [result.tensors[name].values for name in sorted(result.tensors)]
                 rest = len(data) - unpacked.sections["payload"] - unpacked.sections["side"]
-                point |= {name: rest + size for name, size in compare(integers).items() if name in REFERENCES}
+                point |= {name: rest + size for name, size in integer_sizes(integers).items() if name in REFERENCES}
             recipes[title].append(point)
             print(title, point, flush=True)
     about = {"weights": int(sum(array.size for array in state.values())), "tokens": judge.ids.numel()}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.container.read import unpack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from golf.closure import import_closure
-from golf.coding.registry import CODERS
+from golf.coding.coders import CODERS
 from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
 
@@ -29,20 +29,17 @@ __all__ = [
 class CompressConfig:
     """Section `compress` of the parameters."""
 
-    coder: Literal["smallest", "rans", "raw"]
-    zstd_level: int
+    coder: Literal["smallest", "rans"]
     limit_bytes: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.zstd_level <= 22:
-            raise ValueError(f"zstd_level: found {self.zstd_level}, wanted 1 to 22")
         if self.limit_bytes < 1:
             raise ValueError(f"limit_bytes: found {self.limit_bytes}, wanted a positive number of bytes")
 
     @property
     def coders(self) -> tuple[str, ...]:
         """Coders tried on every tensor: bit-packing is the way out where tables cost more than they save."""
-        return {"smallest": ("rans", "columns", "context", "raw"), "rans": ("rans", "raw"), "raw": ("raw",)}[self.coder]
+        return ("rans", "columns", "context", "raw") if self.coder == "smallest" else ("rans", "raw")
 
     @property
     def embedding_coders(self) -> tuple[str, ...]:

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from golf import files
-from golf.coding.compressors import compare
 from golf.container.read import unpack
 from golf.container.write import pack
 from golf.guard import main_guard
 from golf.params import load_section
 from golf.quantize.storage import load_quantized
+from golf.report.baselines import integer_sizes
 from golf.shipping import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows
 
 SOURCES = Path(__file__).resolve().parent.parent
@@ -32,9 +32,8 @@ def main() -> None:
     config = load_section(args.params, "compress", CompressConfig)
     model, _ = load_quantized(args.root / "artifacts/quantize/model.safetensors")
     tokenizer = files.require(args.root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    extra = config.embedding_coders
     started = time.perf_counter()
-    data = pack(model, tokenizer, coders=config.coders, embedding_coders=extra, zstd_level=config.zstd_level)
+    data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
     packed = time.perf_counter()
     unpacked = unpack(data)  # what the decoder will see, checked before anything is written
     decoded = time.perf_counter()
@@ -48,7 +47,7 @@ def main() -> None:
     files.write_text(out / "tensors.tsv", "\n".join(lines) + "\n")
     metrics = size_metrics(unpacked, decoder_bytes=len(decoder), limit_bytes=config.limit_bytes)
     integers = [model.tensors[name].values for name in sorted(model.tensors)]
-    sizes = compare(integers, threads=os.cpu_count() or 1)
+    sizes = integer_sizes(integers, threads=os.cpu_count() or 1)
     files.write_json(args.root / "metrics/compress.json", metrics | {f"{k}_bytes": v for k, v in sizes.items()})
     check_limit(metrics)
 

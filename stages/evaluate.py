@@ -23,11 +23,12 @@ from golf.files import save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
 from golf.processes import place
+from golf.report.baselines import xz
 from golf.scoring.ranks import Ranks, joined
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import make_score
 from golf.scoring.streaming import serve_stream
-from golf.scoring.text import ValidationText, decode_documents, load_text, xz_bits_per_byte
+from golf.scoring.text import ValidationText, decode_documents, load_text
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig, WindowConfig, window_nats
 
 # what a mode leaves: nats (n,) of every target, the number of its windows, and the arrays of MODE_tokens.safetensors
@@ -93,7 +94,7 @@ def run(mode: str, params: Path, root: Path) -> int:
     score = make_score(mode, text, nats, windows=windows)
     metrics = score.metrics(seconds)
     if mode == "roundtrip":
-        metrics["xz_bits_per_byte"] = xz_bits_per_byte(raw)
+        metrics["xz_bits_per_byte"] = 8.0 * len(xz(raw)) / len(raw)
     meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)} | kept
     save_numpy(root / f"artifacts/evaluate/{mode}_tokens.safetensors", tensors, meta)
     save_numpy(root / f"artifacts/evaluate/{mode}.safetensors", score.tensors(), meta)

@@ -11,10 +11,12 @@ import os
 from pathlib import Path
 
 from golf.data.shards import load_split
+from golf.data.tokenizer import Tokenizer
 from golf.files import write_json
 from golf.guard import main_guard
 from golf.params import load_section
-from golf.textcodec.prove import ProveConfig, prove
+from golf.report.baselines import text_sizes
+from golf.textcodec.prove import ProveConfig, prove, sample_tokens
 
 
 def main() -> int:
@@ -36,6 +38,8 @@ def run(params: Path, root: Path) -> int:
     split = load_split(root / "artifacts/tokens/val")
     threads = int(os.environ.get("GOLF_THREADS") or os.cpu_count() or 1)
     metrics = prove(split, root / "artifacts/prove/sample.golfz", decoded, config, threads=threads)
+    text = Tokenizer(decoded.tokenizer_model).decode(sample_tokens(split, config.max_tokens))
+    metrics |= {f"prove_{name}_bytes": size for name, size in text_sizes(text).items()}
     write_json(root / "metrics/prove.json", metrics)
     print(
         f"proved: {metrics['prove_text_bytes']:,} bytes -> {metrics['prove_coded_bytes']:,} bytes, decoded identical; "

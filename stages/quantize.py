@@ -116,10 +116,10 @@ def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
 
     tokenizer = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
     decoder_bytes = len(pack_decoder(SOURCES))
-    coder = CompressConfig(coder="smallest", zstd_level=22, limit_bytes=target)
+    coder = CompressConfig(coder="smallest", limit_bytes=target)
     _say(f"fit: target {target:,} bytes, of them {decoder_bytes:,} for the decoder; coder: smallest")
     extra = {"coders": coder.coders, "embedding_coders": coder.embedding_coders}
-    return lambda model: decoder_bytes + len(pack(model, tokenizer, **extra, zstd_level=coder.zstd_level))
+    return lambda model: decoder_bytes + len(pack(model, tokenizer, **extra))
 
 
 def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergence:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
+    {"params", "files", "score", "progress", "guard", "closure", "jit", "processes", "distributed", "code", "errors"},
     {"data", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"container"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
-    {"report", "cli", "verify"},
+    {"report", "cli", "verify", "audit"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Which rooms of the same layer may be used by which: everything else on one layer is a stranger to its neighbours.

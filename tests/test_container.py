@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError, Reader, pack_block, unpack_block, varint
+from golf.coding.bytes import ArtifactError, Reader, pack_block, unpack_block, varint
 from golf.coding.tables import entropy_bits
 from golf.container import layout
 from golf.container.layout import Record, Unpacked
@@ -109,7 +109,7 @@ def rebuilt(index: bytes, weights: int | None = None) -> bytes:
     unpack_block(reader, "index")
     rest = reader.take(reader.left, "rest")
     prefix = DATA[:16] + struct.pack("<Q", MODEL.num_weights() if weights is None else weights) + DATA[24:64]
-    return seal(prefix + pack_block(index, level=3) + rest)
+    return seal(prefix + pack_block(index) + rest)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(
     """150 mutations each of raw blocks (no zstd in the way), hash repaired: no crash, no hang, little memory."""
     rng = random.Random(seed)
     small = dataclasses.replace(MODEL, aliases={})
-    stored = pack(small, TOKENIZER, zstd_level=1, coders=coders)
+    stored = pack(small, TOKENIZER, coders=coders)
     reader = Reader(stored[64:], "s")
     blocks = [unpack_block(reader, name) for name in ("index", *layout.BLOCKS, "tokenizer")]
     payload = reader.take(reader.left, "payload")
@@ -298,13 +298,8 @@ def test_no_tokenizer_no_artifact() -> None:
         pack(MODEL, b"")
 
 
-def test_zstd_level_acts() -> None:
-    text = Path(layout.__file__).read_bytes()
-    assert len(pack(MODEL, text, zstd_level=22)) < len(pack(MODEL, text, zstd_level=1))
-
-
 def test_frames_that_claim_more_than_they_hold_are_refused() -> None:
-    block = pack_block(b"a" * 1000, level=3)
+    block = pack_block(b"a" * 1000)
     assert block[0] == 1
     lying = b"\1" + varint(999) + block[3:]
     with pytest.raises(ArtifactError, match="frame holds 1000 bytes, 999 were declared"):
@@ -323,8 +318,8 @@ def test_a_block_may_not_claim_more_than_the_index_needs() -> None:
     index = unpack_block(reader, "index")
     unpack_block(reader, "low")
     rest = reader.take(reader.left, "rest")
-    bomb = pack_block(bytes(1 << 27), level=1)
-    data = seal(DATA[:64] + pack_block(index, level=1) + bomb + rest)
+    bomb = pack_block(bytes(1 << 27))
+    data = seal(DATA[:64] + pack_block(index) + bomb + rest)
     tracemalloc.start()
     with pytest.raises(ArtifactError, match=r"low raw length is 134217728, at most \d+ is allowed"):
         unpack(data)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.container.write import pack
 from golf.decode import decode_artifact, load_artifact
 from golf.models.base import LanguageModel

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError, Reader, unpack_block, varint
+from golf.coding.bytes import ArtifactError, Reader, unpack_block, varint
 from golf.container import layout
 from golf.container.read import unpack
 from golf.container.write import pack, write_index
@@ -41,7 +41,7 @@ def tiny_model() -> QuantizedModel:
 
 
 MODEL = tiny_model()
-WHOLE = {coders: pack(MODEL, b"tokenizer", coders=coders, zstd_level=1) for coders in CODERS}
+WHOLE = {coders: pack(MODEL, b"tokenizer", coders=coders) for coders in CODERS}
 
 
 def sealed(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from golf.cli import inspect
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.container.read import unpack
 from golf.container.write import pack
 from golf.files import FileError

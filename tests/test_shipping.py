@@ -167,10 +167,9 @@ def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
     assert "artifacts/quantize/model.safetensors: not found; it is made by `quantize`" in done.stderr
 
 
-@pytest.mark.parametrize(("zstd_level", "limit"), [(0, 5), (23, 5), (22, 0)])
-def test_compress_config_is_checked(zstd_level: int, limit: int) -> None:
-    with pytest.raises(ValueError, match="zstd_level|limit_bytes"):
-        CompressConfig("rans", zstd_level, limit)
+def test_compress_config_is_checked() -> None:
+    with pytest.raises(ValueError, match="limit_bytes: found 0"):
+        CompressConfig("rans", 0)
 
 
 def test_minified_source_runs_the_same_and_loses_its_words() -> None:

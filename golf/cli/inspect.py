@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.container.layout import Unpacked
 from golf.container.read import unpack
 from golf.files import FileError, atomic_file

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import CDF_LIMIT, CDF_STEPS, EXACT, compiled, inlined, normal_cdf
+from golf.coding.fixed import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
+from golf.jit import part, step
 
 __all__ = ["SPREADS", "build_tree", "code_bit", "code_escape", "finish", "narrow", "spreads", "start"]
 
@@ -60,7 +61,7 @@ def build_tree(spread: int, below: int, above: int) -> NDArray[np.int32]:
     return tree
 
 
-@compiled
+@part
 def start(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool) -> None:
     """Set the coder's state (4,); the decoder reads its first four bytes."""
     coder[0], coder[1], coder[2], coder[3] = 0, 0xFFFFFFFF, 0, 0
@@ -70,7 +71,7 @@ def start(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool) -> 
         coder[3] = 4
 
 
-@inlined
+@step
 def narrow(
     low: Any, middle: Any, high: Any, code: Any, position: Any, data: Any, decoding: bool, bit: Any
 ) -> tuple[Any, Any, Any, Any]:
@@ -92,7 +93,7 @@ def narrow(
     return low, high, code, position
 
 
-@compiled
+@part
 def code_bit(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool, bit: Any, p16: Any) -> Any:
     """Code one decision with probability ``p16`` (Q16, of a one); returns the bit, which the decoder finds out."""
     low, high, code, position = coder[0], coder[1], coder[2], coder[3]
@@ -103,7 +104,7 @@ def code_bit(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool, 
     return bit
 
 
-@compiled
+@part
 def finish(coder: NDArray[np.int64], data: NDArray[np.uint8]) -> Any:
     """Write the closing bytes of an encoder; returns the number of bytes written in all."""
     value, position = coder[0], coder[3]
@@ -112,7 +113,7 @@ def finish(coder: NDArray[np.int64], data: NDArray[np.uint8]) -> Any:
     return position + 4
 
 
-@compiled
+@part
 def code_escape(coder: NDArray[np.int64], data: NDArray[np.uint8], decoding: bool, value: Any) -> Any:
     """Code ``value`` >= 0 (the distance beyond the tree) as an Elias gamma code of ``value + 1``, plain bits."""
     value += 1

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.coding import context, grouped
-from golf.coding.blocks import ArtifactError, Reader, pack_block, unpack_block, varint, zigzag
+from golf.coding.bytes import ArtifactError, Reader, pack_block, unpack_block, varint, zigzag
 from golf.coding.fixed import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
 from golf.coding.tables import MAX_ALPHABET, TOTAL, normalise
 
@@ -229,7 +229,7 @@ def encode(
     own = [t for t, explicit in zip(best.tables, best.explicit, strict=True) if explicit]
     tables = b"".join(varint(int(f)) for table in own for f in table[:-1])
     head = zigzag(lowest) + varint(alphabet) + best.side
-    block = pack_block(np.packbits(best.explicit).tobytes() + tables, level=22)
+    block = pack_block(np.packbits(best.explicit).tobytes() + tables)
     return head + block + grouped.encode(matrix, lowest, best.groups, best.tables)
 
 

@@ -1,8 +1,8 @@
 """Context-mixing coder of an integer matrix, below its order-0 entropy; integer arithmetic only.
 
 ``R`` rows, ``C`` columns. Values are coded row by row as paths in an alphabetic tree; each decision is predicted by
-``golf.coding.mixing`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a linear
-prediction from the left part of the row (``golf.coding.predict``), which pays on embeddings and on most matrices.
+``golf.coding.context_model`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a
+linear prediction from the left part of the row (``golf.coding.predict``), which pays on embeddings and most matrices.
 
 Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, centre zigzag, below varint, above varint, code bytes.
 Values outside ``centre - below .. centre + above`` escape, so any int32 can be coded. Source: docs/results/coding.md.
@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding import binary, fixed, grouped, mixing, predict
+from golf.coding import binary, context_model, fixed, grouped, predict
 from golf.coding.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
-from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
-from golf.coding.fixed import compiled, inlined, kernel, normal_cdf, source_stamp, squash_table, stretch_table
-from golf.coding.grouped import next_state
-from golf.coding.mixing import (
+from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
+from golf.coding.context_model import (
     ERROR_INVERSE,
     ERROR_SPREAD,
     FAST,
@@ -42,6 +40,10 @@ from golf.coding.mixing import (
     refresh,
     row_context,
 )
+from golf.coding.fixed import normal_cdf, squash_table, stretch_table
+from golf.coding.grouped import next_state
+from golf.coding.tables import MAX_LINEAR
+from golf.jit import kernel, part, step
 
 __all__ = ["decode", "encode"]
 
@@ -61,7 +63,7 @@ def _reciprocals() -> NDArray[np.int64]:
     return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
 
 
-@compiled
+@part
 def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, shape: Any) -> Any:
     """Code what the tree left open, the distance of an escape and the low bits; returns the whole integer."""
     shift, centre, below, above = shape[0], shape[1], shape[2], shape[3]
@@ -76,7 +78,7 @@ def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, s
     return result
 
 
-@inlined
+@step
 def _observe(
     found: Any, fast: Any, expected: Any, to_units: Any, fitted: Any, factor: Any, c: Any, deviations: Any,
     predictions: Any,
@@ -89,7 +91,7 @@ def _observe(
         predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
 
 
-@compiled
+@part
 def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> Any:
     """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
     if not linear:
@@ -102,85 +104,75 @@ def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> An
     return summed
 
 
-def _make_kernel(stamp: int) -> Any:
-    """The compiled coder; ``stamp`` (>= 0) ties its cache on disk to the sources of all its parts."""
-
-    @kernel
-    def code_matrix(
-        values: Any, data: Any, decoding: bool, linear: bool, trellis: int, deviation: Any, shape: Any, tree: Any,
-        stretch: Any, squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any,
-        factor: Any, paths: Any,
-    ) -> Any:  # fmt: skip
-        """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
-        if stamp < 0:
-            return -1
-        rows, columns = values.shape
-        nodes, shift, centre, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
-        stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
-        first_row_cell = columns * stride + (nodes if stride == 0 else 0)
-        first_zone = first_row_cell + ROW_CELLS * nodes
-        odd_half = first_zone + ZONES * nodes  # counters of weights that lie half a step higher
-        predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
-        coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
-        to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
-        start(coder, data, decoding)
-        next_refresh, next_fit, summed, scale = 0, _FIRST_FIT, 0, deviation
-        for r in range(rows):
-            fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
-            if r == next_refresh:
-                scale = refresh(state)
-                next_refresh = r + 1 + min(r >> 4, 15)
-            if linear and r == next_fit:
-                predict.fit(covariance, summed, _RIDGE, factor)
-                next_fit = r + min(max(r // 4, 1), _MAX_GAP)
-            predictions[:] = 0
-            paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
-            row_sum, row_size = np.int64(0), np.int64(0)
-            for c in range(columns):
-                if c & 7 == 0:
-                    row_context(row_sum, row_size, c, scale, context)
-                fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
-                if linear:
-                    expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
-                    spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
-                else:
-                    expected = slow + context[0]
-                    spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
-                path = c if trellis == _BY_COLUMNS else 0
-                odd = paths[path] & 1
-                half, cells = (odd << 7) >> shift, odd * odd_half
-                value = np.int64(values[r, c])
-                place = min(max((value >> shift) - centre, -below), above)
-                inside = code_leaf(
-                    coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
-                    cells + c * stride, cells + first_row_cell + context[2] * nodes,
-                    cells + first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast - half,
-                    state[c, INVERSE], expected - half, (inverse * context[1]) >> 16,
-                ) - below  # fmt: skip
-                result = inside + centre
-                if shift or inside == above or inside == -below:
-                    result = _code_rest(coder, data, decoding, value, inside, shape)
-                    if result > 2147483647 or result < -2147483648:
-                        return -1
-                if decoding:
-                    values[r, c] = result
-                elif coder[3] > len(data) - _MAX_VALUE_BYTES:
+@kernel(parts=(binary, context_model, fixed, grouped, predict))
+def _code_matrix(
+    values: Any, data: Any, decoding: bool, linear: bool, trellis: int, deviation: Any, shape: Any, tree: Any,
+    stretch: Any, squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any,
+    factor: Any, paths: Any,
+) -> Any:  # fmt: skip
+    """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
+    rows, columns = values.shape
+    nodes, shift, centre, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
+    stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
+    first_row_cell = columns * stride + (nodes if stride == 0 else 0)
+    first_zone = first_row_cell + ROW_CELLS * nodes
+    odd_half = first_zone + ZONES * nodes  # counters of weights that lie half a step higher
+    predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+    coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
+    start(coder, data, decoding)
+    next_refresh, next_fit, summed, scale = 0, _FIRST_FIT, 0, deviation
+    for r in range(rows):
+        fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
+        if r == next_refresh:
+            scale = refresh(state)
+            next_refresh = r + 1 + min(r >> 4, 15)
+        if linear and r == next_fit:
+            predict.fit(covariance, summed, _RIDGE, factor)
+            next_fit = r + min(max(r // 4, 1), _MAX_GAP)
+        predictions[:] = 0
+        paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
+        row_sum, row_size = np.int64(0), np.int64(0)
+        for c in range(columns):
+            if c & 7 == 0:
+                row_context(row_sum, row_size, c, scale, context)
+            fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
+            if linear:
+                expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
+                spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
+            else:
+                expected = slow + context[0]
+                spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+            path = c if trellis == _BY_COLUMNS else 0
+            odd = paths[path] & 1
+            half, cells = (odd << 7) >> shift, odd * odd_half
+            value = np.int64(values[r, c])
+            place = min(max((value >> shift) - centre, -below), above)
+            inside = code_leaf(
+                coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
+                cells + c * stride, cells + first_row_cell + context[2] * nodes,
+                cells + first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast - half,
+                state[c, INVERSE], expected - half, (inverse * context[1]) >> 16,
+            ) - below  # fmt: skip
+            result = inside + centre
+            if shift or inside == above or inside == -below:
+                result = _code_rest(coder, data, decoding, value, inside, shape)
+                if result > 2147483647 or result < -2147483648:
                     return -1
-                paths[path] = next_state(paths[path], result) if trellis else 0
-                found = (inside << 8) + half
-                row_sum, row_size = row_sum + found - slow, row_size + abs(found)
-                if linear:
-                    _observe(found, fast, expected, to_units, r >= _FIRST_FIT, factor, c, deviations, predictions)
-                learn(state, c, found, expected, fast_rate, slow_rate)
-            summed = _rows_end(linear, covariance, deviations, summed)
-            if decoding and coder[3] > len(data):
+            if decoding:
+                values[r, c] = result
+            elif coder[3] > len(data) - _MAX_VALUE_BYTES:
                 return -1
-        return coder[3] if decoding else finish(coder, data)
-
-    return code_matrix
-
-
-_code_matrix = _make_kernel(source_stamp(binary, fixed, grouped, mixing, predict))
+            paths[path] = next_state(paths[path], result) if trellis else 0
+            found = (inside << 8) + half
+            row_sum, row_size = row_sum + found - slow, row_size + abs(found)
+            if linear:
+                _observe(found, fast, expected, to_units, r >= _FIRST_FIT, factor, c, deviations, predictions)
+            learn(state, c, found, expected, fast_rate, slow_rate)
+        summed = _rows_end(linear, covariance, deviations, summed)
+        if decoding and coder[3] > len(data):
+            return -1
+    return coder[3] if decoding else finish(coder, data)
 
 
 def _run(
@@ -236,8 +228,8 @@ def encode(
         raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
     if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
         raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
-    if linear and min(values.shape) > predict.MAX_COLUMNS:
-        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {predict.MAX_COLUMNS}")
+    if linear and min(values.shape) > MAX_LINEAR:
+        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {MAX_LINEAR}")
     if values.size == 0:
         return b""
     transposed = linear and values.shape[1] > values.shape[0]
@@ -270,7 +262,7 @@ def decode(
     linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
     if flags > 3 or shift > 31 or spread >= SPREADS or min(below, above) < 1:
         raise ArtifactError("tensor", f"{what}: context header {flags}, {shift}, {spread}, {below}, {above} unknown")
-    if linear and ((columns > rows) != transposed or min(rows, columns) > predict.MAX_COLUMNS):
+    if linear and ((columns > rows) != transposed or min(rows, columns) > MAX_LINEAR):
         raise ArtifactError("tensor", f"{what}: {rows} x {columns} does not fit linear prediction {transposed=}")
     values = np.zeros((columns, rows) if transposed else (rows, columns), np.int32)
     stream = np.frombuffer(reader.take(reader.left, "code"), np.uint8).copy()

@@ -11,73 +11,17 @@ Source: stretch/squash mixing of PAQ (Mahoney 2005, "Adaptive weighing of contex
 
 from __future__ import annotations
 
-import inspect
-import zlib
-from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from functools import lru_cache
-from types import ModuleType
-from typing import Any, TypeVar, cast
 
 import numpy as np
 
-__all__ = [
-    "CDF_BITS",
-    "CDF_LIMIT",
-    "CDF_STEPS",
-    "EXACT",
-    "compiled",
-    "inlined",
-    "kernel",
-    "normal_cdf",
-    "source_stamp",
-    "squash_table",
-    "stretch_table",
-]
-
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["CDF_BITS", "CDF_LIMIT", "CDF_STEPS", "EXACT", "normal_cdf", "squash_table", "stretch_table"]
 
 CDF_BITS = 28  # Q28 probabilities in the normal table
 CDF_STEPS = 128  # table steps per standard deviation
 CDF_LIMIT = 8  # the table covers [-8, 8] standard deviations
 EXACT = Context(prec=24, rounding=ROUND_HALF_EVEN)
-
-
-def _jit(function: F, **options: Any) -> F:
-    import numba
-
-    jitted: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
-    return cast(F, jitted)
-
-
-def compiled(function: F) -> F:
-    """``numba.njit`` for a part of a kernel: compiled with its caller, never cached on its own."""
-    return _jit(function)
-
-
-def inlined(function: F) -> F:
-    """``compiled`` for the steps of a hot loop: always inlined, as passing many arrays costs more than the step."""
-    return _jit(function, forceinline=True)
-
-
-def kernel(function: F) -> F:
-    """``numba.njit`` with its on-disk cache where the source file allows one (a file inside a zip does not).
-
-    numba notices changes of the function's own file only: a kernel with parts in other modules must close over
-    ``source_stamp`` of these, which is then part of the cache's key.
-    """
-    try:
-        return _jit(function, cache=True)
-    except RuntimeError:
-        return _jit(function)
-
-
-def source_stamp(*modules: ModuleType) -> int:
-    """A checksum of the modules' source texts; 0 where there is none to read."""
-    try:
-        return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
-    except (OSError, TypeError):
-        return 0
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import compiled, inlined, kernel
+from golf.jit import kernel, part, step
 
 __all__ = ["NEXT_STATES", "count", "decode", "encode", "next_state", "parities"]
 
@@ -24,13 +24,13 @@ for _place, _state in enumerate((0, 2, 5, 7, 1, 3, 4, 6, 2, 0, 7, 5, 3, 1, 6, 4)
 _START = 1 << 31  # the coder's state holds at least this
 
 
-@compiled
+@part
 def next_state(state: Any, value: Any) -> Any:
     """The trellis state after integer ``value``."""
     return (NEXT_STATES >> (6 * state + 3 * (value & 1))) & 7
 
 
-@inlined
+@step
 def _group(number: Any, trellis: bool, state: Any, row: Any, column: Any, mean: Any) -> Any:
     """Group of the next value: of the codes of its row and column and, on a trellis, of the parity of ``state``."""
     group = number[min(max(row + column, 0), len(number) - 1), mean]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from golf.coding.blocks import ArtifactError, Reader, varint
+from golf.coding.bytes import ArtifactError, Reader, varint
 
 __all__ = ["join_pieces", "split_pieces"]
 

@@ -16,14 +16,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.fixed import compiled, inlined
+from golf.jit import part, step
 
-__all__ = ["MAX_COLUMNS", "accumulate", "fit", "halve", "spread_innovation"]
-
-MAX_COLUMNS = 1024  # bounds the C x C working memory and the cost of a fit
+__all__ = ["accumulate", "fit", "halve", "spread_innovation"]
 
 
-@compiled
+@part
 def accumulate(covariance: NDArray[np.int32], deviations: NDArray[np.int32]) -> None:
     """Add the outer product of one row's deviations (C,) to the lower triangle of the covariance (C, C)."""
     for c in range(len(deviations)):
@@ -32,7 +30,7 @@ def accumulate(covariance: NDArray[np.int32], deviations: NDArray[np.int32]) -> 
             row[j] += np.int32(x * deviations[j])
 
 
-@compiled
+@part
 def halve(covariance: NDArray[np.int32]) -> None:
     """Forget: halve every entry of the lower triangle, rounding down."""
     for c in range(len(covariance)):
@@ -40,7 +38,7 @@ def halve(covariance: NDArray[np.int32]) -> None:
             covariance[c, j] >>= 1
 
 
-@compiled
+@part
 def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np.int32]) -> None:
     """Write ``L`` of the ridge-regularised covariance, Q12, column ``j`` into ``factor[j]`` (C, C).
 
@@ -69,7 +67,7 @@ def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np
             factor[j, i] = min(max(ratio >> 4, -32767), 32767)
 
 
-@inlined
+@step
 def spread_innovation(factor: NDArray[np.int32], column: int, innovation: int, predictions: NDArray[np.int32]) -> None:
     """Add ``L[:, column] * innovation`` to the predictions (C,) of the columns to the right."""
     row, x = factor[column], np.int32(innovation)

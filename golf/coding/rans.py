@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 
 __all__ = ["decode", "encode"]
 

@@ -14,12 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 
-__all__ = ["MAX_ALPHABET", "TOTAL", "Table", "build_table", "entropy_bits", "normalise", "read_table", "write_table"]
+__all__ = [
+    "MAX_ALPHABET",
+    "MAX_LINEAR",
+    "TOTAL",
+    "Table",
+    "build_table",
+    "entropy_bits",
+    "normalise",
+    "read_table",
+    "write_table",
+]
 
 TOTAL = 1 << 16
 MAX_ALPHABET = 1024
+MAX_LINEAR = 1024  # columns under linear prediction: bounds its C x C working memory and the cost of a fit
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.quantize.tensors import QuantizedModel
 
 __all__ = ["MAGIC", "VERSION", "Record", "Unpacked", "config_bytes", "validate"]

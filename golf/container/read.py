@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from golf.coding.blocks import ArtifactError, Reader, unpack_block
+from golf.coding.bytes import ArtifactError, Reader, unpack_block
+from golf.coding.coders import CODERS, SideInfo
 from golf.coding.pieces import join_pieces
-from golf.coding.registry import CODERS, SideInfo
-from golf.container.codes import CodeReader
 from golf.container.layout import (
     BLOCKS,
     HASH_AT,
@@ -32,6 +31,7 @@ from golf.container.layout import (
     Unpacked,
     validate,
 )
+from golf.container.scale_codes import CodeReader
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
 __all__ = ["unpack"]

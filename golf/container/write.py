@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from golf.coding.blocks import pack_block, varint
+from golf.coding.bytes import pack_block, varint
+from golf.coding.coders import Encoded, SideInfo, encode_smallest
 from golf.coding.pieces import split_pieces
-from golf.coding.registry import Encoded, SideInfo, encode_smallest
-from golf.container.codes import CodeWriter
 from golf.container.layout import BLOCKS, HASH_AT, MAGIC, PLAIN, PREFIX, VERSION, Record, config_bytes, validate
+from golf.container.scale_codes import CodeWriter
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
 __all__ = ["pack", "write_index"]
@@ -23,7 +23,6 @@ def pack(
     *,
     coders: Sequence[str] = ("rans", "raw"),
     embedding_coders: Sequence[str] = (),
-    zstd_level: int = 22,
 ) -> bytes:
     """The artifact as bytes: same input, same bytes. Every tensor takes the smallest of ``coders``, small data zstd.
 
@@ -50,8 +49,8 @@ def pack(
             _write_planes(array, streams)
     streams["codes"].append(bytes(codes))
     index = write_index(model, records)
-    small = [pack_block(data, level=zstd_level) for data in (index, *(b"".join(streams[name]) for name in BLOCKS))]
-    small.append(pack_block(split_pieces(tokenizer), level=zstd_level, try_lzma=True))
+    small = [pack_block(data) for data in (index, *(b"".join(streams[name]) for name in BLOCKS))]
+    small.append(pack_block(split_pieces(tokenizer), try_lzma=True))
     body = b"".join([*small, *payload])
     sizes = (PREFIX.size + len(body), model.num_weights(), sum(map(len, payload)))
     head = PREFIX.pack(MAGIC, VERSION, 0, *sizes, bytes(32))[:HASH_AT]

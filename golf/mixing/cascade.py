@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.jit import step
 from golf.mixing.config import MixtureConfig
-from golf.mixing.kernel import step
 
 __all__ = ["CascadeState", "cascade_row", "cascade_score", "new_cascade"]
 

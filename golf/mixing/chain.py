@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.jit import step
 from golf.mixing.config import MixtureConfig
-from golf.mixing.kernel import step
 
 __all__ = ["ChainState", "chain_row", "chain_score", "new_chain"]
 

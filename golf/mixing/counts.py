@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from golf.jit import kernel
 
 __all__ = ["CountTable", "candidates", "count_contexts", "document_of"]
 
@@ -106,7 +107,7 @@ def candidates(table: CountTable, *, count: int, orders: tuple[int, ...]) -> np.
 _ENTRY_TYPES = (np.int32, np.int32, np.uint16, np.uint16, np.int32, np.uint8)
 
 
-@njit(cache=True)
+@kernel
 def _refine(tokens, length, vocab, position, group, size, out_position, out_group):  # type: ignore[no-untyped-def]
     """From groups of contexts of ``length - 1`` to those of ``length``; keeps groups of two or more; new size."""
     begin = np.zeros(vocab + 1, np.int64)
@@ -141,7 +142,7 @@ def _refine(tokens, length, vocab, position, group, size, out_position, out_grou
     return kept
 
 
-@njit(cache=True)
+@kernel
 def _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start, n, c, u, last, last_count, r):  # type: ignore[no-untyped-def]
     """Write the entries of order number ``k``: one pass over the groups, each in reading order."""
     current, occurrences, distinct, before = -1, 0, 0, -1
@@ -171,7 +172,7 @@ def _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start
         before = t
 
 
-@njit(cache=True)
+@kernel
 def _walk_orders(tokens, docs, lengths, vocab, near, matched, start, n, c, u, last, last_count, r):  # type: ignore[no-untyped-def]
     """All orders in turn. With an empty ``start`` it only counts the matched orders, else it writes the entries."""
     total = len(tokens)
@@ -195,7 +196,7 @@ def _walk_orders(tokens, docs, lengths, vocab, near, matched, start, n, c, u, la
             )
 
 
-@njit(cache=True)
+@kernel
 def _fill_candidates(matched, start, last, use, out):  # type: ignore[no-untyped-def]
     for t in range(len(matched)):
         filled = 0

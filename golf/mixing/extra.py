@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.jit import step
 from golf.mixing.config import MixtureConfig
-from golf.mixing.kernel import step
 
 __all__ = ["NUM_CELLS", "ExtraState", "extra_row", "extra_score", "new_extra"]
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from golf.jit import kernel
 from golf.mixing.config import Kind
 from golf.mixing.counts import document_of
 
@@ -142,7 +142,7 @@ def recount(tokens: np.ndarray, table: ExtraTable, t: int) -> ExtraMatches:
     )
 
 
-@njit(cache=True)
+@kernel
 def _cell(n, u, recency):  # type: ignore[no-untyped-def]
     """Bucket of a count expert."""
     ratio = u / n
@@ -153,7 +153,7 @@ def _cell(n, u, recency):  # type: ignore[no-untyped-def]
     return (a * 8 + b) * 3 + recency - 1
 
 
-@njit(cache=True)
+@kernel
 def _match_cell(matched, length, recency):  # type: ignore[no-untyped-def]
     """Bucket of a match of ``matched`` >= ``length`` tokens: steps at 1.5, 2, 3, 4, 6, 8 and 12 times the least."""
     bucket = 0
@@ -163,7 +163,7 @@ def _match_cell(matched, length, recency):  # type: ignore[no-untyped-def]
     return bucket * 3 + recency - 1
 
 
-@njit(cache=True)
+@kernel
 def _walk(tokens, docs, near, at, key, seen, stamp, before, n, c, cell):  # type: ignore[no-untyped-def]
     """One pass over the groups of equal contexts, each in reading order; the numbers of one expert."""
     group, current, occurrences, distinct, previous = 0, -1, 0, 0, -1
@@ -188,7 +188,7 @@ def _walk(tokens, docs, near, at, key, seen, stamp, before, n, c, cell):  # type
         previous = t
 
 
-@njit(cache=True)
+@kernel
 def _keep_match(tokens, docs, near, length, before, n, c, cell):  # type: ignore[no-untyped-def]
     """Turn counts of a context into its latest occurrence alone, with the length of the match in the bucket."""
     matched, cap = 0, LENGTH_CAP * length

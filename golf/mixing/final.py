@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.jit import step
 from golf.mixing.config import MixtureConfig
-from golf.mixing.kernel import step
 
 __all__ = ["FinalState", "chain_weight", "final_score", "new_final"]
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.jit import kernel
 from golf.mixing import cascade as part_c
 from golf.mixing import chain as part_b
 from golf.mixing import extra as part_e
 from golf.mixing import final as part_d
-from golf.mixing import kernel
 from golf.mixing.cascade import CascadeState, cascade_row, cascade_score, new_cascade
 from golf.mixing.chain import ChainState, chain_row, chain_score, new_chain
 from golf.mixing.config import MixtureConfig
@@ -25,9 +25,7 @@ from golf.mixing.counts import CountTable, candidates
 from golf.mixing.extra import ExtraState, extra_row, extra_score, new_extra
 from golf.mixing.extra_counts import ExtraTable, count_extras, recount
 from golf.mixing.final import FinalState, chain_weight, final_score, new_final
-from golf.mixing.kernel import caller, counted_caller
 from golf.mixing.record import NeuralRecord
-from golf.numba_cache import source_stamp
 
 __all__ = [
     "MixResult",
@@ -43,8 +41,7 @@ __all__ = [
 CALIBRATION_BINS = 16  # entries of sampled rows by probability: (1/2, 1], (1/4, 1/2], ...; the last bin has the rest
 
 PIECE_TOKENS = 65536
-PART_FILES = (part_b, part_c, part_d, part_e, kernel)  # their functions are compiled into those of this file
-_STAMP = source_stamp(*PART_FILES)
+PART_FILES = (part_b, part_c, part_d, part_e)  # their functions are compiled into those of this file
 
 
 class Parts(NamedTuple):
@@ -109,7 +106,7 @@ class MixResult:
     num_bytes: int
 
 
-@caller(_STAMP)
+@kernel(parts=PART_FILES, forceinline=True, _nrt=False)
 def score_token(  # type: ignore[no-untyped-def]
     parts, entropy, n, c, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural,
     extra_n, extra_c, extra_cell,
@@ -135,7 +132,7 @@ def score_token(  # type: ignore[no-untyped-def]
     return chain, cascade, extra_score(parts.extra, h, extra_n, extra_c, extra_cell, value)
 
 
-@counted_caller(_STAMP)
+@kernel(parts=PART_FILES)
 def mixture_row(  # type: ignore[no-untyped-def]
     parts, entropy, n, u, last, last_count, r, bounds, successor, count, ids, argmax, row,
     extra_n, extra_cell, extra_bounds, extra_successor, extra_count,
@@ -164,7 +161,7 @@ def mixture_row(  # type: ignore[no-untyped-def]
     return mixed, weight
 
 
-@caller(_STAMP)
+@kernel(parts=PART_FILES, forceinline=True, _nrt=False)
 def _mix_range(  # type: ignore[no-untyped-def]
     parts, tokens, scored, matched, start, n, c, u, last, last_count, r, ids,
     neural, entropy, argmax, argmax_prob, probs, extra_n, extra_c, extra_cell, out,

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from golf.jit import kernel
 
 __all__ = ["NeuralRecord", "record_from_log_probs", "summarise_row"]
 
 
-@njit(cache=True)
+@kernel
 def summarise_row(log_probs, probs):  # type: ignore[no-untyped-def]
     """Entropy in nats and argmax of one row of log-probabilities (V,) and their exponentials, float64."""
     entropy, best = 0.0, 0

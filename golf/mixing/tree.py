@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from golf.jit import kernel
 
 __all__ = ["ContextTree", "Matches"]
 
@@ -106,7 +107,7 @@ class ContextTree:
         )
 
 
-@njit(cache=True)
+@kernel
 def _slot(keys, key):  # type: ignore[no-untyped-def]
     """Where ``key`` is in the table, or the empty place where it belongs."""
     mask = len(keys) - 1
@@ -117,7 +118,7 @@ def _slot(keys, key):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit(cache=True)
+@kernel
 def _rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
     new_keys, new_values = np.full(capacity, -1, np.int64), np.zeros(capacity, np.int32)
     for i in range(len(keys)):
@@ -128,7 +129,7 @@ def _rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
     return new_keys, new_values
 
 
-@njit(cache=True)
+@kernel
 def _register(nodes, keys, values, sizes, parent, token, position):  # type: ignore[no-untyped-def]
     """Count ``token`` after the n-gram ``parent``; the child, made when new."""
     key = (np.int64(parent) << 16) | np.int64(token)
@@ -151,7 +152,7 @@ def _register(nodes, keys, values, sizes, parent, token, position):  # type: ign
     return child
 
 
-@njit(cache=True)
+@kernel
 def _append(nodes, history, keys, values, sizes, active, tail, stream, token, starts_document):  # type: ignore[no-untyped-def]
     position, before = np.int32(sizes[1]), tail[stream]
     sizes[1] += 1
@@ -184,7 +185,7 @@ def _append(nodes, history, keys, values, sizes, active, tail, stream, token, st
                 active[history.stream[first], length + 1] = child
 
 
-@njit(cache=True)
+@kernel
 def _query(nodes, history, active, tail, orders, near):  # type: ignore[no-untyped-def]
     matched, total = 0, 0
     while matched < len(orders):

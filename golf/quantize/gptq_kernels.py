@@ -13,7 +13,9 @@ quantization errors of 1e-1; costs are summed in float64.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from golf.jit import kernel, step
 
 __all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper"]
 
@@ -25,7 +27,7 @@ _LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int1
 _PANEL = 32
 
 
-@njit(cache=True, error_model="numpy", boundscheck=False)
+@kernel
 def _apply_errors(  # pragma: no cover - compiled
     target: np.ndarray, start: int, errors: np.ndarray, feedback: np.ndarray, first: int, stride: int, width: int
 ) -> None:
@@ -54,7 +56,7 @@ def _apply_errors(  # pragma: no cover - compiled
             target[begin + c] -= errors[j] * feedback[f0 + c]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
     """In place: the upper triangle of symmetric ``a`` (C, C) float64 becomes V with V^T V = a. False: not positive."""
     n = a.shape[0]
@@ -73,7 +75,7 @@ def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
     return True
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
     n = r.shape[0]
@@ -90,7 +92,7 @@ def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - 
                 out[i, c] /= r[i, i]
 
 
-@njit(cache=True, error_model="numpy", boundscheck=False)
+@kernel
 def _move_on(  # pragma: no cover - compiled
     target: np.ndarray, to: int, source: np.ndarray, start: int, error: np.float32, feedback: np.ndarray, first: int,
     width: int,
@@ -101,7 +103,7 @@ def _move_on(  # pragma: no cover - compiled
         target[t + c] = source[s + c] - error * feedback[f + c]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def gptq_rows(  # pragma: no cover - compiled
     work: np.ndarray,
     feedback: np.ndarray,
@@ -141,14 +143,14 @@ def gptq_rows(  # pragma: no cover - compiled
         losses[r] = loss
 
 
-@njit(inline="always", error_model="numpy")
+@step
 def _nearest(x: np.float32, offset: int) -> np.float32:  # pragma: no cover - compiled
     """The whole number congruent to ``offset`` modulo 4 that is nearest to ``x``, as float32."""
     shift = np.float32(offset)
     return np.float32(4.0) * np.rint((x - shift) * np.float32(0.25)) + shift
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _choose(  # pragma: no cover - compiled
     local: np.ndarray, j: int, metric: np.ndarray, fresh: np.ndarray, parents: np.ndarray, half: np.float32,
     column_step: np.float32, weight: np.float32, branches: np.ndarray, origin: np.ndarray, numerator: np.ndarray,
@@ -180,7 +182,7 @@ def _choose(  # pragma: no cover - compiled
         error[s] = np.float32(branches[2, pick])
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _search_block(  # pragma: no cover - compiled
     rest: np.ndarray, b0: int, width: int, num_columns: int, half: np.float32, column_steps: np.ndarray,
     importance: np.ndarray, feedback: np.ndarray, parents: np.ndarray, metric: np.ndarray, scratch: np.ndarray,
@@ -212,7 +214,7 @@ def _search_block(  # pragma: no cover - compiled
         metric[0, s] = now[s]
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _push_errors(  # pragma: no cover - compiled
     rest: np.ndarray, moved: np.ndarray, b0: int, width: int, num_columns: int, feedback: np.ndarray,
     origin: np.ndarray, error: np.ndarray, paths: np.ndarray, ancestors: np.ndarray,
@@ -233,7 +235,7 @@ def _push_errors(  # pragma: no cover - compiled
             _apply_errors(moved, start, paths[s, 1:width], feedback, first + num_columns, num_columns, tile)
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _read_path(  # pragma: no cover - compiled
     state: int, origin: np.ndarray, numerator: np.ndarray, values: np.ndarray
 ) -> bool:
@@ -250,7 +252,7 @@ def _read_path(  # pragma: no cover - compiled
     return overflow
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def gptq_trellis_rows(  # pragma: no cover - compiled
     weights: np.ndarray,
     feedback: np.ndarray,

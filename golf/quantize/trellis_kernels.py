@@ -7,14 +7,16 @@ columns, S states; ``parents`` is ``golf.quantize.trellis.parent_table``.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from golf.jit import kernel
 
 __all__ = ["trellis_rows"]
 
 _LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int16
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True)
 def trellis_rows(  # pragma: no cover - compiled
     weights: np.ndarray,
     parents: np.ndarray,

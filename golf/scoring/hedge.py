@@ -162,9 +162,9 @@ def _mix(
 @functools.cache
 def _compiled_mix() -> Callable[..., None]:
     """The compiled recursion over targets; numba is imported only by those who mix. Plain loops compile fastest."""
-    import numba
+    from golf.jit import kernel
 
-    @numba.njit(cache=True)
+    @kernel
     def mix(
         probabilities: Any, eta: float, share: float, probe: Any, nats: Any, weights: Any, probe_weights: Any, sums: Any
     ) -> None:

@@ -7,7 +7,6 @@ nats are paid and it adds 0 bytes (openai/parameter-golf counts the same way).
 
 from __future__ import annotations
 
-import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from golf.data.shards import MADE_BY, load_split
 
-__all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text", "xz_bits_per_byte"]
+__all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text"]
 
 
 class ScoringError(ValueError):
@@ -109,8 +108,3 @@ def decode_documents(text: ValidationText, decode: Callable[[list[int]], bytes])
             )
         documents.append(document)
     return b"".join(documents)
-
-
-def xz_bits_per_byte(raw: bytes) -> float:
-    """What ``xz -9e`` needs for the same text, bits per byte of it: the general-purpose compressor to beat."""
-    return 8.0 * len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) / len(raw)

@@ -14,7 +14,6 @@ from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
 from golf.textcodec.layout import Arithmetic, CodecError
-from golf.textcodec.rivals import rival_sizes
 
 __all__ = ["ProveConfig", "prove", "sample_tokens"]
 
@@ -67,9 +66,7 @@ def prove(split: Split, target: Path, decoded: Decoded, config: ProveConfig, *, 
             f"decoded {len(found)} bytes with SHA-256 {hashlib.sha256(found).hexdigest()}, the sample has {len(text)} "
             f"bytes and {hashlib.sha256(text).hexdigest()}: the proof has failed"
         )
-    return _metrics(tokens, split, coded, back, decoded) | {
-        f"prove_{name}_bytes": size for name, size in rival_sizes(text).items()
-    }
+    return _metrics(tokens, split, coded, back, decoded)
 
 
 def _metrics(

@@ -11,7 +11,8 @@ Shapes: V symbols. Source: Martin, "Range encoding" (1979); the carry is that of
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from golf.jit import kernel
 
 __all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "frequencies"]
 
@@ -49,7 +50,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     return counts
 
 
-@njit(cache=True, error_model="numpy")
+@kernel
 def _quantise(probs, bits, counts):  # type: ignore[no-untyped-def]
     """Fill ``counts``; the sum of ``probs``, or NaN when an entry is no probability."""
     size = len(probs)
@@ -73,14 +74,14 @@ def _quantise(probs, bits, counts):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True)
+@kernel
 def _scaled(width, cumulative, bits):  # type: ignore[no-untyped-def]
     """floor(width * cumulative / 2^bits), exact in 64 bits because cumulative <= 2^bits <= 2^30."""
     low = width & ((np.uint64(1) << bits) - np.uint64(1))
     return (width >> bits) * cumulative + ((low * cumulative) >> bits)
 
 
-@njit(cache=True)
+@kernel
 def _carry(words, count):  # type: ignore[no-untyped-def]
     i = count - 1
     while words[i] == np.uint32(0xFFFFFFFF):
@@ -89,7 +90,7 @@ def _carry(words, count):  # type: ignore[no-untyped-def]
     words[i] += np.uint32(1)
 
 
-@njit(cache=True)
+@kernel
 def _encode(state, words, count, counts, symbol, bits):  # type: ignore[no-untyped-def]
     """Narrow the interval to ``symbol``; the new number of words."""
     below = np.uint64(0)
@@ -109,7 +110,7 @@ def _encode(state, words, count, counts, symbol, bits):  # type: ignore[no-untyp
     return count
 
 
-@njit(cache=True)
+@kernel
 def _decode(state, words, position, counts, bits):  # type: ignore[no-untyped-def]
     """The symbol (-1: no valid code) and the new position in ``words``; behind their end there are zeros."""
     offset, width = state[0], state[1]

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
+from golf.jit import kernel
 from golf.textcodec.integer.exact import LOGIT_STEPS
 from golf.textcodec.integer.network import IntegerNetwork
 from golf.textcodec.integer.rows import probabilities
@@ -109,7 +109,7 @@ class IntegerStepper:
         return np.asarray(rows).reshape(logits.shape)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_softmax_rows(logits):  # type: ignore[no-untyped-def]
     """Normalised float64 log-probabilities (S, V), each row summed in index order."""
     rows = np.empty(logits.shape, np.float64)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.coding.columns import decode, encode, normal_tables
 from golf.coding.grouped import next_state, parities
 from golf.quantize.trellis import next_states, trellis_encode, trellis_values

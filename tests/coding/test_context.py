@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from golf.coding.blocks import ArtifactError
+from golf.coding.bytes import ArtifactError
 from golf.coding.context import decode, encode
 
 

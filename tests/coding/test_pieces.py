@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError, Reader, pack_block, unpack_block
+from golf.coding.bytes import ArtifactError, Reader, pack_block, unpack_block
 from golf.coding.pieces import join_pieces, split_pieces
 
 
@@ -36,7 +36,7 @@ def model() -> bytes:
 def test_a_sentencepiece_model_comes_back_exactly_and_halves(model: bytes) -> None:
     split = split_pieces(model)
     assert split[0] == 1 and join_pieces(split) == model
-    plain, ours = pack_block(model, level=22), pack_block(split, level=22, try_lzma=True)
+    plain, ours = pack_block(model), pack_block(split, try_lzma=True)
     assert len(ours) < 0.7 * len(plain)
     reader = Reader(ours, "b")
     assert unpack_block(reader, "tokenizer") == split
@@ -75,11 +75,11 @@ def test_the_competition_tokenizer(shared_data: Path) -> None:
     data = path.read_bytes()
     split = split_pieces(data)
     assert join_pieces(split) == data
-    assert len(pack_block(split, level=22, try_lzma=True)) < len(lzma.compress(data, preset=9))
+    assert len(pack_block(split, try_lzma=True)) < len(lzma.compress(data, preset=9))
 
 
 def test_damaged_lzma_blocks_are_the_named_error(model: bytes) -> None:
-    block = pack_block(model, level=1, try_lzma=True)
+    block = pack_block(model, try_lzma=True)
     assert block[0] == 2
     with pytest.raises(ArtifactError, match="unpack"):
         unpack_block(Reader(block[:9] + b"\xff" * (len(block) - 9), "b"), "b")

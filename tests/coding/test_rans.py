@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError
-from golf.coding.compressors import compare, packed_bits
+from golf.coding.bytes import ArtifactError
+from golf.coding.coders import CODERS, SideInfo, encode_smallest
 from golf.coding.rans import decode, encode
-from golf.coding.registry import CODERS, SideInfo, encode_smallest
 from golf.coding.tables import build_table, entropy_bits, normalise
+from golf.report.baselines import integer_sizes, packed_bits
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "rans.json"
 
@@ -131,9 +131,9 @@ def test_comparison_table_reads_one_byte_per_symbol() -> None:
     rng = np.random.default_rng(4)
     narrow = np.rint(rng.normal(0, 6, (200, 100))).astype(np.int16)
     wide = narrow * 50
-    sizes = compare([narrow], threads=2)
+    sizes = integer_sizes([narrow], threads=2)
     assert set(sizes) >= {"raw", "zlib", "zstd", "xz"}
     assert sizes["raw"] == 200 * 100 * 6 // 8
     assert all(entropy_bits(narrow) / 8 < size < narrow.size for size in sizes.values())
-    assert compare([narrow, wide])["xz"] > sizes["xz"]
+    assert integer_sizes([narrow, wide])["xz"] > sizes["xz"]
     assert packed_bits([wide]) > packed_bits([narrow])

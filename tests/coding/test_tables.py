@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.coding.blocks import ArtifactError, Reader, varint, zigzag
+from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 from golf.coding.tables import TOTAL, Table, build_table, entropy_bits, normalise, read_table, write_table
 
 counts_lists = st.lists(st.integers(0, 10**9), min_size=1, max_size=80).filter(any)

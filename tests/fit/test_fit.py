@@ -66,7 +66,7 @@ def quantizer(config: QuantizeConfig = CONFIG) -> Quantizer:
 
 
 def size(model: QuantizedModel) -> int:
-    return DECODER + len(pack(model, TOKENIZER, zstd_level=3))
+    return DECODER + len(pack(model, TOKENIZER))
 
 
 def divergence(q: Quantizer) -> Divergence:
@@ -183,7 +183,7 @@ def test_the_stage_fits_to_artifact_and_decoder(
     assert any(not np.array_equal(free["arrays"][name], fitted["arrays"][name]) for name in free["arrays"])
     root = Path(stage.__file__).parent.parent
     model, _ = load_quantized(project.keywords["folder"] / "artifacts/quantize/model.safetensors")
-    coders = CompressConfig("smallest", 22, TOTAL)
+    coders = CompressConfig("smallest", TOTAL)
     data = pack(model, TOKENIZER, coders=coders.coders, embedding_coders=coders.embedding_coders)
     assert len(data) + len(pack_decoder(root)) == fitted["fit_total_bytes"]
 

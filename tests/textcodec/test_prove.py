@@ -16,11 +16,11 @@ from golf.data.shards import ShardWriter, load_split
 from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded
 from golf.params import ParamsError
+from golf.report.baselines import text_sizes
 from golf.textcodec import prove as library
 from golf.textcodec.files import unzip_file
 from golf.textcodec.layout import CodecError
 from golf.textcodec.prove import sample_tokens
-from golf.textcodec.rivals import rival_sizes
 
 PARAMS = "prove: {max_tokens: %d, streams: 4, window: 32, arithmetic: portable, mixture: %s}\n"
 
@@ -57,7 +57,7 @@ def test_sample_becomes_a_file_that_decodes(
     assert metrics["prove_coded_bytes"] == sample.stat().st_size
     assert metrics["prove_code_bytes"] == pytest.approx(metrics["prove_stated_bits"] / 8, rel=1e-4, abs=2)
     assert metrics["prove_decoded_identical"] is True
-    assert metrics["prove_xz_bytes"] == rival_sizes(prose[:450].encode())["xz"]
+    assert metrics["prove_xz_bytes"] == text_sizes(prose[:450].encode())["xz"]
 
 
 def test_sample_is_the_head_of_the_split(project: Path) -> None:
@@ -93,7 +93,7 @@ def test_misspelt_parameter_is_named(tmp_path: Path) -> None:
 
 def test_rivals_are_real_compressors(prose: str) -> None:
     text = prose.encode()
-    sizes = rival_sizes(text)
+    sizes = text_sizes(text)
     assert sizes["xz"] == len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
     assert sizes["bzip2"] == len(bz2.compress(text, 9))
     assert {"zstd"} < set(sizes)
@@ -107,4 +107,4 @@ def test_ppmd_sizes_are_of_codes_that_decode(prose: str) -> None:
     encoder = pyppmd.Ppmd7Encoder(6, size)
     code = encoder.encode(text) + encoder.flush()
     assert pyppmd.Ppmd7Decoder(6, size).decode(code, len(text)) == text
-    assert rival_sizes(text)["ppmd"] <= len(code)
+    assert text_sizes(text)["ppmd"] <= len(code)

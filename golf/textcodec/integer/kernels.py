@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from golf.jit import kernel, step
 
 __all__ = [
     "LOG2E", "LN2_HIGH", "LN2_LOW", "LOWEST", "TAYLOR", "attend_one", "cap_rows", "norm_rows", "snap_rows",
@@ -29,7 +30,7 @@ _POWERS = np.array([math.ldexp(1.0, n) for n in range(-_ZERO, _ZERO + 1)])
 _EXACT = {"reassoc", "contract", "nsz", "nnan"}
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@kernel(fastmath=_EXACT)
 def _sum_squares(row):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(row)):
@@ -37,7 +38,7 @@ def _sum_squares(row):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@kernel(fastmath=_EXACT)
 def _dot(left, right):  # type: ignore[no-untyped-def]
     total = 0.0
     for c in range(len(left)):
@@ -45,7 +46,7 @@ def _dot(left, right):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@kernel(fastmath=_EXACT)
 def _highest(row):  # type: ignore[no-untyped-def]
     top = row[0]
     for c in range(1, len(row)):
@@ -53,7 +54,7 @@ def _highest(row):  # type: ignore[no-untyped-def]
     return top
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _exponent(row_bits):  # type: ignore[no-untyped-def]
     """As ``exponent_above`` of the largest magnitude, from the bits of the row: integers compare as floats do."""
     top = np.int64(0)
@@ -62,14 +63,14 @@ def _exponent(row_bits):  # type: ignore[no-untyped-def]
     return min(max((top >> 52) - 1022, -200), 200)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _snap_row(row, exponent, bits, out):  # type: ignore[no-untyped-def]
     scale, unit = _POWERS[_ZERO + bits - exponent], _POWERS[_ZERO + exponent - bits]
     for c in range(len(row)):
         out[c] = ((row[c] * scale + _MAGIC) - _MAGIC) * unit
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def snap_rows(x, bits, out):  # type: ignore[no-untyped-def]
     """``snap`` of each row of ``x`` (R, C) into ``out``, which may be ``x``."""
     views = x.view(np.int64)
@@ -77,7 +78,7 @@ def snap_rows(x, bits, out):  # type: ignore[no-untyped-def]
         _snap_row(x[r], _exponent(views[r]), bits, out[r])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def norm_rows(x, bits, eps, out, inverse):  # type: ignore[no-untyped-def]
     """``snap_rows``, and the inverse root mean square (R, 1) of the snapped rows."""
     views = x.view(np.int64)
@@ -86,7 +87,7 @@ def norm_rows(x, bits, eps, out, inverse):  # type: ignore[no-untyped-def]
         inverse[r, 0] = 1.0 / math.sqrt(_sum_squares(out[r]) / x.shape[1] + eps)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def snap_squares(x, inverse, slope, bits):  # type: ignore[no-untyped-def]
     """In place: the rows of ``x`` (R, C) times ``inverse`` (R, 1), leaky ReLU of ``slope``, squared, snapped."""
     views = x.view(np.int64)
@@ -98,7 +99,7 @@ def snap_squares(x, inverse, slope, bits):  # type: ignore[no-untyped-def]
         _snap_row(x[r], _exponent(views[r]), bits, x[r])
 
 
-@njit(cache=True, nogil=True, inline="always")
+@step
 def _exp(x):  # type: ignore[no-untyped-def]
     x = x if x > LOWEST else LOWEST
     k = (x * LOG2E + _MAGIC) - _MAGIC
@@ -109,7 +110,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return p * _POWERS[np.int64(k) + _ZERO]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _weigh(row, gain, seen, one):  # type: ignore[no-untyped-def]
     """In place: products of a query with keys to integer softmax weights; returns their sum."""
     for c in range(len(row)):
@@ -122,7 +123,7 @@ def _weigh(row, gain, seen, one):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def weigh_rows(scores, gain, seen, one, total):  # type: ignore[no-untyped-def]
     """``_weigh`` of ``scores`` (B,K,G,t,C) with ``gain`` (K,G) and ``seen`` (B,t,C); sums to ``total`` (B,K,G,t)."""
     for b in range(scores.shape[0]):
@@ -132,7 +133,7 @@ def weigh_rows(scores, gain, seen, one, total):  # type: ignore[no-untyped-def]
                     total[b, k, g, t] = _weigh(scores[b, k, g, t], gain[k, g], seen[b, t], one)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def attend_one(q, keys, values, gain, seen, one, out):  # type: ignore[no-untyped-def]
     """Attention of one query per head: ``q`` and ``out`` (B,K,G,E), ``keys`` and ``values`` (B,K,C,E) float32,
     ``seen`` (B,C)."""
@@ -154,7 +155,7 @@ def attend_one(q, keys, values, gain, seen, one, out):  # type: ignore[no-untype
                     y[e] /= total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def cap_rows(z, cap, steps):  # type: ignore[no-untyped-def]
     """In place: ``round(steps tanh(z / cap))`` of ``z`` (R, C); NaN stays NaN."""
     for row in range(z.shape[0]):

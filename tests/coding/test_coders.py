@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.coding import codecs, predict
-from golf.coding.blocks import ArtifactError
-from golf.coding.coder import SideInfo
-from golf.coding.registry import CODERS, Encoded, encode_smallest
+from golf.coding import coders
+from golf.coding.bytes import ArtifactError
+from golf.coding.coders import CODERS, Encoded, SideInfo, encode_smallest
 
 ALL = [coder.name for coder in CODERS.values()]
 
@@ -61,13 +60,12 @@ def test_numbers_are_those_of_the_format() -> None:
     assert [(n, c.number, c.name) for n, c in CODERS.items()] == [
         *((0, 0, "raw"), (1, 1, "rans"), (2, 2, "columns"), (3, 3, "context"), (4, 4, "linear"))
     ]
-    assert codecs._MAX_LINEAR == predict.MAX_COLUMNS
 
 
 def test_numba_is_imported_only_when_such_a_stream_is_coded() -> None:
     script = (
         "import sys, numpy as np, golf.container.read, golf.container.write\n"
-        "from golf.coding.registry import CODERS, SideInfo, encode_smallest\n"
+        "from golf.coding.coders import CODERS, SideInfo, encode_smallest\n"
         "v = np.arange(12, dtype=np.int16).reshape(3, 4)\n"
         "encode_smallest(v, SideInfo('t', 3, 4, np.ones(3, np.float16), None), coders=('rans', 'raw'))\n"
         "assert 'numba' not in sys.modules\n"
@@ -87,7 +85,7 @@ def test_errors_name_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("number", [2, 3, 4])
 def test_shapes_whose_models_would_fill_the_memory_are_refused(number: int) -> None:
-    columns = codecs.MAX_MODELLED_COLUMNS + 1
+    columns = coders.MAX_MODELED_COLUMNS + 1
     info = SideInfo("t", 1, columns, np.ones(1, np.float16), None)
     with pytest.raises(ArtifactError, match=f"t: .*{columns}"):
         CODERS[number].decode(b"", b"\0" * 20, info)

@@ -100,12 +100,12 @@ def _filters(dict_size: int = 1 << 23) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA1, "preset": preset, "dict_size": dict_size, "lc": 3, "lp": 0, "pb": 2}]
 
 
-def pack_block(data: bytes, *, level: int, try_lzma: bool = False) -> bytes:
-    """Pack ``data`` with zstd at ``level`` (or LZMA too, which is better on text), or store it when that is smaller."""
+def pack_block(data: bytes, *, try_lzma: bool = False) -> bytes:
+    """Pack ``data`` with zstd -22 (or LZMA too, which is better on text), or store it when that is smaller."""
     import zstandard
 
     params = zstandard.ZstdCompressionParameters.from_level(
-        level, source_size=len(data), write_checksum=False, write_content_size=True, write_dict_id=False
+        22, source_size=len(data), write_checksum=False, write_content_size=True, write_dict_id=False
     )
     packed = zstandard.ZstdCompressor(compression_params=params).compress(data)
     tried = [(_STORE, data), (_ZSTD, packed)]

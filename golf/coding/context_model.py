@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from golf.coding.binary import narrow
-from golf.coding.fixed import compiled, inlined
+from golf.jit import part, step
 
 __all__ = [
     "ROW_CELLS", "ZONES", "code_leaf", "expectation", "learn", "new_state", "new_weights", "refresh", "row_context",
@@ -61,7 +61,7 @@ def new_weights(nodes: int) -> np.ndarray:
     return weights
 
 
-@compiled
+@part
 def _root(x: Any) -> Any:
     """Integer square root, floor, of a number below 2^62."""
     guess = np.int64(1)
@@ -72,7 +72,7 @@ def _root(x: Any) -> Any:
     return guess
 
 
-@compiled
+@part
 def refresh(state: Any) -> Any:
     """Recompute deviations and their inverses from the running squares; returns the global deviation, Q8."""
     total = np.int64(0)
@@ -85,7 +85,7 @@ def refresh(state: Any) -> Any:
     return max(_root(total // len(state)), 16)
 
 
-@inlined
+@step
 def row_context(row_sum: Any, row_size: Any, column: Any, scale: Any, context: Any) -> None:
     """Fill the row part of ``context`` after ``column`` values: [0] running mean Q8, [1] inverse size Q16, [2] cell."""
     mean = row_sum // (column + 16)
@@ -97,27 +97,27 @@ def row_context(row_sum: Any, row_size: Any, column: Any, scale: Any, context: A
     context[2] = cell * 16 + min(max((size * 20) // scale - 5, 0), 15)
 
 
-@inlined
+@step
 def expectation(scale: Any, expected: Any, error_spread: Any) -> Any:
     """The cell (0 .. ZONES - 1) of an expected value Q8 and its spread Q8, both relative to the global deviation."""
     cell = min(max((expected * 8 + (scale >> 1)) // scale, -20), 20) + 20
     return cell * 16 + min((error_spread * 8) // scale, 15)
 
 
-@inlined
+@step
 def _tail(cdf: Any, threshold: Any, mean: Any, inverse: Any) -> Any:
     """Distribution function (Q28) at ``threshold - 1/2``; it never falls as the threshold grows."""
     z = (((threshold * 256 - 128 - mean) * inverse) >> 25) + 1024
     return np.int64(cdf[min(max(z, 0), 2048)])
 
 
-@inlined
+@step
 def _above(low: Any, cut: Any, high: Any) -> Any:
     """Probability (12 bit) of [cut, high] inside [low, high]; unsigned, which divides faster."""
     return np.int64(np.uint64((high - cut) << 12) // np.uint64(high - low + 1))
 
 
-@inlined
+@step
 def code_leaf(
     coder: Any, data: Any, decoding: bool, value: Any, tree: Any, stretch: Any, squash: Any, cdf: Any, reciprocal: Any,
     counters: Any, at0: Any, at1: Any, at2: Any, weights: Any, mean_a: Any, inverse_a: Any, mean_b: Any, inverse_b: Any,
@@ -166,7 +166,7 @@ def code_leaf(
     return -1 - node
 
 
-@inlined
+@step
 def _count(counter: Any, bit: Any, p16: Any, reciprocal: Any) -> Any:
     """A counter after ``bit``; a fresh one (count 0) starts from the mixed probability."""
     count = counter & 1023
@@ -178,7 +178,7 @@ def _count(counter: Any, bit: Any, p16: Any, reciprocal: Any) -> Any:
     return (p22 << 10) | min(count + 1, RATE_LIMIT)
 
 
-@inlined
+@step
 def learn(state: Any, c: Any, value: Any, expected: Any, fast: Any, slow: Any) -> None:
     """Move the running means and squares of column ``c``; ``fast``, ``slow``: rates Q16 (squares use ``slow``)."""
     away = (value << 8) - state[c, SLOW]

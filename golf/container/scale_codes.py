@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.coding.blocks import ArtifactError, Reader
+from golf.coding.bytes import ArtifactError, Reader
 from golf.container.layout import CODES_HEAD
 
 __all__ = ["CodeReader", "CodeWriter"]

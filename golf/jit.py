@@ -1,0 +1,90 @@
+"""The one place where functions are compiled with numba: three decorators for the whole house.
+
+``kernel`` is called from Python and stored on disk; ``part`` is called by kernels and compiled with each of them;
+``step`` is a part of a hot loop. Division by zero follows numpy (no exception) and nothing is reordered unless a kernel
+asks for it, so results have the same bits in every run.
+
+numba notices changes of a kernel's own file only. A kernel that calls functions of other modules, or reads their
+constants, names these modules in ``parts``: a checksum of their sources is in the key of its stored code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import zlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+__all__ = ["kernel", "part", "step"]
+
+_jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
+
+
+def kernel(
+    function: Callable[..., Any] | None = None, *, parts: tuple[ModuleType, ...] = (), parallel: bool = False,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """Compile a function that Python calls, with or without arguments; ``options`` are numba's.
+
+    Its code is stored on disk where that is possible and true; otherwise it is compiled anew in every process.
+    """
+    if function is None:
+        return lambda function: kernel(function, parts=parts, parallel=parallel, **options)
+    # one parallel loop at a time: numba's portable threading layer has no locks
+    compiled = _jit(error_model="numpy", parallel=parallel, nogil=not parallel, **options)(function)
+    compiled.parts = parts
+    with contextlib.suppress(Exception):  # no folder can be written, or the source is in no file
+        compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
+    return compiled
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call; it may allocate."""
+    return _jit(error_model="numpy", nogil=True)(function)
+
+
+def step(function: Callable[..., Any]) -> Any:
+    """Compile a part that is always inlined and counts no references (two thirds of the time): it must not allocate."""
+    return _jit(error_model="numpy", forceinline=True, _nrt=False)(function)
+
+
+def _source_stamp(*modules: ModuleType) -> int:
+    """A checksum of the modules' source texts; 0 where there is none to read."""
+    try:
+        return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
+    except (OSError, TypeError):
+        return 0
+
+
+class _Cache(FunctionCache):
+    """numba's store of compiled code, except that no fault of it stops a run.
+
+    What cannot be read (damaged, unreadable) is dropped and compiled again; what cannot be written is not stored.
+    """
+
+    def __init__(self, function: Callable[..., Any], stamp: int) -> None:
+        self._stamp = stamp
+        super().__init__(function)
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), self._stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The stored code of one signature, or ``None``."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Store the code of one signature if that is possible."""
+        with contextlib.suppress(Exception):
+            super().save_overload(sig, data)
