@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
-    {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
+    {"audit", "corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "integer", "tokenize"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
     {"report", "cli", "verify"},

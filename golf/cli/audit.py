@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from golf.scoring.audit import audit_run, audit_seeds, read_run
-from golf.scoring.fingerprints import STREAMS
+from golf.audit.fingerprints import STREAMS
+from golf.audit.run import audit_run, audit_seeds, read_run
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -155,9 +155,7 @@ def _finished(name: str, command: list[str], repository: Path, root: Path) -> Br
     return Branch(name, passed, seen[:100], time.monotonic() - begin)
 
 
-def _fitting(
-    values: dict[str, Any], command: list[str], repository: Path, root: Path
-) -> tuple[Branch, Branch | None]:
+def _fitting(values: dict[str, Any], command: list[str], repository: Path, root: Path) -> tuple[Branch, Branch | None]:
     """``_stopped``, with the micro batch halved until it fits into memory, and what there is to say of that."""
     train = values["train"]
     wanted, length = train["micro_batch_tokens"], train["sequence_length"]

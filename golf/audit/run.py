@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from golf.audit.fingerprints import STREAMS, Stream, nearest_miscount
 from golf.score import bits_per_byte
-from golf.scoring.fingerprints import STREAMS, Stream, nearest_miscount
 
 __all__ = ["AuditError", "Finding", "Run", "audit_run", "audit_seeds", "read_run"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from golf.scoring.audit import AuditError, audit_run, audit_seeds, read_run
-from golf.scoring.fingerprints import STREAMS
+from golf.audit.fingerprints import STREAMS
+from golf.audit.run import AuditError, audit_run, audit_seeds, read_run
 
 SP1024 = STREAMS[0]
 
