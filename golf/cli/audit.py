@@ -8,9 +8,7 @@ import json
 from golf.audit.fingerprints import STREAMS
 from golf.audit.run import audit_run, audit_seeds, read_run
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "audit other runs from their logs: implied bytes, size, seeds, phases that never fired"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,7 @@ from golf.shipping import CompressConfig
 from golf.verify.run import Inputs, VerifyConfig, format_result, metrics_of, verify
 from golf.verify.scorers import load_modes
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "check that an artifact's scores are code lengths: PASS or FAIL with the measured value"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
