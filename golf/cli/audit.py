@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
+from golf.audit.checks import audit_run, audit_seeds
 from golf.audit.fingerprints import STREAMS
-from golf.audit.run import audit_run, audit_seeds, read_run
+from golf.audit.read import read_run
 
 __all__ = ["add_arguments", "run"]
 
