@@ -23,9 +23,9 @@ from torch import Tensor
 from golf.files import write_text
 from golf.models.gated_delta import chunked_delta_rule
 from golf.models.gated_delta_fla import disagreement, fla_delta_rule
-from golf.models.gated_delta_naive import naive_delta_rule
 from golf.models.layers import causal_attention
 from golf.models.sliding_attention import window_attention
+from tests.support.gated_delta_naive import naive_delta_rule
 
 HEADS, WIDTH, WINDOW = 8, 64, 512
 NAIVE_MOST = 512  # tokens of context above which the token loop is left out

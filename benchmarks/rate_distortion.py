@@ -21,6 +21,7 @@ from golf.params import from_dict
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.report.baselines import integer_sizes
+from golf.report.plots import new_figure, save_figure
 from golf.shipping import CompressConfig
 
 __all__ = ["curve", "curve_page", "draw"]
@@ -152,13 +153,7 @@ def curve_page(found: dict[str, Any]) -> list[str]:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """The plot, as SVG; same input, same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "golf", "axes.spines.top": False, "axes.spines.right": False})
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = new_figure((7.2, 4.6))
     axes = figure.subplots()
     markers = dict(zip(REFERENCES, "sv^", strict=True))
     for place, (title, points) in enumerate(found["recipes"].items()):
@@ -173,4 +168,4 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    save_figure(figure, path, "svg")

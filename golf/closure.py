@@ -1,7 +1,7 @@
 """The import closure of a module: the files of this repository it loads, found by reading, not running.
 
 DVC does not follow imports, so each stage lists exactly these files as deps; the shipped decoder is the closure of
-``golf.decode``. Imports inside functions count too.
+``golf.decode``. Imports inside functions count too, and the model families that are imported by their names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ast
 from pathlib import Path
 
 __all__ = ["import_closure"]
+
+BY_NAME = "golf.models."  # a string that begins so names a module that `golf.models.registry` imports when asked to
 
 
 def import_closure(module: str, root: str | Path) -> list[str]:
@@ -52,6 +54,8 @@ def _imports(name: str, path: Path) -> list[str]:
     for node in _runtime_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(BY_NAME):
+            names.append(node.value)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:

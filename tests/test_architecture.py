@@ -9,10 +9,10 @@ import pytest
 
 LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure", "jit", "processes", "distributed", "code", "errors"},
-    {"data", "schedule", "models", "optim", "coding", "quantize", "mixing"},
+    {"audit", "data", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"container"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
-    {"report", "cli", "verify", "audit"},
+    {"report", "cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Which rooms of the same layer may be used by which: everything else on one layer is a stranger to its neighbours.

@@ -48,6 +48,14 @@ def test_closure_leaves_out_imports_for_type_checkers(tmp_path: Path) -> None:
     assert import_closure("top", tmp_path) == ["runtime.py", "top.py"]
 
 
+def test_closure_follows_model_families_imported_by_name(tmp_path: Path) -> None:
+    files = {"top.py": 'FAMILIES = {"flat": ("golf.models.flat", "Flat")}\nnote = "golf.models.gone is not there"\n'}
+    write(tmp_path, {**files, "golf/__init__.py": "", "golf/models/__init__.py": "", "golf/models/flat.py": ""})
+    assert import_closure("top", tmp_path) == [
+        "golf/__init__.py", "golf/models/__init__.py", "golf/models/flat.py", "top.py",
+    ]  # fmt: skip
+
+
 def test_closure_survives_import_cycles(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": "import b\n", "b.py": "import a\n"})
     assert import_closure("a", tmp_path) == ["a.py", "b.py"]

@@ -1,6 +1,6 @@
 """The `golf` command: one file per subcommand, imported only when it is asked for.
 
-A subcommand module has ``HELP`` (a line), ``add_arguments(parser)`` and ``run(args) -> int``.
+A subcommand module has ``add_arguments(parser)`` and ``run(args) -> int``; its line of help is in ``COMMANDS``.
 """
 
 from __future__ import annotations

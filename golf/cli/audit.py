@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from golf.scoring.audit import audit_run, audit_seeds, read_run
-from golf.scoring.fingerprints import STREAMS
+from golf.audit.checks import audit_run, audit_seeds
+from golf.audit.fingerprints import STREAMS
+from golf.audit.read import read_run
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "audit other runs from their logs: implied bytes, size, seeds, phases that never fired"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,12 +19,11 @@ from typing import Any
 from golf.closure import import_closure
 from golf.files import write_text
 
-__all__ = ["HELP", "add_arguments", "closures", "has_code", "run"]
+__all__ = ["add_arguments", "closures", "has_code", "run"]
 
 # these stages pack the sources of the shipped decoder: to write it, or to count it in `quantize.target_bytes`
 READ_AS_FILES = {"stages.compress": "golf.decode", "stages.quantize": "golf.decode"}
 PACKED_DECODER = "artifacts/compress"  # a stage that depends on it depends on the code of the decoder
-HELP = "compare or rewrite the code deps of dvc.yaml with the import closures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

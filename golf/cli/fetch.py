@@ -6,9 +6,7 @@ import argparse
 
 from golf.data.fetch import fetch_enwik8
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "get the default corpus, hash-checked"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

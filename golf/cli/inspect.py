@@ -21,9 +21,8 @@ from golf.files import FileError, atomic_file
 from golf.quantize.tensors import ROLES
 from golf.shipping import side_bytes, size_rows
 
-__all__ = ["HELP", "Contents", "add_arguments", "compare", "describe", "load", "run"]
+__all__ = ["Contents", "add_arguments", "compare", "describe", "load", "run"]
 
-HELP = "show what the bytes of an artifact are spent on"
 DAMAGE = ("output_error", "relative_error")  # columns of errors.tsv, the first that is there is used
 _DRAWN = 24  # tensors in a plot at most
 _PARTS = {
@@ -235,17 +234,13 @@ def _equal(a: Contents, b: Contents, name: str) -> bool:
 
 
 def _draw(path: Path, kind: str, shown: Sequence[Contents]) -> None:
-    """Bars of the largest tensors and of all parts but the integers, a colour per artifact; same input, same bytes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "golf", "axes.spines.top": False, "axes.spines.right": False})
-    from matplotlib.figure import Figure
+    """Bars of the largest tensors and of all parts but the integers, a color per artifact; same input, same bytes."""
+    from golf.report.plots import new_figure, save_figure
 
     sizes = [{row["tensor"]: row["stored_bytes"] for row in one.rows} for one in shown]
     names = sorted({*sizes[0], *sizes[-1]}, key=lambda name: max(size.get(name, 0.0) for size in sizes))[-_DRAWN:]
     parts = [name for name in reversed(_PARTS) if name != "payload" and any(name in one.parts for one in shown)]
-    figure = Figure(figsize=(8.0, 1.2 + 0.2 * (len(names) + len(parts))), layout="constrained")
+    figure = new_figure((8.0, 1.2 + 0.2 * (len(names) + len(parts))))
     above, below = figure.subplots(2, 1, height_ratios=[max(len(names), 1), len(parts)])
     thick = 0.8 / len(shown)
     for place, (one, size) in enumerate(zip(shown, sizes, strict=True)):
@@ -257,7 +252,7 @@ def _draw(path: Path, kind: str, shown: Sequence[Contents]) -> None:
     above.set(title="Largest tensors, side information included")
     below.set(xlabel="bytes", title="Everything but the coded integers")
     above.legend(fontsize=7)
-    figure.savefig(path, format=kind, dpi=110, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    save_figure(figure, path, kind)
 
 
 def _aligned(lines: list[list[str]], *, left: int) -> str:

@@ -16,9 +16,8 @@ from typing import Any
 from golf.files import write_text
 from golf.params import ParamsError
 
-__all__ = ["HELP", "add_arguments", "compose", "render", "run"]
+__all__ = ["add_arguments", "compose", "render", "run"]
 
-HELP = "print or write the parameters of a preset"
 HEADER = "# Made by `golf params{options}` from conf/; edit freely, or compose again.\n"
 
 

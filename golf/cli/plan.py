@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from golf.schedule.plan import Machine, PlanCase
     from golf.schedule.rules import Schedule
 
-__all__ = ["HELP", "add_arguments", "machines_of", "run", "schedule_of"]
+__all__ = ["add_arguments", "machines_of", "run", "schedule_of"]
 
-HELP = "say when depth phases, warmdown, snapshots, averages and QAT will act; refuse what never would"
 DEFAULT_WORLD = 8  # devices of the published wall-clock runs
 
 
@@ -159,11 +158,12 @@ def _store(
 
 def _draw(path: Path, preset: str, cases: Sequence[PlanCase]) -> Path | None:
     """One band per machine: depth phases as blocks, warmdown and QAT as lines, snapshots as ticks."""
+    from golf.report.plots import new_figure, save_figure
+
     try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
+        figure = new_figure((9, 1.2 + 0.9 * len(cases)))
+    except ModuleNotFoundError:  # matplotlib belongs to an extra
         return None
-    figure = Figure(figsize=(9, 1.2 + 0.9 * len(cases)), layout="constrained")
     axes = figure.subplots()
     shades = {depth: str(0.95 - 0.12 * i) for i, depth in enumerate(sorted({d for c in cases for _, d in c.phases}))}
     for row, case in enumerate(cases):
@@ -172,18 +172,18 @@ def _draw(path: Path, preset: str, cases: Sequence[PlanCase]) -> Path | None:
             left, width = (first - 1) / case.steps, (end - first) / case.steps
             axes.barh(row, width, left=left, height=0.5, color=shades[depth], edgecolor="black")
             axes.text(left + width / 2, row, f"depth {depth}", ha="center", va="center", fontsize=8)
-        for name, begin, colour, height in (
+        for name, begin, color, height in (
             ("warmdown", case.warmdown_start, "tab:blue", 0.32),
             ("QAT", case.qat_start, "tab:red", 0.40),
         ):
             if begin is not None:
                 label = name if row == 0 else None
-                axes.plot([begin / case.steps, 1.0], [row + height] * 2, color=colour, lw=3, label=label)
+                axes.plot([begin / case.steps, 1.0], [row + height] * 2, color=color, lw=3, label=label)
         taken = [step / case.steps for step in case.snapshot_steps]
         axes.plot(taken, [row - 0.32] * len(taken), "|", color="tab:green", label="snapshots" if row == 0 else None)
     axes.set_yticks(range(len(cases)), [f"{case.machine or 'by steps'}\n{case.steps} steps" for case in cases])
     axes.set(xlim=(0, 1), ylim=(-0.6, len(cases) - 0.4), xlabel="share of the updates", title=f"plan of {preset}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+        save_figure(figure, temporary, "png")
     return path

@@ -4,13 +4,15 @@ The stages of dvc.yaml run one after another, as they are, in a folder of their 
 preset's model and triggers forced to act within a few steps: every depth, warmdown, snapshots, moving average and QAT;
 training is stopped by SIGTERM after a few steps and continued from its checkpoint. On GPUs the preset's own sequence
 and micro batch lengths are kept, so that memory is rehearsed too; a micro batch that does not fit is halved until it
-does, and the rehearsal fails with the size that fits. Without a GPU a model too wide for a CPU is narrowed. What is
-smaller than in the preset is printed first.
+does, and the rehearsal fails with the size that fits. What carries no branch (corpus, number of steps, text scored) is
+small on every machine. Without a GPU a model too wide for a CPU is narrowed, its blocks, repeats, heads and layout
+kept, and sequences and samples are short. What is smaller than in the preset is printed first.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import resource
@@ -20,18 +22,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from golf.cli.rehearsal import forced, smaller, synthetic_corpus
-from golf.files import read_json, write_json
+from golf.files import read_json, write_json, write_text
 
-__all__ = ["HELP", "Branch", "add_arguments", "rehearse", "run", "stage_commands"]
+__all__ = ["Branch", "add_arguments", "forced", "rehearse", "run", "smaller", "stage_commands", "synthetic_corpus"]
 
-HELP = "run every branch of a preset in minutes, with forced triggers, before the paid run"
 _STOP_AFTER = 3
+_say = functools.partial(print, flush=True)
+_VOCAB, _CPU_SEQUENCE, _CPU_PROVED, _CPU_CHOICES = 400, 64, 512, 32
+_TRIGGERS = MappingProxyType(
+    {"budget_seconds": 0.0, "warmdown": 0.6, "snapshot_every": 0.1, "snapshot_below": 0.9, "ema_decay": 0.9}
+)
+_CPU_WIDTH = 192  # the models made for CPUs have no more
+_NARROW = MappingProxyType(  # at most, of any wider model
+    {"width": 96, "delta_key_dim": 16, "delta_value_dim": 16, "hash_rows": 512, "hash_width": 16}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,10 +88,6 @@ def run(args: argparse.Namespace) -> int:
     outcome = f"FAIL: {', '.join(failed)}" if failed else "PASS"
     _say(f"rehearsal of {args.preset}: {outcome}, {len(branches)} branches, {seconds}")
     return 1 if failed else 0
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _cuda_devices() -> int:
@@ -139,13 +145,9 @@ def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Calla
     return branches
 
 
-def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}
-
-
 def _finished(name: str, command: list[str], repository: Path, root: Path) -> Branch:
-    begin = time.monotonic()
-    result = subprocess.run(command, cwd=repository, env=_environment(root), capture_output=True, text=True)
+    environment, begin = {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}, time.monotonic()
+    result = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
     told = (result.stderr.strip() or result.stdout) if result.returncode else result.stdout  # `verify` fails on stdout
     said = told.strip().splitlines()
     passed, seen = result.returncode == 0, said[-1] if said else ""
@@ -155,9 +157,7 @@ def _finished(name: str, command: list[str], repository: Path, root: Path) -> Br
     return Branch(name, passed, seen[:100], time.monotonic() - begin)
 
 
-def _fitting(
-    values: dict[str, Any], command: list[str], repository: Path, root: Path
-) -> tuple[Branch, Branch | None]:
+def _fitting(values: dict[str, Any], command: list[str], repository: Path, root: Path) -> tuple[Branch, Branch | None]:
     """``_stopped``, with the micro batch halved until it fits into memory, and what there is to say of that."""
     train = values["train"]
     wanted, length = train["micro_batch_tokens"], train["sequence_length"]
@@ -176,9 +176,9 @@ def _fitting(
 
 def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
     """Training that gets SIGTERM after a few steps must save, say so and leave with 143 (torchrun: with 1)."""
-    begin = time.monotonic()
+    environment, begin = {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}, time.monotonic()
     process = subprocess.Popen(
-        command, cwd=repository, env=_environment(root), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -210,3 +210,89 @@ def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
         Branch("moving average", ledger["ema_updates"] == ledger["steps"], f"{ledger['ema_updates']} updates", 0.0),
         Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0),
     ]
+
+
+def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: int = 1) -> dict[str, Any]:
+    """The composed parameters with a tiny corpus and triggers that act within a few steps.
+
+    On GPUs the model stays whole and each of ``devices`` processes gets two of the preset's micro batches.
+    """
+    out = {section: dict(content) for section, content in values.items()}
+    train = out["train"]
+    phases = max(1, len(train["depth_phases"]))
+    length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
+    held_bytes = max(4000, 12 * length)  # three windows or more
+    out["tokenize"].update(
+        source="text", path="corpus", max_bytes=0, tokenizer="train", vocab_size=_VOCAB, train_bytes=1_000_000,
+        val_fraction=0.1, holdout_fraction=0.1, val_max_bytes=held_bytes, holdout_max_bytes=held_bytes,
+    )  # fmt: skip
+    micro = train["micro_batch_tokens"] // length * length if cuda else length
+    qat = {**train["qat"], "below": 0.7}
+    if out["quantize"]["method"] == "sdclip":
+        qat.update(clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
+    train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
+    train.update(
+        iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,
+        tokens_per_step=2 * micro * devices, momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
+    )  # fmt: skip
+    out["calibrate"].update(tokens=4 * length, window=length)
+    most = {"window": length, "stride": length // 4, "chunk": length // 4, "warmup": 2 * length, "segment": 1024}
+    out["evaluate"] = {mode: {**section, **_at_most(section, most)} for mode, section in values["evaluate"].items()}
+    if cuda:
+        out["verify"]["targets"] = max(out["verify"]["targets"], 2 * length)
+    else:
+        _for_a_cpu(out, length)
+    return out
+
+
+def _at_most(section: Mapping[str, Any], most: Mapping[str, int]) -> dict[str, Any]:
+    return {key: min(section[key], limit) for key, limit in most.items() if key in section}
+
+
+def _for_a_cpu(out: dict[str, Any], length: int) -> None:
+    """A narrow model, a short proof and a short sample to verify, in place."""
+    model = out["model"]
+    if model["width"] > _CPU_WIDTH:
+        model.update(_at_most(model, _NARROW))
+        per_head = 2 * model["heads"]  # rotary embedding turns pairs of channels
+        model["width"] = max(per_head, model["width"] // per_head * per_head)
+    out["verify"].update(targets=4 * length, **_at_most(out["verify"], {"choices": _CPU_CHOICES}))
+    out["prove"].update(_at_most(out["prove"], {"window": length, "max_tokens": _CPU_PROVED}))
+
+
+def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Lines that say what is rehearsed smaller than the preset has it, and what that leaves out."""
+    kept_on_gpus = ("sequence_length", "micro_batch_tokens")
+    model = [f"model.{text}" for text in _less(original["model"], values["model"])]
+    train = [f"train.{text}" for text in _less(original["train"], values["train"])]
+    machine = model + [text for text in train if text.split()[0].removeprefix("train.") in kept_on_gpus]
+    machine += ["no train.compile"] if original["train"]["compile"] and not values["train"]["compile"] else []
+    short = [text for text in train if text.split()[0] in ("train.iterations", "train.tokens_per_step")]
+    for name in ("calibrate", "evaluate", "verify", "prove"):
+        short += [f"{name}.{text}" for text in _less(original[name], values[name])]
+    lines = [f"short, like the synthetic corpus: {', '.join(short)}"] if short else []
+    if machine:
+        lines.insert(0, f"without a GPU, so its memory and speed are not rehearsed: {', '.join(machine)}")
+    return lines
+
+
+def _less(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """``key value for value`` of every number that is less than it was, sections within included."""
+    for key, old in before.items():
+        new = after[key]
+        if isinstance(old, Mapping):
+            yield from (f"{key}.{text}" for text in _less(old, new))
+        elif isinstance(old, int | float) and new < old:
+            yield f"{key} {new} for {old}"
+
+
+def synthetic_corpus(folder: Path, *, documents: int = 300, words: int = 100) -> None:
+    """Text files of made-up words in a skewed, repeating order; short, so that few bytes hold several documents."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    letters = list("etaoinshrdlucmfwypvbgkjqxz")
+    lexicon = ["".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(400)]
+    for number in range(documents):
+        chosen = np.minimum(rng.zipf(1.3, words) - 1, len(lexicon) - 1)
+        write_text(folder / f"{number:03d}.txt", " ".join(lexicon[i] for i in chosen) + ".\n")

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from golf.files import FileError
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "restore a text that `golf zip` coded"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from golf.verify.run import verify_files
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "check that an artifact's scores are code lengths: PASS or FAIL with the measured value"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from golf.files import FileError
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "compress a UTF-8 text with an artifact, losslessly"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,5 @@
-"""The interface every model family implements, and what all families share: tied head, loss, streaming loop, roles.
+"""The interface every model family implements, and what all families share: tied head, loss, streaming loop, roles,
+checks of their configurations.
 
 Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary, ``t`` tokens of one streaming call.
 """
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
 
-__all__ = ["LanguageModel", "Role"]
+__all__ = ["LanguageModel", "Role", "check_attention", "check_positive"]
 
 Role = Literal["embedding", "attention", "mlp", "control"]
 
@@ -155,3 +156,21 @@ class LanguageModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Trainable values, tied storage counted once."""
         return sum(parameter.numel() for parameter in self.unique_parameters().values())
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raise ``ValueError`` for the first of the config's keys ``names`` that is not above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise ValueError(f"{name}: found {value}, wanted more than 0")
+
+
+def check_attention(width: int, heads: int, kv_heads: int) -> None:
+    """Raise ``ValueError`` unless the heads divide the width, kv_heads divide the heads and the head width is even."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads: found {heads}, wanted a divisor of width {width}")
+    if kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"kv_heads: found {kv_heads}, wanted a divisor of heads {heads}")
+    if (width // heads) % 2:
+        raise ValueError(f"heads: found head width {width // heads} (width / heads), wanted an even one for RoPE")

@@ -3,12 +3,13 @@
 Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``H`` heads, ``K`` key width, ``V`` value width, ``S`` taps of the
 convolutions. Source: arXiv 2412.06464 and the layer of flash-linear-attention 0.4.2. No rotary or other positions:
 order comes from the convolutions and the recurrence. The layer comes in two halves around the delta rule, so that
-each half compiles into one graph without the loop over chunks.
+each half compiles into one graph without the loop over chunks. Beside it: the memory of a model of such layers.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.models.gated_delta_fla import delta_rule
+from golf.models.hash_embedding import NO_TOKEN
+from golf.models.stream import StreamState
 
-__all__ = ["ConvHistory", "DeltaInputs", "GatedDeltaNet", "causal_conv"]
+__all__ = ["ConvHistory", "DeltaInputs", "GatedDeltaNet", "HybridState", "causal_conv"]
 
 ConvHistory = tuple[Tensor, Tensor, Tensor]
 """The last S - 1 projected queries, keys and values before the first token: (B,S-1,H*K) twice and (B,S-1,H*V)."""
@@ -126,3 +129,43 @@ class GatedDeltaNet(nn.Module):
 def _conv_weight(channels: int, taps: int) -> nn.Parameter:
     bound = taps**-0.5  # the default of a depthwise nn.Conv1d
     return nn.Parameter(torch.empty(channels, taps).uniform_(-bound, bound))
+
+
+@dataclass
+class HybridState:
+    """What a hybrid model remembers of the tokens before: of the same size however long the text is."""
+
+    attention: StreamState  # keys and values per swa block
+    delta: list[Tensor]  # per gdn block (B,H,K,V), float32
+    convs: list[ConvHistory]  # per gdn block
+    ids: Tensor  # (B,2) int64, the last two tokens; -1 is none
+    embedded: Tensor  # (B,1,D), the last token's embedding before the smear gate
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that one pass takes at most."""
+        return self.attention.chunk
+
+    @property
+    def window(self) -> int:
+        """Keys that a token attends to at most in swa blocks."""
+        return self.attention.window
+
+    @property
+    def position(self) -> int:
+        """Position of the next token."""
+        return self.attention.position
+
+    def reset(self, streams: Tensor) -> None:
+        """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
+        self.attention.reset(streams)
+        self.ids = self.ids.masked_fill(streams[:, None], NO_TOKEN)
+        empty = streams[:, None, None]
+        self.delta = [state.masked_fill(empty[..., None], 0.0) for state in self.delta]
+        self.convs = [(q.masked_fill(empty, 0.0), k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0))
+                      for q, k, v in self.convs]  # fmt: skip
+
+    def num_bytes(self) -> int:
+        """Bytes of all that is kept."""
+        tensors = [*self.delta, *(x for history in self.convs for x in history), self.ids, self.embedded]
+        return self.attention.num_bytes() + sum(x.numel() * x.element_size() for x in tensors)

@@ -6,7 +6,7 @@ chunks. With ``alpha = exp(g)``, the state ``S`` (K,V) of a head follows
 Source: arXiv 2412.06464 (the decay mask, not the binary one, belongs into its last formula). Inside a chunk, with
 ``G`` the running sum of g and ``D_ij = exp(G_i - G_j)`` for j <= i, the corrections of all tokens are one triangular
 solve ``(I + strict_lower(diag(beta) K K^T * D)) [U | W] = [beta V | beta e^G K]``; only the N chunks are sequential.
-The same function as the token loop in ``gated_delta_naive``, some hundred times faster with gradients.
+The same function as the token loop in ``tests/support/gated_delta_naive.py``, some hundred times faster with gradients.
 """
 
 from __future__ import annotations

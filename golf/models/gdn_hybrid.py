@@ -4,10 +4,15 @@ Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary. Source: openai
 their lineage, with every configured part in effect: the window bounds attention, rotary angles follow positions, the
 hash embedding learns, the smear gate stops at document starts. Blocks that share weights hold none of their own: they
 borrow them at every call, so each weight has one name and is stored once.
+
+A layout, as `gdn5_swa_gdn5_swa_shared`, names the mixer of each block: parts are joined by `_`, `gdnN` is N Gated
+DeltaNet blocks, `swaN` N sliding-window attention blocks, and `shared` says that the `swa` blocks just named use the
+weights of the first one.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,17 +20,65 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.models.base import LanguageModel, Role
-from golf.models.checks import check_attention, check_positive
-from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet
+from golf.models.base import LanguageModel, Role, check_attention, check_positive
+from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule
 from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
-from golf.models.hybrid_layout import LayerPlan, parse_layout
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
 
-__all__ = ["GdnHybrid", "GdnHybridConfig", "HybridState"]
+__all__ = ["GdnHybrid", "GdnHybridConfig", "LayerPlan", "parse_layout"]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One block: its mixer, and the block whose attention weights (swa) or key/value weights (gdn) it uses."""
+
+    kind: Literal["gdn", "swa"]
+    source: int  # the block's own index when it shares nothing
+
+
+def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]:
+    """The blocks of ``layout`` in order.
+
+    With ``kv_share_stride`` s above 1, in each run of adjacent gdn blocks only every s-th owns keys and values; the
+    blocks up to the next owner use its. Raises ``ValueError`` naming the part that is wrong.
+    """
+    if kv_share_stride < 0:
+        raise ValueError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
+    plans: list[LayerPlan] = []
+    parts = layout.split("_")
+    for place, part in enumerate(parts):
+        if part == "shared":
+            continue
+        match = re.fullmatch(r"(gdn|swa)(\d*)", part)
+        count = int(match.group(2) or 1) if match else 0
+        if match is None or count < 1:
+            raise ValueError(f"layout: found `{part}` in `{layout}`, wanted gdnN, swaN or shared joined by `_`")
+        shared = parts[place + 1 : place + 2] == ["shared"]
+        for _ in range(count):
+            plans.append(_next(plans, match.group(1), shared, kv_share_stride))
+    _check_shared(layout, parts)
+    return tuple(plans)
+
+
+def _next(plans: list[LayerPlan], kind: str, shared: bool, stride: int) -> LayerPlan:
+    index = len(plans)
+    if kind == "swa":
+        first = next((i for i, plan in enumerate(plans) if plan.kind == "swa"), index)
+        return LayerPlan("swa", first if shared else index)
+    run = 0  # gdn blocks directly before this one
+    while run < index and plans[index - 1 - run].kind == "gdn":
+        run += 1
+    return LayerPlan("gdn", index - run % stride if stride > 1 else index)
+
+
+def _check_shared(layout: str, parts: list[str]) -> None:
+    for place, part in enumerate(parts):
+        earlier = [p for p in parts[: max(0, place - 1)] if p.startswith("swa")]
+        if part == "shared" and not (place > 0 and parts[place - 1].startswith("swa") and earlier):
+            raise ValueError(f"layout: found `shared` in `{layout}` at part {place}, wanted it after a second swa")
 
 
 @dataclass(frozen=True)
@@ -85,46 +138,6 @@ class GdnHybridConfig:
         return parse_layout(self.layout, self.kv_share_stride)
 
 
-@dataclass
-class HybridState:
-    """What the model remembers of the tokens before: of the same size however long the text is."""
-
-    attention: StreamState  # keys and values per swa block
-    delta: list[Tensor]  # per gdn block (B,H,K,V), float32
-    convs: list[ConvHistory]  # per gdn block
-    ids: Tensor  # (B,2) int64, the last two tokens; -1 is none
-    embedded: Tensor  # (B,1,D), the last token's embedding before the smear gate
-
-    @property
-    def chunk(self) -> int:
-        """Tokens that one pass takes at most."""
-        return self.attention.chunk
-
-    @property
-    def window(self) -> int:
-        """Keys that a token attends to at most in swa blocks."""
-        return self.attention.window
-
-    @property
-    def position(self) -> int:
-        """Position of the next token."""
-        return self.attention.position
-
-    def reset(self, streams: Tensor) -> None:
-        """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
-        self.attention.reset(streams)
-        self.ids = self.ids.masked_fill(streams[:, None], NO_TOKEN)
-        empty = streams[:, None, None]
-        self.delta = [state.masked_fill(empty[..., None], 0.0) for state in self.delta]
-        self.convs = [(q.masked_fill(empty, 0.0), k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0))
-                      for q, k, v in self.convs]  # fmt: skip
-
-    def num_bytes(self) -> int:
-        """Bytes of all that is kept."""
-        tensors = [*self.delta, *(x for history in self.convs for x in history), self.ids, self.embedded]
-        return self.attention.num_bytes() + sum(x.numel() * x.element_size() for x in tensors)
-
-
 class HybridBlock(nn.Module):
     """Mix with the embedding, then GDN or attention, then MLP, each added with learned per-channel scales.
 
@@ -151,13 +164,9 @@ class HybridBlock(nn.Module):
                 owns_kv=plan.source == index,
             )
         elif plan.source == index:
+            heads, gain = (config.heads, config.kv_heads), config.qk_gain
             self.attention = SlidingAttention(
-                width,
-                config.heads,
-                config.kv_heads,
-                window=config.window,
-                qk_gain=config.qk_gain,
-                norm_eps=config.norm_eps,
+                width, *heads, window=config.window, qk_gain=gain, norm_eps=config.norm_eps
             )
         self.mlp = MLP(width, config.mlp_width, negative_slope=config.negative_slope)
         self.attention_scale = nn.Parameter(torch.ones(width))

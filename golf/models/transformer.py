@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.models.base import check_attention, check_positive
 from golf.models.block import AttentionModel, ResidualBlock
-from golf.models.checks import check_attention, check_positive
 from golf.models.layers import Rope, activation_dtype, rms_norm
 from golf.models.stream import StreamStep
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from golf.cli.params import compose
-from golf.cli.rehearsal import forced, smaller, synthetic_corpus
-from golf.cli.rehearse import rehearse, stage_commands
+from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
 from golf.params import from_dict
 from golf.schedule.plan import plan

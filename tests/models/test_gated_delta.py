@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gated_delta_naive import naive_delta_rule
 from golf.models import gated_delta_fla
 from golf.models.gated_delta import chunked_delta_rule
 from golf.models.gated_delta_fla import delta_rule, disagreement, fla_delta_rule
-from golf.models.gated_delta_naive import naive_delta_rule
 
 NAMES = ("output", "state", "dq", "dk", "dv", "dg", "dbeta", "dstate")
 

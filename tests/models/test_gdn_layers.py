@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golf.models.delta_layer import GatedDeltaNet, causal_conv
+from golf.models.gdn_hybrid import LayerPlan, parse_layout
 from golf.models.hash_embedding import HashEmbedding, SmearGate, hash_buckets, previous_tokens
-from golf.models.hybrid_layout import LayerPlan, parse_layout
 from golf.models.sliding_attention import window_attention
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from golf.report.mixture_plots import MIXTURE_TABLES, draw_mixture, running_mean
+from golf.report.plots import MIXTURE_TABLES, draw_mixture, running_mean
 
 TABLES = {
     "orders": {

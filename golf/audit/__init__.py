@@ -1,0 +1,1 @@
+"""Other people's results, checked from what their logs print."""
