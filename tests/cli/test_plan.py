@@ -11,7 +11,7 @@ import pytest
 from golf.cli import plan as command
 from golf.cli.params import compose
 from golf.files import read_json
-from golf.schedule.plan import PlanError, plan
+from golf.training.plan import PlanError, plan
 
 PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
 

@@ -10,7 +10,7 @@ import torch
 from golf.cli.params import compose
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.training.machines import credible_machines, flops_per_token, steady_machine
+from golf.training.plan import credible_machines, flops_per_token, steady_machine
 
 
 @pytest.fixture

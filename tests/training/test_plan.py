@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from golf.schedule.plan import Machine, PlanError, plan
-from golf.schedule.rules import Schedule
+from golf.training.plan import Machine, PlanError, plan
+from golf.training.schedule import Schedule
 
 GOOD = Schedule(
     iterations=600,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from golf.schedule.steps import plan_steps, plan_timed_warmdown
+from golf.training.plan import plan_steps, plan_timed_warmdown
 
 
 def test_the_repaired_schedule_fires() -> None:
