@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.closure import import_closure
-from golf.distributed import joined, place
+from golf.distributed import PeerLostError, joined, place
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
@@ -73,7 +73,6 @@ def run(params: Path, root: Path) -> int:
     config = load_section(params, "train", TrainConfig)
 
     import torch
-    from golf.training.group import PeerLostError
 
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.tokens.shards import open_split

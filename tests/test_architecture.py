@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
-    {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
+    {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "distributed"},
+    {"corpus", "tokens", "models", "coding", "quantize", "mixing"},
     {"batches", "container", "integer", "tokenize"},
     {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
     {"report", "cli", "verify"},
@@ -20,7 +20,6 @@ SAME_LAYER = {
     ("scoring", "decode"),  # scores are made from the decoded artifact only
     ("textcodec", "decode"),  # ... and texts are coded with it
     ("quantize", "models"),  # the tensor roles of a model choose its quantizer
-    ("optim", "models"),  # ... and its optimiser group
     ("sequential", "calibrate"),  # Hessians layer by layer are collected as all at once are
     ("coding", "quantize"),
     ("tokens", "corpus"),

@@ -56,11 +56,6 @@ class OptimizerSizes:
     muon_bytes: int
     adamw_bytes: int
 
-    @property
-    def total_bytes(self) -> int:
-        """Masters, gradients and optimizer states together."""
-        return self.master_bytes + self.gradient_bytes + self.muon_bytes + self.adamw_bytes
-
     def describe(self, ema: bool) -> str:
         """The sizes in words, with those of a moving average."""
         named = {
