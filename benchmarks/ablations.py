@@ -128,7 +128,7 @@ def trained(variant: Variant, seed: int, tokens: Path) -> tuple[dict[str, dict[s
         "cpu_seconds": time.process_time() - began,
         "parameters": result.parameters,
         "snapshots": len(snapshots),
-        "qat_updates": max(result.state.events.fake_quantisations.values(), default=0),
+        "qat_updates": max(result.state.events.fake_quantizations.values(), default=0),
     }
 
 

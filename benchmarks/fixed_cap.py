@@ -33,7 +33,6 @@ from golf.decode import decode_artifact
 from golf.fit.damage import Divergence, training_windows
 from golf.fit.run import fit_to_target
 from golf.models.registry import build_model, config_from_dict
-from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig
 from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.pipeline import Quantizer
@@ -41,6 +40,7 @@ from golf.quantize.tensors import QuantizedModel
 from golf.scoring.text import ValidationText
 from golf.scoring.windowed import SlidingConfig, score_windows
 from golf.shipping import CompressConfig
+from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LEVELS = dict.fromkeys(QUANTIZED_ROLES, 31)
 LITE = QuantizeConfig("gptq_lite", LEVELS, PERCENTILES, 8.0)
@@ -91,7 +91,7 @@ def step_share(bench: Bench) -> float:
         ids = torch.randint(bench.text.vocab_size, (8, 257), generator=torch.Generator().manual_seed(0))
         described = [{**MODEL, "width": bench.widths[run]} for run in ("narrow", "wide")]
         models = [build_model(config_from_dict(keys), bench.text.vocab_size) for keys in described]
-        optimisers = [Optimisers(model, OptimiserConfig(0.02, 0.02, 0.02)) for model in models]
+        optimisers = [Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02)) for model in models]
         means, begin = [0.0, 0.0], 0.0
         for until, depth in TRAIN["depth_phases"]:
             times: list[list[float]] = [[], []]

@@ -35,7 +35,6 @@ from golf.data.shards import load_split, open_split
 from golf.decode import decode_artifact
 from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
-from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.params import from_dict
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.neural import iterate_rows, score_rows
@@ -44,6 +43,7 @@ from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_roundtrip
 from golf.sequential import sequential_hessians
 from golf.training.average import average_weights, load_model
+from golf.training.optimizers import OptimizerConfig, Optimizers
 
 ABLATION = {  # row: run, weights, method
     "nothing": ("constant", "raw", "sdclip"),
@@ -190,7 +190,7 @@ def step_milliseconds(family: str, vocab_size: int) -> dict[str, Any]:
     """CPU milliseconds of an update at each depth, best of 5, and their mean over the depth phases."""
     values = parameters(family, ())
     model = build_model(config_from_dict(values["model"]), vocab_size)
-    optimisers = Optimisers(model, OptimiserConfig(0.02, 0.02, 0.02))
+    optimisers = Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02))
     ids = torch.randint(vocab_size, (4, 257), generator=torch.Generator().manual_seed(0))
     mean = begin = 0.0
     for until, depth in values["train"]["depth_phases"] or [[1.0, 1]]:

@@ -30,9 +30,9 @@ from golf.data.batches import Batches
 from golf.data.shards import open_split
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.training.compiling import autocast, prepare_loss
-from golf.training.machines import PEAK_FLOPS, flops_per_token
+from golf.training.optimizers import OptimizerConfig, Optimizers
+from golf.training.plan import PEAK_FLOPS, flops_per_token
 
 VOCAB = 1024
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -87,8 +87,8 @@ def build_ours(
 ) -> tuple[Loss, Callable[[], None], LanguageModel]:
     """Loss function, update and model of ours at one depth, with the peer's learning rates."""
     model = build_model(config_from_dict(shape), VOCAB).to(example.device)
-    rates = OptimiserConfig(0.04, 0.05, 0.04, weight_decay=0.0, newton_schulz_precision="bf16")
-    optimisers = Optimisers(model, rates)
+    rates = OptimizerConfig(0.04, 0.05, 0.04, weight_decay=0.0, newton_schulz_precision="bf16")
+    optimisers = Optimizers(model, rates)
     loss: Loss = model.loss
     if compiled:
         loss = prepare_loss(model, (depth,), (example, example), context, log=print)

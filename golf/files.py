@@ -72,18 +72,34 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that replaces ``path`` as a whole on success and vanishes on any error."""
+    """Yield an empty temporary folder that replaces ``path`` as a whole on success and vanishes on any error.
+
+    At every moment ``path`` is the old folder or the new one, where the system can swap two names (Linux).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _swapped(temporary, path):
+            aside = path.with_name(f"{temporary.name}.old")
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            os.replace(aside, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swapped(left: Path, right: Path) -> bool:
+    """Swap two names in one step; whether the system and the file system can (Linux: renameat2)."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(left), here, os.fsencode(right), exchange) == 0
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ def progress(items: Iterable[T], *, what: str, total: int | None = None, unit: s
     return tqdm(items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False)
 
 
-def bar(*, what: str, total: int, unit: str = "it", unit_scale: bool = True) -> Any:
-    """A manual bar (``update(n)``, ``close()``, context manager); silent when stderr is no terminal."""
-    return tqdm(desc=what, total=total, unit=unit, unit_scale=unit_scale, disable=not sys.stderr.isatty(), leave=False)
+def bar(*, what: str, total: int, unit: str = "it", unit_scale: bool = True, quiet: bool = False) -> Any:
+    """A manual bar (``update(n)``, ``close()``, context manager); silent when ``quiet`` or stderr is no terminal."""
+    quiet = quiet or not sys.stderr.isatty()
+    return tqdm(desc=what, total=total, unit=unit, unit_scale=unit_scale, disable=quiet, leave=False)

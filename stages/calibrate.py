@@ -14,9 +14,9 @@ from pathlib import Path
 
 from golf import files
 from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows, save_windows
+from golf.distributed import place
 from golf.guard import main_guard
 from golf.params import load_section
-from golf.processes import place
 from golf.quantize.hessian import save_hessians
 
 

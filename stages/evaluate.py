@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from golf.distributed import HOURS, Ranks, joined, place
 from golf.files import save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
-from golf.processes import place
 from golf.report.baselines import xz
-from golf.scoring.ranks import Ranks, joined
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import make_score
 from golf.scoring.streaming import serve_stream
@@ -84,7 +83,7 @@ def run(mode: str, params: Path, root: Path) -> int:
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     rank, world, device = place(os.environ)
-    with joined(rank, world, torch.device(device)) as ranks:
+    with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()
         scored = score_mode(decoded.model.to(device), text, config, ranks)
         seconds = time.perf_counter() - begin

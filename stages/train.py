@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.closure import import_closure
+from golf.distributed import PeerLostError, joined, place
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
-from golf.processes import place
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
-    from golf.schedule.plan import Plan
     from golf.training.config import TrainConfig
     from golf.training.loop import Trainer
-    from golf.training.result import TrainResult
+    from golf.training.outputs import TrainResult
+    from golf.training.plan import Plan
 
 _GRACE_SECONDS = 60  # a process of several that has not stopped so long after a signal waits for a lost one
 _NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds", "live")  # parameters that do not change the weights
@@ -77,7 +77,6 @@ def run(params: Path, root: Path) -> int:
     from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.training.checkpoint import open_checkpoints
-    from golf.training.group import PeerLostError, joined_group
     from golf.training.live import live_sink
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
     from golf.training.signals import TrainingInterrupted, stop_on_signals
@@ -95,7 +94,7 @@ def run(params: Path, root: Path) -> int:
     with (
         _one_message(rank, PeerLostError, DivergedError, MemoryShortError),
         stop_on_signals(grace_seconds=_GRACE_SECONDS if world > 1 else 0) as stop,
-        joined_group(rank, world, torch.device(device)) as group,
+        joined(rank, world, torch.device(device)) as group,
     ):
         key = group.share_hex(_run_key(config, described, root) if rank == 0 else "0" * 64)
         folder = Path(os.environ.get("GOLF_CKPT_DIR") or root / ".ckpt") / key
@@ -116,7 +115,6 @@ def run(params: Path, root: Path) -> int:
                 return interrupted.exit_code
             if rank == 0:
                 _write(root, trainer, result, planned)
-            group.barrier()
     for line in result.summary():
         say(line)
     return 0
@@ -135,8 +133,7 @@ def _one_message(rank: int, *kinds: type[Exception]) -> Iterator[None]:
 
 def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> Plan:
     """The plan, on the clocks of credible machines when GPUs train against one; ``PlanError`` when it is refused."""
-    from golf.schedule.plan import plan
-    from golf.training.machines import credible_machines
+    from golf.training.plan import credible_machines, plan
 
     config.check_world(world)
     schedule = config.schedule(model.max_depth)

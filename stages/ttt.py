@@ -12,10 +12,10 @@ import os
 import time
 from pathlib import Path
 
+from golf.distributed import place
 from golf.files import atomic_directory, save_numpy, write_json
 from golf.guard import main_guard
 from golf.params import load_section, to_dict
-from golf.processes import place
 from golf.scoring.text import load_text
 from golf.scoring.ttt import TttConfig, score_ttt
 

@@ -20,7 +20,6 @@ SAME_LAYER = {
     ("scoring", "decode"),  # scores are made from the decoded artifact only
     ("textcodec", "decode"),  # ... and texts are coded with it
     ("quantize", "models"),  # the tensor roles of a model choose its quantizer
-    ("optim", "models"),  # ... and its optimiser group
     ("sequential", "calibrate"),  # Hessians layer by layer are collected as all at once are
     ("coding", "quantize"),
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +73,28 @@ def test_a_failing_folder_leaves_the_old_folder_and_no_scraps(tmp_path: Path) ->
     with files.atomic_directory(path) as temporary:
         (temporary / "new").write_text("whole")
     assert [p.name for p in path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_bug_a_folder_is_replaced_without_a_moment_of_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    """The old folder was removed file by file before the new one was renamed: a kill between left half of it."""
+    path, removed = tmp_path / "x", []
+    path.mkdir()
+    (path / "name").write_text("old")
+    rmtree = shutil.rmtree
+
+    def watched(folder: Path, **options: Any) -> None:
+        removed.append((folder.name, (path / "name").read_text()))
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    if not swaps:  # as on systems without the call: renamed aside, replaced, removed
+        monkeypatch.setattr(files, "_swapped", lambda left, right: False)
+    with files.atomic_directory(path) as temporary:
+        (temporary / "name").write_text("new")
+    assert removed == [(temporary.name, "new")] and [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_json_is_sorted_and_finite(tmp_path: Path) -> None:

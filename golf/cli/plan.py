@@ -7,7 +7,7 @@ refused plan is stored before the command fails.
 
 ``--step-based ITERATIONS WARMDOWN REACHABLE`` checks instead a schedule counted in steps, as the scripts of the
 competition have them (cosine, averaging below 0.2 every 50 steps, QAT below 0.15), on a machine that makes REACHABLE
-steps; with ``--budget-seconds`` a warmdown that such a script converts to seconds.
+steps.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from golf.files import atomic_file, write_json
 
 if TYPE_CHECKING:
-    from golf.schedule.plan import Machine, PlanCase
-    from golf.schedule.rules import Schedule
+    from golf.training.plan import Machine, PlanCase
+    from golf.training.schedule import Schedule
 
 __all__ = ["add_arguments", "machines_of", "run", "schedule_of"]
 
@@ -41,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--step-based", nargs=3, type=int, metavar=("ITERATIONS", "WARMDOWN", "REACHABLE"),
         help="check another script's schedule in steps instead of a preset",
     )  # fmt: skip
-    parser.add_argument("--budget-seconds", type=float, help="with --step-based: its warmdown is timed within this")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="single values, as in train.warmdown=0.3")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print, store and check the plan; ``PlanError`` when a configured system would never act."""
-    if args.step_based is not None:
-        return _step_based(*args.step_based, budget_seconds=args.budget_seconds)
     from golf.cli.params import compose
-    from golf.schedule.plan import PlanError, plan, replay
+    from golf.training.plan import PlanError, plan, plan_steps, replay
 
+    if args.step_based is not None:
+        print("\n".join(plan_steps(*args.step_based).lines()))
+        return 0
     values = compose(Path(args.conf), preset=args.preset, model=args.model, overrides=args.overrides)
     schedule, warnings = schedule_of(values)
     machines = machines_of(values, steps_per_second=args.steps_per_second, world_size=args.world_size)
@@ -69,26 +69,6 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join([*lines, f"wrote {stored}" + (f" and {drawn}" if drawn else "")]))
     if refusal is not None:
         raise refusal
-    return 0
-
-
-def _step_based(iterations: int, warmdown: int, reachable: int, *, budget_seconds: float | None) -> int:
-    from golf.schedule.plan import PlanError
-    from golf.schedule.steps import plan_steps, plan_timed_warmdown
-
-    if budget_seconds is not None:
-        plan_timed_warmdown(budget_seconds, warmdown, budget_seconds / max(1, reachable))
-        print(f"a warmdown of {warmdown} of {reachable} steps begins within the budget, first multiplier 1")
-        return 0
-    planned = plan_steps(iterations, warmdown, reachable)
-    snapshots = ", ".join(map(str, planned.snapshot_steps)) or "none"
-    print(
-        f"stops at step {planned.stop}; warmdown from {planned.warmdown_start}, final multiplier "
-        f"{planned.final_multiplier:.3f}; snapshots {snapshots}; "
-        f"QAT from {planned.qat_start}, {planned.qat_steps} steps"
-    )
-    if planned.refusals:
-        raise PlanError("the plan is refused:\n" + "\n".join(f"  - {text}" for text in planned.refusals))
     return 0
 
 
@@ -115,7 +95,7 @@ def machines_of(
     from golf.models.registry import build_model, config_from_dict
     from golf.params import from_dict
     from golf.training.config import TrainConfig
-    from golf.training.machines import credible_machines, steady_machine
+    from golf.training.plan import Machine, credible_machines
 
     config = from_dict(TrainConfig, values["train"], where="train")
     if world_size is not None:
@@ -127,7 +107,9 @@ def machines_of(
         model = build_model(config_from_dict(values["model"]), values["tokenize"]["vocab_size"])
     depths = tuple(sorted({depth for _, depth in config.depth_phases} | {model.max_depth}))
     if steps_per_second is not None:
-        return (steady_machine(steps_per_second, depths),)
+        if not steps_per_second > 0:
+            raise ValueError(f"--steps-per-second: found {steps_per_second}, wanted more than 0")
+        return (Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second)),)
     return credible_machines(
         model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world
     )

@@ -200,9 +200,9 @@ def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
     ledger = read_json(root / "artifacts/train/ledger.json", made_by="`python -m stages.train`")
     wanted = [depth for _, depth in values["train"]["depth_phases"]] or [ledger["depth_phases"][-1][1]]
     depths = [depth for _, depth in ledger["depth_phases"]]
-    qat = ledger.get("qat", {"fake_quantisations": {}, "share_of_quantised_weights": 0.0})
-    multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantised_weights"]
-    updates = sum(qat["fake_quantisations"].values())
+    qat = ledger.get("qat", {"fake_quantizations": {}, "share_of_quantized_weights": 0.0})
+    multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantized_weights"]
+    updates = sum(qat["fake_quantizations"].values())
     return [
         Branch("depths", depths == wanted, f"{depths}, wanted {wanted}", 0.0),
         Branch("warmdown", multiplier < 0.5, f"last multiplier {multiplier:.3f}", 0.0),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from golf.scoring.ranks import ALONE, Ranks
+from golf.distributed import ALONE, Ranks
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan
 

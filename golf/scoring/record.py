@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from golf.distributed import ALONE, Ranks
 from golf.mixing.bias import ArrayOps, DocumentBias, chunk_bounds
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import candidates, count_contexts
 from golf.mixing.record import NeuralRecord
 from golf.scoring.neural import HEAD_ROWS, Rows, checked_nats
-from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.streaming import PassConfig, iterate_stream_rows
 from golf.scoring.text import ScoringError, ValidationText
 

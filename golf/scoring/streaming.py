@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from golf.distributed import ALONE, Ranks
 from golf.scoring.neural import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
-from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import check_window

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from golf.distributed import ALONE
 from golf.scoring.neural import Precision, Rows, head_rows, inference, score_rows, window_batch
-from golf.scoring.ranks import ALONE
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan, plan_sliding

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from golf.distributed import ALONE, Ranks
 from golf.scoring.neural import Precision, iterate_rows, score_rows
-from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding

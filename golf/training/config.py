@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from golf.schedule.rules import Schedule, WarmdownShape
+from golf.training.schedule import Schedule, WarmdownShape
 
 __all__ = ["QatConfig", "TrainConfig", "qat_differences"]
 
@@ -56,10 +56,10 @@ def qat_differences(qat: QatConfig, quantize: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Units: tokens, steps (optimiser updates), seconds, fractions of progress."""
+    """How to train. Units: tokens, steps (optimizer updates), seconds, fractions of progress."""
 
     seed: int  # of initial weights and data order
-    iterations: int  # optimiser steps when no time budget ends the run first
+    iterations: int  # optimizer steps when no time budget ends the run first
     budget_seconds: float  # wall-clock budget, seconds of training; 0 runs by steps alone
     tokens_per_step: int  # tokens in the global batch of one step
     sequence_length: int  # tokens in one sequence
@@ -75,7 +75,7 @@ class TrainConfig:
     momentum_start: float  # Muon momentum at step 0
     momentum_warmup_steps: int  # steps over which the momentum rises
     muon_coefficients: Literal["quintic", "polar_express"]  # of the Newton-Schulz iteration
-    muon_row_norm: bool  # every row of Muon's direction to length 1 before it is orthogonalised
+    muon_row_norm: bool  # every row of Muon's direction to length 1 before it is orthogonalized
     newton_schulz_precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 on CUDA, fp32 elsewhere
     grad_clip: float  # global gradient norm at most; 0: off
     snapshot_every: float  # fraction of progress between two snapshots

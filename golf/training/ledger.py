@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from golf.schedule.plan import Plan, PlanCase
+from golf.training.plan import Plan, PlanCase
 from golf.training.state import TrainState
 
 __all__ = ["LedgerError", "check_ledger", "make_ledger"]
@@ -38,21 +38,21 @@ def make_ledger(state: TrainState) -> dict[str, Any]:
         "ema_updates": events.ema_updates,
         "clipped_steps": int(state.clipped),
         "data_order_sha256": events.data_order,
-        "parameter_groups": dict(state.optimisers.ledger),
+        "parameter_groups": dict(state.optimizers.ledger),
         "distance_from_initial": _distances(state),
     }
-    return ledger | ({"qat": _qat(state)} if events.fake_quantisations else {})
+    return ledger | ({"qat": _qat(state)} if events.fake_quantizations else {})
 
 
 def _qat(state: TrainState) -> dict[str, Any]:
     """Executed fake quantizations; ``share`` of the weights that the quantizer will quantize had at least one."""
     events, names = state.events, state.model.quantizable_names()
     sizes = {name: state.weights[name].numel() for name in names}
-    covered = sum(sizes[name] for name in names if events.fake_quantisations.get(name))
+    covered = sum(sizes[name] for name in names if events.fake_quantizations.get(name))
     return {
         "first_step": events.qat_start,
-        "fake_quantisations": {name: events.fake_quantisations.get(name, 0) for name in names},
-        "share_of_quantised_weights": covered / max(1, sum(sizes.values())),
+        "fake_quantizations": {name: events.fake_quantizations.get(name, 0) for name in names},
+        "share_of_quantized_weights": covered / max(1, sum(sizes.values())),
     }
 
 
@@ -82,7 +82,7 @@ def check_ledger(ledger: Mapping[str, Any], plan: Plan, *, timed: bool) -> None:
         wrong.append(f"tensors that never moved: {', '.join(still)}")
     missing = sorted(set(ledger["distance_from_initial"]) - set(ledger["parameter_groups"]))
     if missing:
-        wrong.append(f"tensors in no optimiser group: {', '.join(missing)}")
+        wrong.append(f"tensors in no optimizer group: {', '.join(missing)}")
     if wrong:
         listed = "\n".join(f"  - {text}" for text in wrong)
         raise LedgerError(f"training did not follow its plan (weights are kept):\n{listed}")
@@ -94,13 +94,13 @@ def _qat_mismatches(ledger: Mapping[str, Any], case: PlanCase, timed: bool) -> l
     if "qat" not in ledger:
         return ["QAT: planned, never happened; raise train.qat.below"]
     qat, wrong = ledger["qat"], []
-    counts = qat["fake_quantisations"]
+    counts = qat["fake_quantizations"]
     wanted = max(counts.values()) if timed else case.qat_steps
     missed = [name for name, count in counts.items() if count != wanted]
     if missed:
         wrong.append(f"QAT: {wanted} updates wanted, not so for {', '.join(missed)}")
-    if qat["share_of_quantised_weights"] < 1.0:
-        wrong.append(f"QAT: covered {qat['share_of_quantised_weights']:.1%} of the weights that will be quantized")
+    if qat["share_of_quantized_weights"] < 1.0:
+        wrong.append(f"QAT: covered {qat['share_of_quantized_weights']:.1%} of the weights that will be quantized")
     if not timed and qat["first_step"] != case.qat_start:
         wrong.append(f"QAT: planned from step {case.qat_start}, happened from {qat['first_step']}")
     return wrong

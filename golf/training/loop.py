@@ -19,19 +19,18 @@ import torch
 from torch import Tensor
 
 from golf.data.batches import Batches, TokenSource, prefetch
+from golf.distributed import Ranks
 from golf.models.base import LanguageModel
-from golf.optim.groups import OptimiserConfig, Optimisers
-from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, qat_acts, snapshot_due
+from golf.training import schedule
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
 from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import TrainConfig
-from golf.training.group import Group
 from golf.training.ledger import make_ledger
 from golf.training.live import Sink
-from golf.training.outputs import weights_meta
+from golf.training.optimizers import OptimizerConfig, Optimizers
+from golf.training.outputs import TrainResult, weights_meta
 from golf.training.qat import LateQat
 from golf.training.reduce import GradientMean
-from golf.training.result import TrainResult
 from golf.training.signals import StopFlag, TrainingInterrupted
 from golf.training.state import TrainState
 
@@ -52,7 +51,7 @@ class MemoryShortError(ValueError):
 class Trainer:
     """One training run on one device (or one process of a group).
 
-    ``model`` is freshly initialised; ``source`` is the training split; ``base_meta`` goes into the metadata of every
+    ``model`` is freshly initialized; ``source`` is the training split; ``base_meta`` goes into the metadata of every
     weights file. ``run`` continues from the newest checkpoint in ``checkpoints``.
     """
 
@@ -65,29 +64,29 @@ class Trainer:
         checkpoints: CheckpointFolder,
         base_meta: Mapping[str, Any],
         device: str = "cpu",
-        group: Group | None = None,
+        group: Ranks | None = None,
         stop: StopFlag | None = None,
         log: Callable[[str], None] = print,
         sink: Sink | None = None,
     ) -> None:
         self.config, self.device, self.log, self.sink = config, torch.device(device), log, sink
-        self.group, self.stop = group or Group(), stop or StopFlag()
+        self.group, self.stop = group or Ranks(), stop or StopFlag()
         self.model = model.to(self.device)
         self.checkpoints, self.base_meta = checkpoints, base_meta
-        self.schedule: Schedule = config.schedule(model.max_depth)
+        self.schedule = config.schedule(model.max_depth)
         sequences = config.tokens_per_step // config.sequence_length
         self.batches = Batches(source, config.sequence_length, sequences, config.seed, model.vocab_size)
         self.batches.share(0, self.group.rank, self.group.world)  # a split too short or a world that does not divide
         local = sequences // self.group.world
         self.micro = math.gcd(min(config.micro_batch_tokens // config.sequence_length, local), local)
         self.accumulate = local // self.micro
-        settings = OptimiserConfig(
+        settings = OptimizerConfig(
             config.matrix_lr, config.embedding_lr, config.control_lr, config.weight_decay, config.momentum,
             coefficients=config.muon_coefficients, row_norm=config.muon_row_norm,
             newton_schulz_precision=config.newton_schulz_precision,
         )  # fmt: skip
-        self.optimisers = Optimisers(model, settings, rank=self.group.rank, world=self.group.world)
-        self.state = TrainState(model, self.optimisers, ema_decay=config.ema_decay)
+        self.optimizers = Optimizers(model, settings, rank=self.group.rank, world=self.group.world)
+        self.state = TrainState(model, self.optimizers, ema_decay=config.ema_decay)
         self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
         self.gradient_mean = GradientMean(self.parameters, self.group)
@@ -99,7 +98,7 @@ class Trainer:
 
     def describe(self) -> list[str]:
         """What the run will do, in words, before it starts."""
-        config, sizes, roles = self.config, self.optimisers.sizes(), Counter[str]()
+        config, roles = self.config, Counter[str]()
         for name, parameter in self.model.unique_parameters().items():
             roles[self.model.role(name)] += parameter.numel()
         bf16 = config.precision == "bf16" and has_bf16(self.device)
@@ -107,9 +106,7 @@ class Trainer:
         share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
         return [
             f"parameters: {total:,} ({', '.join(f'{name} {count:,}' for name, count in roles.items())})",
-            f"memory: masters {sizes.master_bytes / 1e6:.1f} MB, gradients {sizes.gradient_bytes / 1e6:.1f} MB, Muon "
-            f"{sizes.muon_bytes / 1e6:.1f} MB, AdamW {sizes.adamw_bytes / 1e6:.1f} MB, moving average "
-            f"{sizes.master_bytes / 1e6 if self.state.ema else 0:.1f} MB (all float32)",
+            self.optimizers.sizes().describe(bool(self.state.ema)),
             f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
             f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
             f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {torch.get_num_threads()} threads",
@@ -140,9 +137,8 @@ class Trainer:
             ) from error
         rows = self.state.events.history
         tail = rows[-max(1, len(rows) // 50) :]
-        ledger = make_ledger(self.state)
         final = sum(row[2] for row in tail) / len(tail)
-        return TrainResult(self.state, ledger, final, self.model.num_parameters())
+        return TrainResult(self.state, make_ledger(self.state), final, self.model.num_parameters())
 
     def _check_agreement(self) -> None:
         """Processes on several machines must resume from the same step, on the same tokens."""
@@ -194,17 +190,17 @@ class Trainer:
         return tokens.pin_memory()
 
     def _step(self, windows: np.ndarray, rows: Tensor) -> None:
-        """One update: gradients of the global batch, clip, optimisers, moving average, then what is due."""
+        """One update: gradients of the global batch, clip, optimizers, moving average, then what is due."""
         config, events, before = self.config, self.state.events, self.state.events.progress
-        depth = depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
-        multiplier = lr_multiplier(before, config.warmdown, config.warmdown_shape)
+        depth = schedule.depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
+        multiplier = schedule.lr_multiplier(before, config.warmdown, config.warmdown_shape)
         if self.model.depth != depth:
             self.model.set_depth(depth)
         events.begin_step(depth, multiplier)
-        quantised = qat_acts(multiplier, config.qat.below)
-        if quantised and events.qat_start is None:
+        quantized = schedule.qat_acts(multiplier, config.qat.below)
+        if quantized and events.qat_start is None:
             events.qat_start = events.step + 1
-        with self.qat.quantised(events.fake_quantisations) if quantised else nullcontext():
+        with self.qat.quantized(events.fake_quantizations) if quantized else nullcontext():
             loss = self._gradients(rows)
         for parameter in self.parameters:
             if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
@@ -214,24 +210,26 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self.state.clipped += (norm > limit).float()
         loss = torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
-        momentum = momentum_at(events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
-        self.optimisers.set_lr_multiplier(multiplier)
-        self.optimisers.set_momentum(momentum)
-        self.optimisers.step()
+        momentum = schedule.momentum_at(
+            events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps
+        )
+        self.optimizers.set_lr_multiplier(multiplier)
+        self.optimizers.set_momentum(momentum)
+        self.optimizers.step()
         self.state.update_ema()
         self.losses.append(loss)
         events.chain_order(windows)
         events.step += 1
         events.tokens += config.tokens_per_step
         elapsed = time.monotonic() - self._start
-        after = progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
+        after = schedule.progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
         after, elapsed, signum = self.group.decide((after, elapsed, self.stop.signum))
         self.stop_signal = int(signum)  # rank 0's, so that all stop after the same step
         events.phase_seconds[-1] += elapsed - events.elapsed
         events.elapsed, events.progress = elapsed, after
         if events.step % self.row_every == 0 or after >= 1.0:
             self._history_row(depth, multiplier)
-        if snapshot_due(before, after, self.schedule):
+        if schedule.snapshot_due(before, after, self.schedule):
             self._snapshot()
 
     def _gradients(self, rows: Tensor) -> Tensor:
@@ -255,10 +253,8 @@ class Trainer:
         events.history.append([events.step, events.progress, mean, multiplier, depth, events.tokens])
         if self.sink is not None:
             speed = events.tokens / max(1e-9, events.elapsed)
-            self.sink(
-                events.step,
-                {"loss": mean, "lr_multiplier": multiplier, "depth": depth, "tokens_per_second": speed},
-            )
+            point = {"loss": mean, "lr_multiplier": multiplier, "depth": depth, "tokens_per_second": speed}
+            self.sink(events.step, point)
         events.pending = []
 
     def _read_losses(self) -> None:
@@ -294,24 +290,11 @@ class Trainer:
     def _log_line(self, now: float) -> None:
         self._read_losses()
         events, config = self.state.events, self.config
+        left = schedule.seconds_left(events.progress, events.elapsed, self.schedule)
         recent = events.pending or [row[2] for row in events.history[-10:]]
         speed = (events.tokens - self._logged_tokens) / max(1e-9, now - self._logged)
         self._logged, self._logged_tokens = now, events.tokens
         self.log(
             f"step {events.step}/{config.iterations}  loss {sum(recent) / len(recent):.4f} nats/token  "
-            f"{speed:,.0f} tok/s  depth {self.model.depth}  lr x{events.last_multiplier:.3f}  ETA {self._eta():.0f} s"
+            f"{speed:,.0f} tok/s  depth {self.model.depth}  lr x{events.last_multiplier:.3f}  ETA {left:.0f} s"
         )
-
-    def _eta(self) -> float:
-        """Seconds left: cost of a step grows with depth, so the phases ahead are weighed by their repeats."""
-        events, schedule = self.state.events, self.schedule
-        if schedule.budget_seconds > 0:
-            return max(0.0, schedule.budget_seconds - events.elapsed)
-        phases = schedule.depth_phases or ((1.0, schedule.full_depth),)
-        done = ahead = start = 0.0
-        for until, repeats in phases:
-            done += repeats * max(0.0, min(until, events.progress) - start)
-            ahead += repeats * max(0.0, until - max(start, events.progress))
-            start = until
-        return events.elapsed * ahead / done if done > 0 else 0.0
-

@@ -61,12 +61,10 @@ class LateQat:
     def __init__(self, model: LanguageModel, config: QatConfig) -> None:
         self.config = config
         parameters = model.unique_parameters()
-        self.tensors = {
-            name: (parameters[name], config.levels[model.role(name)]) for name in model.quantizable_names()
-        }
+        self.tensors = {name: (parameters[name], config.levels[model.role(name)]) for name in model.quantizable_names()}
 
     @contextmanager
-    def quantised(self, counts: dict[str, int]) -> Iterator[None]:
+    def quantized(self, counts: dict[str, int]) -> Iterator[None]:
         """The model holds quantized weights inside, its masters again after; ``counts`` grows by 1 per tensor."""
         masters = {name: parameter.detach().clone() for name, (parameter, _) in self.tensors.items()}
         try:

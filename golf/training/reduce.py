@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from golf.training.group import Group
+from golf.distributed import Ranks
 
 __all__ = ["BUCKET_BYTES", "GradientMean"]
 
@@ -25,7 +25,7 @@ BUCKET_BYTES = 8 << 20  # of float32 gradients in one message; smaller ones pay 
 class GradientMean:
     """Averages the gradients of ``parameters`` over ``group``; a group of one process sends nothing."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], group: Group, *, bucket_bytes: int = BUCKET_BYTES) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], group: Ranks, *, bucket_bytes: int = BUCKET_BYTES) -> None:
         self.group = group
         self.buckets = _buckets(parameters, bucket_bytes) if group.world > 1 else []
         self._missing = [len(bucket) for bucket in self.buckets]  # gradients that a bucket still waits for
@@ -71,13 +71,13 @@ class GradientMean:
         self._sent = []
 
 
-def _buckets(parameters: Sequence[nn.Parameter], most_bytes: int) -> list[list[nn.Parameter]]:
-    """``parameters`` from the last to the first in groups of ``most_bytes`` of float32 at most (or of one)."""
+def _buckets(parameters: Sequence[nn.Parameter], max_bytes: int) -> list[list[nn.Parameter]]:
+    """``parameters`` from the last to the first in groups of ``max_bytes`` of float32 at most (or of one)."""
     buckets: list[list[nn.Parameter]] = []
     size = 0
     for parameter in reversed(parameters):
         size += 4 * parameter.numel()
-        if not buckets or size > most_bytes:
+        if not buckets or size > max_bytes:
             buckets.append([])
             size = 4 * parameter.numel()
         buckets[-1].append(parameter)

@@ -1,6 +1,6 @@
 """Everything that changes while training, and its way into a checkpoint and back without losing a bit.
 
-Tensors go into the checkpoint under ``model.NAME``, ``ema.NAME`` and ``optimiser.NAME``; the rest (``Events``) is JSON,
+Tensors go into the checkpoint under ``model.NAME``, ``ema.NAME`` and ``optimizer.NAME``; the rest (``Events``) is JSON,
 whose floats round-trip exactly.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from golf.models.base import LanguageModel
-from golf.optim.groups import Optimisers
+from golf.training.optimizers import Optimizers
 
 __all__ = ["HISTORY_COLUMNS", "Events", "TrainState"]
 
@@ -40,7 +40,7 @@ class Events:
     snapshot_steps: list[int] = field(default_factory=list)
     ema_updates: int = 0
     qat_start: int | None = None  # first step at quantized weights
-    fake_quantisations: dict[str, int] = field(default_factory=dict)  # updates at quantized weights, per tensor
+    fake_quantizations: dict[str, int] = field(default_factory=dict)  # updates at quantized weights, per tensor
     data_order: str = ""  # hex SHA-256 chain over the window numbers of every step
     history: list[list[float]] = field(default_factory=list)  # rows of HISTORY_COLUMNS
     pending: list[float] = field(default_factory=list)  # losses (nats per token) since the last history row
@@ -63,10 +63,10 @@ class Events:
 
 
 class TrainState:
-    """Model, optimisers, moving average and events of one run."""
+    """Model, optimizers, moving average and events of one run."""
 
-    def __init__(self, model: LanguageModel, optimisers: Optimisers, *, ema_decay: float) -> None:
-        self.model, self.optimisers = model, optimisers
+    def __init__(self, model: LanguageModel, optimizers: Optimizers, *, ema_decay: float) -> None:
+        self.model, self.optimizers = model, optimizers
         self.ema_decay = ema_decay
         self.weights = dict(model.state_dict())
         self.initial = {name: tensor.detach().cpu().clone() for name, tensor in self.weights.items()}
@@ -91,7 +91,7 @@ class TrainState:
         """Tensors and meta that ``restore`` takes back."""
         tensors = {f"model.{name}": tensor for name, tensor in self.weights.items()}
         tensors.update({f"ema.{name}": tensor for name, tensor in self.ema.items()})
-        tensors.update({f"optimiser.{name}": tensor for name, tensor in self.optimisers.state_tensors().items()})
+        tensors.update({f"optimizer.{name}": tensor for name, tensor in self.optimizers.state_tensors().items()})
         tensors["clipped"] = self.clipped
         return tensors, {"events": dataclasses.asdict(self.events)}
 
@@ -104,7 +104,7 @@ class TrainState:
         for name, tensor in self.ema.items():
             tensor.copy_(tensors[f"ema.{name}"])
         self.clipped.copy_(tensors["clipped"])
-        prefix = "optimiser."
-        self.optimisers.load_state_tensors(
+        prefix = "optimizer."
+        self.optimizers.load_state_tensors(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )

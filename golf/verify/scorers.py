@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from golf.distributed import ALONE, Ranks
 from golf.mixing.stream import MixtureState
 from golf.params import load_section
 from golf.scoring.mixture import HedgeConfig, score_mixture
 from golf.scoring.neural import Rows, iterate_rows, target_nats
-from golf.scoring.ranks import ALONE, Ranks
 from golf.scoring.record import StreamingConfig, record_stream
 from golf.scoring.results import Score, make_score
 from golf.scoring.streaming import serve_stream

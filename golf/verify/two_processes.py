@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from golf.decode import load_artifact
+from golf.distributed import Ranks
 from golf.params import from_dict, to_dict
-from golf.scoring.ranks import Ranks
 from golf.scoring.record import StreamingConfig
 from golf.scoring.text import ScoringError
 from golf.scoring.windowed import RoundtripConfig, SlidingConfig

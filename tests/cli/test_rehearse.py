@@ -11,8 +11,8 @@ from golf.cli.params import compose
 from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
 from golf.params import from_dict
-from golf.schedule.plan import plan
 from golf.training.config import TrainConfig, qat_differences
+from golf.training.plan import plan
 
 PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
 
@@ -36,7 +36,7 @@ if not saved.exists():
 print("resuming after step 4")
 (root / "artifacts/train").mkdir(parents=True)
 ledger = dict(steps=24, depth_phases=[[1, 2], [9, 3], [20, 4]], lr_multiplier_last=0.1, snapshot_steps=[20, 24],
-              ema_updates=24, qat=dict(fake_quantisations=dict(a=3), share_of_quantised_weights={share}))
+              ema_updates=24, qat=dict(fake_quantizations=dict(a=3), share_of_quantized_weights={share}))
 (root / "artifacts/train/ledger.json").write_text(json.dumps(ledger))
 """
 

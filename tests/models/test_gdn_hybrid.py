@@ -13,8 +13,8 @@ from torch import Tensor
 
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.optim.groups import group_ledger
 from golf.params import ParamsError, read_params
+from golf.training.optimizers import group_ledger
 
 TINY: dict[str, Any] = {
     "family": "gdn_hybrid", "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24, "delta_heads": 3,

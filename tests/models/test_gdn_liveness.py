@@ -21,9 +21,9 @@ from golf.models.gdn_hybrid import GdnHybrid
 from golf.models.layers import Attention, Rope, causal_attention, rms_norm, rope_tables
 from golf.models.registry import build_model, config_from_dict
 from golf.models.sliding_attention import SlidingAttention
-from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.params import read_params
-from golf.schedule.rules import lr_multiplier, progress_at
+from golf.training.optimizers import OptimizerConfig, Optimizers
+from golf.training.schedule import lr_multiplier, progress_at
 
 WINDOW = 6
 
@@ -109,7 +109,7 @@ def test_d2_rope() -> None:
 
 def check_everything_learns(model: LanguageModel, steps: int = 4) -> None:
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimisers = Optimisers(model, OptimiserConfig(weight_decay=0.0))
+    optimisers = Optimizers(model, OptimizerConfig(weight_decay=0.0))
     largest = dict.fromkeys(start, 0.0)
     for step in range(steps):
         ids = _ids(33, seed=step)
@@ -228,7 +228,7 @@ def check_gates_do_not_decay(model: LanguageModel, step: Callable[[], None]) -> 
 
 def test_d7_decay_rates_have_no_weight_decay(root: Path) -> None:
     model = _small(root)
-    optimisers = Optimisers(model, OptimiserConfig(weight_decay=0.04))
+    optimisers = Optimizers(model, OptimizerConfig(weight_decay=0.04))
     check_gates_do_not_decay(model, optimisers.step)
     broken = _small(root)
     adamw = torch.optim.AdamW(broken.parameters(), lr=0.02, weight_decay=0.04)

@@ -48,7 +48,7 @@ def steps(model: Any, loss_fn: Callable[..., torch.Tensor], depths: tuple[int, .
             loss = loss_fn(ids, ids.roll(1))
         loss.backward()
         losses.append(float(loss.detach()))
-    with qat.quantised({}), autocast("bf16", torch.device("cpu")):
+    with qat.quantized({}), autocast("bf16", torch.device("cpu")):
         loss_fn(ids, ids.roll(1)).backward()
     return losses
 

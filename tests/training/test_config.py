@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from golf.params import ParamsError, from_dict, load_section
-from golf.schedule.plan import plan
 from golf.training.config import TrainConfig
+from golf.training.plan import plan
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _run(train: dict[str, Any], model: dict[str, Any]) -> str:
     config = from_dict(TrainConfig, train)
     torch.manual_seed(config.seed)
     built = build_model(config_from_dict(model), 64)
-    with torch.no_grad():  # the model's zero-initialised scales hide some keys for the first steps
+    with torch.no_grad():  # the model's zero-initialized scales hide some keys for the first steps
         generator = torch.Generator().manual_seed(9)
         for parameter in built.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))

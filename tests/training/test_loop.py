@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from golf.distributed import Ranks
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
-from golf.schedule.plan import plan
 from golf.training import checkpoint
 from golf.training.checkpoint import CheckpointFolder, open_checkpoints
 from golf.training.config import TrainConfig
-from golf.training.group import Group
 from golf.training.ledger import LedgerError, check_ledger
 from golf.training.loop import DivergedError, Trainer
+from golf.training.plan import plan
 from golf.training.signals import StopFlag, TrainingInterrupted
 
 QAT = {"below": 0.5, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}
@@ -156,7 +156,7 @@ def test_seconds_of_earlier_sessions_count(trainer: Callable[..., Trainer]) -> N
     run = trainer(iterations=100_000, budget_seconds=1000.0)
     run.state.events.elapsed = 999.9
     tensors, meta = run.state.to_checkpoint()
-    run.optimisers.load_state_tensors({})
+    run.optimizers.load_state_tensors({})
     run.checkpoints.save(tensors, meta)
     again = trainer(iterations=100_000, budget_seconds=1000.0).run()
     assert again.ledger["steps"] < 1000 and again.state.events.progress == 1.0
@@ -205,14 +205,14 @@ def test_a_machine_that_does_not_see_the_checkpoint_is_told_so(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer()
-    run.group = Group(1, 2)
-    monkeypatch.setattr(Group, "decide", lambda self, values: [7.0, values[1]])  # process 0 resumes after step 7
+    run.group = Ranks(1, 2)
+    monkeypatch.setattr(Ranks, "decide", lambda self, values: [7.0, values[1]])  # process 0 resumes after step 7
     with pytest.raises(ValueError, match="process 1 continues from step 0 .* process 0 from step 7 .*GOLF_CKPT_DIR"):
         run.run()
 
 
 def test_parameters_unused_at_a_shallow_depth_resume(trainer: Callable[..., Trainer]) -> None:
-    # cross_repeat_scales has no gradient at depth 1; its optimiser state must exist all the same
+    # cross_repeat_scales has no gradient at depth 1; its optimizer state must exist all the same
     run = trainer(stop=StopFlag())
     run.stop.signum = 0
     step = run._step
@@ -320,9 +320,9 @@ def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer
     check_ledger(ledger, planned, timed=False)
     case = planned.cases[0]
     assert (case.qat_start, case.qat_steps) == (20, 5)  # multiplier 1 - (step - 13) / 12 below 0.5
-    assert ledger["qat"]["first_step"] == 20 and ledger["qat"]["share_of_quantised_weights"] == 1.0
-    assert ledger["qat"]["fake_quantisations"] == dict.fromkeys(run.model.quantizable_names(), 5)
-    skipped = {**ledger["qat"], "fake_quantisations": {**ledger["qat"]["fake_quantisations"], "token_embedding": 0}}
+    assert ledger["qat"]["first_step"] == 20 and ledger["qat"]["share_of_quantized_weights"] == 1.0
+    assert ledger["qat"]["fake_quantizations"] == dict.fromkeys(run.model.quantizable_names(), 5)
+    skipped = {**ledger["qat"], "fake_quantizations": {**ledger["qat"]["fake_quantizations"], "token_embedding": 0}}
     with pytest.raises(LedgerError, match="QAT: 5 updates wanted, not so for token_embedding"):
         check_ledger({**ledger, "qat": skipped}, planned, timed=True)
     with pytest.raises(LedgerError, match="QAT: planned, never happened"):

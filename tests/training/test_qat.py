@@ -88,15 +88,15 @@ def test_compiled_graphs_see_quantized_weights_without_a_new_graph(model: Any) -
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plain = loss(ids, ids)
     made = graphs
-    with qat.quantised(counts):
-        quantised, eager = loss(ids, ids), model.loss(ids, ids)
+    with qat.quantized(counts):
+        quantized, eager = loss(ids, ids), model.loss(ids, ids)
         for name, (parameter, levels) in qat.tensors.items():
             wanted = by_numpy(before[name].numpy(), levels, 3.0)
             assert np.array_equal(parameter.detach().numpy(), wanted), name
-        quantised.backward()
+        quantized.backward()
     assert graphs == made and calls >= 2 * made, "the flag must not be part of a graph"
-    assert quantised.item() == pytest.approx(eager.item(), abs=1e-6)
-    assert abs(quantised.item() - plain.item()) > 1e-4
+    assert quantized.item() == pytest.approx(eager.item(), abs=1e-6)
+    assert abs(quantized.item() - plain.item()) > 1e-4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "masters come back"
     assert counts == dict.fromkeys(model.quantizable_names(), 1)
 
@@ -111,7 +111,7 @@ def test_the_gradient_is_that_of_the_quantized_weights(model: Any, sections: dic
             levels = LEVELS[other.role(name)]
             parameter.copy_(torch.from_numpy(by_numpy(parameter.numpy(), levels, 12.85)))
     other.loss(ids, ids).backward()
-    with LateQat(model, QatConfig(0.5, 12.85, LEVELS)).quantised({}):
+    with LateQat(model, QatConfig(0.5, 12.85, LEVELS)).quantized({}):
         model.loss(ids, ids).backward()
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter.grad, other.get_parameter(name).grad), name
@@ -119,7 +119,7 @@ def test_the_gradient_is_that_of_the_quantized_weights(model: Any, sections: dic
 
 def test_masters_come_back_after_an_error(model: Any) -> None:
     before = model.token_embedding.detach().clone()
-    with pytest.raises(RuntimeError), LateQat(model, QatConfig(0.5, 3.0, LEVELS)).quantised({}):
+    with pytest.raises(RuntimeError), LateQat(model, QatConfig(0.5, 3.0, LEVELS)).quantized({}):
         raise RuntimeError
     assert torch.equal(model.token_embedding, before)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from golf.training.group import Group
+from golf.distributed import Ranks
 from golf.training.reduce import GradientMean
 
 
@@ -54,7 +54,7 @@ def loss(matrices: list[nn.Parameter]) -> torch.Tensor:
 def test_buckets_leave_in_order_inside_backward_and_come_back_as_the_mean(wire: Wire) -> None:
     matrices = layers()
     want = [grad / 2 + 1.5 for grad in torch.autograd.grad(loss(matrices), matrices)]
-    mean = GradientMean(matrices, Group(0, 2), bucket_bytes=100)
+    mean = GradientMean(matrices, Ranks(0, 2), bucket_bytes=100)
     with mean.overlapped():
         value = loss(matrices)
         assert wire.events == []
@@ -68,7 +68,7 @@ def test_buckets_leave_in_order_inside_backward_and_come_back_as_the_mean(wire: 
 
 def test_a_gradient_that_backward_does_not_make_holds_back_its_bucket_and_those_behind(wire: Wire) -> None:
     matrices = [*layers(), nn.Parameter(torch.ones(7))]  # the last is unused, as depth tables are at a shallow depth
-    mean = GradientMean(matrices, Group(0, 2), bucket_bytes=100)
+    mean = GradientMean(matrices, Ranks(0, 2), bucket_bytes=100)
     with mean.overlapped():
         loss(matrices[:3]).backward()
     assert wire.events == []
@@ -80,7 +80,7 @@ def test_a_gradient_that_backward_does_not_make_holds_back_its_bucket_and_those_
 
 def test_small_tensors_share_a_bucket_and_accumulation_sends_once(wire: Wire) -> None:
     matrices = layers()
-    mean = GradientMean(matrices, Group(0, 2))
+    mean = GradientMean(matrices, Ranks(0, 2))
     loss(matrices).backward()
     assert wire.events == [], "only the pass that completes the gradients sends them"
     with mean.overlapped():
@@ -100,7 +100,7 @@ def test_hooks_change_no_graph_of_torch_compile(wire: Wire) -> None:
         graphs.append(1)
         return graph.forward
 
-    mean = GradientMean(matrices, Group(0, 2))
+    mean = GradientMean(matrices, Ranks(0, 2))
     compiled = torch.compile(lambda: loss(matrices), backend=counting, fullgraph=True, dynamic=False)
     for _ in range(3):
         with mean.overlapped():
@@ -112,7 +112,7 @@ def test_hooks_change_no_graph_of_torch_compile(wire: Wire) -> None:
 
 def test_one_process_sends_nothing(wire: Wire) -> None:
     matrices = layers()
-    mean = GradientMean(matrices, Group())
+    mean = GradientMean(matrices, Ranks())
     with mean.overlapped():
         loss(matrices).backward()
     before = [matrix.grad.clone() for matrix in matrices if matrix.grad is not None]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
-from golf.schedule.plan import Machine, PlanError, plan
-from golf.schedule.rules import Schedule
+from golf.cli.params import compose
+from golf.models.base import LanguageModel
+from golf.models.registry import build_model, config_from_dict
+from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
+from golf.training.schedule import Schedule
 
 GOOD = Schedule(
     iterations=600,
@@ -120,3 +125,51 @@ def test_late_qat_is_planned() -> None:
     few = plan(dataclasses.replace(GOOD, qat_below=0.1))
     assert "29 steps at quantized weights are few" in few.warnings[0]
     assert plan(GOOD).cases[0].qat_start is None
+
+
+@pytest.fixture
+def four_hours(root: Path) -> LanguageModel:
+    with torch.device("meta"):
+        return build_model(config_from_dict(compose(root / "conf", preset="h100x8_4h")["model"]), 1024)
+
+
+def test_the_published_step_times_lie_inside(four_hours: LanguageModel) -> None:
+    slow, fast = credible_machines(four_hours, (2, 3, 4, 5), tokens_per_step=524_288, sequence_length=1024, world=8)
+    for depth, published in {2: 0.0724, 3: 0.106, 4: 0.1398, 5: 0.1733}.items():  # PR #895, 8 x H100
+        assert fast.step_seconds[depth] < published < slow.step_seconds[depth]
+    (half, _) = credible_machines(four_hours, (2,), tokens_per_step=524_288, sequence_length=1024, world=4)
+    assert half.step_seconds[2] == pytest.approx(2 * slow.step_seconds[2])
+
+
+def test_operations_counted_by_hand(four_hours: LanguageModel) -> None:
+    width, key = 832, 416
+    block = 2 * width * width + 2 * width * key + 4 * width * width
+    wanted = 6 * (3 * 2 * block + 1024 * width + 6 * 1024 * width)
+    assert flops_per_token(four_hours, 2, 1024) == wanted
+    assert four_hours.depth == 5, "the depth in use is left alone"
+
+
+def test_the_repaired_schedule_in_steps_fires() -> None:
+    (case,) = plan_steps(2200, 400, 2200).cases
+    assert case.warmdown_start == 1802, "update 1801 is the last at the full rate"
+    assert case.snapshot_steps == (2100, 2150, 2200) and (case.qat_start, case.qat_steps) == (2100, 101)
+    assert case.final_multiplier < 1e-4
+
+
+@pytest.mark.parametrize("numbers", [(9999, 3000, 2119), (9999, 1000, 2227)])
+def test_the_ported_schedules_in_steps_never_fire_and_all_three_systems_are_named(
+    numbers: tuple[int, int, int],
+) -> None:
+    with pytest.raises(PlanError, match=r"(?s)warmdown: .* never acts.*0 snapshot.*qat.below: .* never acts") as caught:
+        plan_steps(*numbers)
+    assert f"set iterations to the {numbers[2]} steps that are reached" in str(caught.value)
+
+
+def test_the_repair_fails_on_the_slower_machine() -> None:
+    with pytest.raises(PlanError, match="its last step, of 1857 .* still has multiplier 0.952"):
+        plan_steps(2200, 400, 1857)
+
+
+def test_bad_counts_of_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="all must be at least 1 and warmdown at most iterations"):
+        plan_steps(100, 101, 50)

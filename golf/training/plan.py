@@ -1,7 +1,11 @@
 """What training will do, worked out before it starts, and refused when a configured system would never act.
 
-The plan replays the schedule (``golf.schedule.rules``) step by step: once when training runs by steps; once per
+The plan replays the schedule (``golf.training.schedule``) step by step: once when training runs by steps; once per
 credible machine when it runs by wall clock, with that machine's seconds per step at each depth.
+
+A training token costs 6 floating-point operations per weight it is multiplied with (forward 2, backward 4), and causal
+attention 6 T D per layer (scores and values, half of the T x T square; T tokens in a sequence, D width). Sources: arXiv
+2001.08361 (counting); parameter-golf PR #895, whose published step times on 8 H100 lie inside the range of machines.
 """
 
 from __future__ import annotations
@@ -9,11 +13,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from golf.schedule.rules import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
+from golf.training.schedule import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
-__all__ = ["Machine", "Plan", "PlanCase", "PlanError", "plan", "replay"]
+if TYPE_CHECKING:
+    from golf.models.base import LanguageModel
+
+__all__ = [
+    "Machine", "Plan", "PlanCase", "PlanError", "credible_machines", "flops_per_token", "plan", "plan_steps", "replay",
+]  # fmt: skip
+
+PEAK_FLOPS = 989e12  # dense bf16, one H100 or H200 SXM
+_SLOW_SHARE, _FAST_SHARE = 0.15, 0.6  # of the peak that training reaches: public runs 0.2 to 0.45
 
 MAX_WASTE = 0.05  # share of the wall-clock budget that the step cap may leave unused
 MAX_FINAL_MULTIPLIER = 0.05  # a warmdown that ends above this share of the learning rate has not finished
@@ -89,25 +101,28 @@ def plan(schedule: Schedule, machines: Sequence[Machine] = ()) -> Plan:
     """
     timed = schedule.budget_seconds > 0 and bool(machines)
     cases = tuple(replay(schedule, machine) for machine in machines) if timed else (replay(schedule),)
-    refusals: list[str] = []
-    warnings: list[str] = []
-    if timed:
-        refusals.extend(_waste_refusals(schedule, machines, cases))
+    refusals, warnings = _waste_refusals(schedule, machines, cases) if timed else [], list[str]()
     for case in cases:
         refusals.extend(text for text in _refusals(schedule, case) if text not in refusals)
         warnings.extend(text for text in _warnings(schedule, case) if text not in warnings)
+    return _accepted(cases, refusals, warnings)
+
+
+def _accepted(cases: tuple[PlanCase, ...], refusals: list[str], warnings: list[str]) -> Plan:
     if refusals:
         raise PlanError("the plan is refused:\n" + "\n".join(f"  - {text}" for text in refusals))
     return Plan(cases, tuple(warnings))
 
 
-def replay(schedule: Schedule, machine: Machine | None = None) -> PlanCase:
-    """What happens at which step, on ``machine``'s clock or, without one, by steps alone. Nothing is refused."""
-    phases: list[tuple[int, int]] = []
-    snapshots: list[int] = []
+def replay(schedule: Schedule, machine: Machine | None = None, *, reachable: int | None = None) -> PlanCase:
+    """What happens at which step, on ``machine``'s clock or, without one, by steps alone. Nothing is refused.
+
+    ``reachable``: the run is cut off after so many steps, wherever its schedule then is.
+    """
+    phases, snapshots = list[tuple[int, int]](), list[int]()
     warmdown_start, qat_start, qat_steps, multiplier = None, None, 0, 1.0
     step, elapsed, before = 0, 0.0, 0.0
-    while before < 1.0:
+    while before < 1.0 and step != reachable:
         step += 1
         depth = depth_at(before, schedule.depth_phases, schedule.full_depth)
         if not phases or phases[-1][1] != depth:
@@ -127,6 +142,28 @@ def replay(schedule: Schedule, machine: Machine | None = None) -> PlanCase:
         ema_horizon=1.0 / (1.0 - schedule.ema_decay) if schedule.ema_decay > 0 else None,
         qat_start=qat_start, qat_steps=qat_steps, machine=machine.name if machine else "", seconds=elapsed,
     )  # fmt: skip
+
+
+def plan_steps(iterations: int, warmdown: int, reachable: int) -> Plan:
+    """The plan of another script's schedule in steps, on a machine that stops it after ``reachable`` steps.
+
+    Cosine over the last ``warmdown`` of ``iterations``, snapshots every 50 steps below multiplier 0.2, QAT below 0.15.
+    Raises ``PlanError``: of parameter-golf PRs #1545 and #1681, (2200, 400, 2200) fires and (9999, 3000, 2119),
+    (9999, 1000, 2227) and (2200, 400, 1857) do not; ``ValueError`` for counts below 1 or a warmdown beyond the run.
+    """
+    if min(iterations, warmdown, reachable) < 1 or warmdown > iterations:
+        raise ValueError(
+            f"iterations {iterations}, warmdown {warmdown}, reachable {reachable}: all must be at least 1 and warmdown "
+            "at most iterations"
+        )
+    schedule = Schedule(
+        iterations, 0.0, 1, warmdown=warmdown / iterations, warmdown_shape="cosine", snapshot_every=50 / iterations,
+        snapshot_below=0.2, qat_below=0.15,
+    )  # fmt: skip
+    case = replay(schedule, Machine(f"{reachable} steps are reached", {1: 0.0}), reachable=reachable)
+    refusals = _refusals(schedule, case)
+    refusals += [f"set iterations to the {case.steps} steps that are reached"] if refusals else []
+    return _accepted((case,), refusals, _warnings(schedule, case))
 
 
 def _waste_refusals(schedule: Schedule, machines: Sequence[Machine], cases: tuple[PlanCase, ...]) -> list[str]:
@@ -224,14 +261,40 @@ def _snapshot_refusals(schedule: Schedule, case: PlanCase) -> list[str]:
 
 
 def _momentum_refusals(schedule: Schedule, case: PlanCase) -> list[str]:
-    out = []
-    if schedule.momentum_warmup_steps >= case.steps and schedule.momentum != schedule.momentum_start:
-        out.append(
-            f"momentum_warmup_steps: {schedule.momentum_warmup_steps} steps do not end within {case.steps}; set it to "
-            f"{case.steps // 4} or less"
-        )
-    return out
+    warmup = schedule.momentum_warmup_steps
+    if warmup < case.steps or schedule.momentum == schedule.momentum_start:
+        return []
+    return [
+        f"momentum_warmup_steps: {warmup} steps do not end within {case.steps}; set it to {case.steps // 4} or less"
+    ]
 
 
 def _merged(depths: list[int]) -> list[int]:
     return [depth for i, depth in enumerate(depths) if i == 0 or depths[i - 1] != depth]
+
+
+def flops_per_token(model: LanguageModel, depth: int, sequence_length: int) -> float:
+    """Operations of forward and backward per training token at ``depth`` repeats; lookups and optimizer not counted."""
+    shared = sum(
+        parameter.numel()
+        for name, parameter in model.unique_parameters().items()
+        if model.role(name) in ("attention", "mlp")
+    )
+    vocab, width = model.token_embedding.shape
+    before = model.depth
+    model.set_depth(depth)
+    layers = getattr(model, "attention_layers", 0)
+    model.set_depth(before)
+    return 6.0 * (shared * depth + vocab * width + layers * sequence_length * width)
+
+
+def credible_machines(
+    model: LanguageModel, depths: tuple[int, ...], *, tokens_per_step: int, sequence_length: int, world: int
+) -> tuple[Machine, ...]:
+    """The slowest and the fastest machine of ``world`` H100-class devices, by the share of their peak they reach."""
+    machines = []
+    for share in (_SLOW_SHARE, _FAST_SHARE):
+        rate = world * share * PEAK_FLOPS
+        seconds = {depth: tokens_per_step * flops_per_token(model, depth, sequence_length) / rate for depth in depths}
+        machines.append(Machine(f"{world} x H100 at {share:.0%} of peak", seconds))
+    return tuple(machines)

@@ -11,13 +11,12 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from golf.optim.muon import Muon, normalise_rows, shape_factor
-from golf.optim.newton_schulz import coefficient_schedule, orthogonalise
+from golf.training.muon import Muon, coefficient_schedule, normalize_rows, orthogonalize, shape_factor
 
 SHAPES = [(16, 16), (8, 16), (16, 16), (32, 16), (16, 32), (8, 16), (24, 16)]
 
 
-def _naive_orthogonalise(u: Tensor, kind: str, steps: int) -> Tensor:
+def _naive_orthogonalize(u: Tensor, kind: str, steps: int) -> Tensor:
     tall = u.size(0) > u.size(1)
     x = u.T if tall else u
     x = x / (x.norm() * (1.01 if kind == "polar_express" else 1.0) + 1e-7)
@@ -32,7 +31,7 @@ def _naive_step(p: Tensor, g: Tensor, m: Tensor, lr: float, mu: float, decay: fl
     u = g + mu * m
     if rows:
         u = torch.stack([row / max(float(row.norm()), 1e-7) for row in u])
-    u = _naive_orthogonalise(u, kind, 5) * max(1.0, p.size(0) / p.size(1)) ** 0.5
+    u = _naive_orthogonalize(u, kind, 5) * max(1.0, p.size(0) / p.size(1)) ** 0.5
     p.mul_(1 - lr * decay).sub_(lr * u)
 
 
@@ -72,7 +71,7 @@ def test_singular_values_end_in_the_band(kind: str, low: float, high: float, pre
     generator = torch.Generator().manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(5, 32, 48, generator=generator), full_matrices=False)
     matrices = (left * torch.logspace(0, -1.5, 32)) @ right
-    out = orthogonalise(matrices.to(precision), kind=kind)  # type: ignore[arg-type]
+    out = orthogonalize(matrices.to(precision), kind=kind)  # type: ignore[arg-type]
     assert out.dtype == precision
     values = torch.linalg.svdvals(out.float())
     assert low < float(values.min()) and float(values.max()) < high
@@ -82,7 +81,7 @@ def test_polar_express_is_closer_to_orthogonal_than_quintic() -> None:
     matrices = torch.randn(4, 24, 96, generator=torch.Generator().manual_seed(1))
     errors = {}
     for kind in ("quintic", "polar_express"):
-        values = torch.linalg.svdvals(orthogonalise(matrices, kind=kind))  # type: ignore[arg-type]
+        values = torch.linalg.svdvals(orthogonalize(matrices, kind=kind))  # type: ignore[arg-type]
         errors[kind] = float((values - 1).square().mean())
     assert errors["polar_express"] < errors["quintic"]
 
@@ -90,21 +89,21 @@ def test_polar_express_is_closer_to_orthogonal_than_quintic() -> None:
 def test_long_polar_express_schedules_converge_to_the_polar_factor() -> None:
     matrix = torch.randn(1, 12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     left, _, right = torch.linalg.svd(matrix[0], full_matrices=False)
-    torch.testing.assert_close(orthogonalise(matrix, kind="polar_express", steps=12)[0], left @ right)
+    torch.testing.assert_close(orthogonalize(matrix, kind="polar_express", steps=12)[0], left @ right)
 
 
-def test_orthogonalise_ignores_scale_and_commutes_with_transposition() -> None:
+def test_orthogonalize_ignores_scale_and_commutes_with_transposition() -> None:
     matrices = torch.randn(2, 10, 30, generator=torch.Generator().manual_seed(3))
-    out = orthogonalise(matrices)
-    torch.testing.assert_close(orthogonalise(matrices * 1000), out, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(orthogonalise(matrices.mT).mT, out)
-    assert torch.equal(orthogonalise(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
+    out = orthogonalize(matrices)
+    torch.testing.assert_close(orthogonalize(matrices * 1000), out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(orthogonalize(matrices.mT).mT, out)
+    assert torch.equal(orthogonalize(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
 
 
 def test_shape_factor_and_row_norms() -> None:
     assert shape_factor(1664, 832) == pytest.approx(2**0.5)
     assert shape_factor(416, 832) == shape_factor(832, 832) == 1.0
-    rows = normalise_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    rows = normalize_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     assert torch.equal(rows, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
@@ -158,7 +157,7 @@ def test_two_ranks_give_the_weights_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(flat, single, rtol=0, atol=tolerance)
 
 
-def test_one_shape_is_gathered_while_the_next_is_orthogonalised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_shape_is_gathered_while_the_next_is_orthogonalized(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
 
     class Handle:
@@ -170,18 +169,18 @@ def test_one_shape_is_gathered_while_the_next_is_orthogonalised(monkeypatch: pyt
         events.append("gather")
         return Handle()
 
-    def orthogonalised(matrices: Tensor, **options: object) -> Tensor:
-        events.append("orthogonalise")
+    def orthogonalized(matrices: Tensor, **options: object) -> Tensor:
+        events.append("orthogonalize")
         return matrices
 
     for name in ("all_gather_into_tensor", "all_gather_single"):
         monkeypatch.setattr(torch.distributed, name, gather, raising=False)
-    monkeypatch.setattr("golf.optim.muon.orthogonalise", orthogonalised)
+    monkeypatch.setattr("golf.training.muon.orthogonalize", orthogonalized)
     parameters = _parameters()
     _set_gradients(parameters, 0)
     Muon(parameters, lr=0.1, rank=0, world=2).step()
     shapes = len({tuple(sorted(shape)) for shape in SHAPES})
-    assert events == ["orthogonalise", "gather"] * shapes + ["wait"] * shapes
+    assert events == ["orthogonalize", "gather"] * shapes + ["wait"] * shapes
 
 
 def test_momentum_is_part_of_the_state() -> None:

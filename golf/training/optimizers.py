@@ -1,4 +1,4 @@
-"""Which optimiser trains which tensor, and one object that steps, scales, saves and restores them together.
+"""Which optimizer trains which tensor, and one object that steps, scales, saves and restores them together.
 
 Groups follow ``model.role``: matrices of role attention and mlp go to Muon, embedding tables and control tensors
 (vectors, scales, mixes, depth tables) to two AdamW groups with betas 0.9/0.95, eps 1e-8 and no weight decay.
@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from golf.models.base import LanguageModel
-from golf.optim.muon import Muon
-from golf.optim.newton_schulz import Coefficients
+from golf.training.muon import Coefficients, Muon
 
-__all__ = ["Group", "OptimiserConfig", "OptimiserSizes", "Optimisers", "group_ledger"]
+__all__ = ["Group", "OptimizerConfig", "OptimizerSizes", "Optimizers", "group_ledger"]
 
 Group = Literal["muon", "embedding", "control"]
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
-    """Settings of both optimisers; learning rates are those at multiplier 1.
+class OptimizerConfig:
+    """Settings of both optimizers; learning rates are those at multiplier 1.
 
     Raises ``ValueError`` naming the key for a negative rate or decay, or a momentum outside [0, 1).
     """
@@ -49,7 +48,7 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
-class OptimiserSizes:
+class OptimizerSizes:
     """Bytes on every rank, gradients in float32 included."""
 
     master_bytes: int
@@ -57,14 +56,17 @@ class OptimiserSizes:
     muon_bytes: int
     adamw_bytes: int
 
-    @property
-    def total_bytes(self) -> int:
-        """Masters, gradients and optimiser states together."""
-        return self.master_bytes + self.gradient_bytes + self.muon_bytes + self.adamw_bytes
+    def describe(self, ema: bool) -> str:
+        """The sizes in words, with those of a moving average."""
+        named = {
+            "masters": self.master_bytes, "gradients": self.gradient_bytes, "Muon": self.muon_bytes,
+            "AdamW": self.adamw_bytes, "moving average": self.master_bytes if ema else 0,
+        }  # fmt: skip
+        return f"memory: {', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in named.items())} (all float32)"
 
 
 def group_ledger(model: LanguageModel) -> dict[str, Group]:
-    """The optimiser group of every trainable tensor, by name; tied storage appears once."""
+    """The optimizer group of every trainable tensor, by name; tied storage appears once."""
     ledger: dict[str, Group] = {}
     for name in model.unique_parameters():
         role = model.role(name)
@@ -72,13 +74,13 @@ def group_ledger(model: LanguageModel) -> dict[str, Group]:
     return ledger
 
 
-class Optimisers:
+class Optimizers:
     """Muon and AdamW over one model.
 
-    ``rank`` and ``world`` spread Muon's Newton-Schulz over an initialised process group.
+    ``rank`` and ``world`` spread Muon's Newton-Schulz over an initialized process group.
     """
 
-    def __init__(self, model: LanguageModel, config: OptimiserConfig, *, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, model: LanguageModel, config: OptimizerConfig, *, rank: int = 0, world: int = 1) -> None:
         self.config, self.ledger = config, group_ledger(model)
         self._parameters = model.unique_parameters()
         members: dict[Group, list[Tensor]] = {"muon": [], "embedding": [], "control": []}
@@ -151,13 +153,13 @@ class Optimisers:
         """Take over what ``state_tensors`` gave, bit for bit. Raises ``ValueError`` for a missing or foreign tensor."""
         expected: dict[str, tuple[torch.optim.Optimizer, str, str]] = {}
         for name, group in self.ledger.items():
-            keys, optimiser = (_MUON_KEYS, self.muon) if group == "muon" else (_ADAMW_KEYS, self.adamw)
+            keys, optimizer = (_MUON_KEYS, self.muon) if group == "muon" else (_ADAMW_KEYS, self.adamw)
             prefix = "muon" if group == "muon" else "adamw"
             for key, short in keys.items():
-                expected[f"{prefix}.{short}.{name}"] = (optimiser, name, key)
+                expected[f"{prefix}.{short}.{name}"] = (optimizer, name, key)
         for problem, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected)):
             if names and tensors:
-                raise ValueError(f"optimiser state: {problem} tensor `{min(names)}`, wanted one state per parameter")
+                raise ValueError(f"optimizer state: {problem} tensor `{min(names)}`, wanted one state per parameter")
         self.muon.state.clear()
         self.adamw.state.clear()
         for full_name, tensor in tensors.items():
@@ -165,15 +167,15 @@ class Optimisers:
             parameter = self._parameters[name]
             wanted = () if key == "step" else tuple(parameter.shape)
             if tuple(tensor.shape) != wanted:
-                raise ValueError(f"optimiser state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
+                raise ValueError(f"optimizer state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
             owner.state[parameter][key] = tensor.detach().to(parameter.device, torch.float32, copy=True)
 
-    def sizes(self) -> OptimiserSizes:
+    def sizes(self) -> OptimizerSizes:
         """Bytes of masters, gradients and states on this rank, before or after the first step."""
         muon = sum(p.numel() for name, p in self._parameters.items() if self.ledger[name] == "muon")
         adam = [p.numel() for name, p in self._parameters.items() if self.ledger[name] != "muon"]
         total = muon + sum(adam)
-        return OptimiserSizes(
+        return OptimizerSizes(
             master_bytes=4 * total,
             gradient_bytes=4 * total,
             muon_bytes=4 * muon,

@@ -23,6 +23,7 @@ __all__ = [
     "momentum_at",
     "progress_at",
     "qat_acts",
+    "seconds_left",
     "snapshot_due",
 ]
 
@@ -35,7 +36,7 @@ _EDGE = 1e-9  # forgives float rounding where progress is an exact multiple of a
 class Schedule:
     """What acts when. Fractions are of progress; ``full_depth`` is the deepest setting of the model (repeats)."""
 
-    iterations: int  # optimiser steps at most
+    iterations: int  # optimizer steps at most
     budget_seconds: float  # wall-clock budget, seconds; 0: steps alone
     full_depth: int  # repeats of the model at full depth
     depth_phases: tuple[tuple[float, int], ...] = ()  # (until this fraction of progress, repeats); empty: full depth
@@ -104,3 +105,15 @@ def snapshot_due(before: float, after: float, schedule: Schedule) -> bool:
         return False
     crossed = math.floor(after / schedule.snapshot_every + _EDGE)
     return crossed > math.floor(before / schedule.snapshot_every + _EDGE)
+
+
+def seconds_left(progress: float, elapsed: float, schedule: Schedule) -> float:
+    """Seconds to the end, from those ``elapsed`` at ``progress``; a step costs as much as its phase has repeats."""
+    if schedule.budget_seconds > 0:
+        return max(0.0, schedule.budget_seconds - elapsed)
+    done = ahead = start = 0.0
+    for until, repeats in schedule.depth_phases or ((1.0, schedule.full_depth),):
+        done += repeats * max(0.0, min(until, progress) - start)
+        ahead += repeats * max(0.0, until - max(start, progress))
+        start = until
+    return elapsed * ahead / done if done > 0 else 0.0

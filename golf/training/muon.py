@@ -1,23 +1,67 @@
-"""Muon: momentum, orthogonalised per matrix, with decoupled weight decay; batched over matrices and spread over ranks.
+"""Muon: momentum, orthogonalized per matrix, with decoupled weight decay; batched over matrices and spread over ranks.
 
-For each matrix: ``m <- mu m + g``; ``u = g + mu m`` (Nesterov); ``u`` orthogonalised by Newton-Schulz; then
+For each matrix: ``m <- mu m + g``; ``u = g + mu m`` (Nesterov); ``u`` orthogonalized by Newton-Schulz; then
 ``p <- (1 - lr * decay) p - lr * sqrt(max(1, rows / cols)) * u``. Matrices of the same shape, or of transposed shapes,
-share one batched iteration. Sources: openai/parameter-golf PR #895 (rule and factor), PR #1553 (row normalisation,
-"MuonEq-R"). Shapes: ``n`` matrices of ``r`` rows and ``c`` columns.
+share one batched iteration, each step of which maps a singular value s to a s + b s^3 + c s^5. Sources:
+openai/parameter-golf PR #895 (rule and factor), PR #1553 (row normalization, "MuonEq-R"); quintic coefficients Jordan
+2024; Polar Express arXiv 2505.16932 (degree 5, lower bound 1e-3, cushion 0.024, safety factor 1.01 on all polynomials
+but the last). Shapes: ``n`` matrices of ``r`` rows and ``c`` columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from golf.optim.newton_schulz import Coefficients, coefficient_schedule, orthogonalise
+__all__ = ["Coefficients", "Muon", "coefficient_schedule", "normalize_rows", "orthogonalize", "shape_factor"]
 
-__all__ = ["Muon", "normalise_rows", "shape_factor"]
+Coefficients = Literal["quintic", "polar_express"]
+
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+_SAFETY = 1.01
+
+
+def coefficient_schedule(kind: Coefficients, steps: int) -> list[tuple[float, float, float]]:
+    """The (a, b, c) of each of ``steps`` iterations. Raises ``ValueError`` for an unknown kind or no steps."""
+    if steps < 1:
+        raise ValueError(f"Newton-Schulz steps: found {steps}, wanted 1 or more")
+    if kind == "quintic":
+        return [_QUINTIC] * steps
+    if kind == "polar_express":
+        safe = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]]
+        return (safe + [_POLAR_EXPRESS[-1]] * steps)[:steps]
+    raise ValueError(f"Muon coefficients: found {kind!r}, wanted one of quintic, polar_express")
+
+
+def orthogonalize(matrices: Tensor, *, kind: Coefficients = "quintic", steps: int = 5) -> Tensor:
+    """Semi-orthogonal approximations of ``matrices`` (n, r, c), in their dtype; a zero matrix stays zero.
+
+    Each matrix is divided by its Frobenius norm first, so its scale does not matter. Tall matrices are iterated
+    transposed, which makes the Gram matrix the smaller one. All steps are batched matrix products.
+    """
+    if matrices.size(-2) > matrices.size(-1):
+        return orthogonalize(matrices.mT, kind=kind, steps=steps).mT
+    wide = torch.promote_types(matrices.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True, dtype=wide)
+    x = (matrices / ((_SAFETY if kind == "polar_express" else 1.0) * norm + 1e-7)).to(matrices.dtype)
+    for a, b, c in coefficient_schedule(kind, steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 def shape_factor(rows: int, cols: int) -> float:
@@ -25,7 +69,7 @@ def shape_factor(rows: int, cols: int) -> float:
     return float(max(1.0, rows / cols) ** 0.5)
 
 
-def normalise_rows(matrix: Tensor) -> Tensor:
+def normalize_rows(matrix: Tensor) -> Tensor:
     """Each row of ``matrix`` (r, c) divided by its own L2 norm, which is taken as 1e-7 at least."""
     return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True).clamp_min(1e-7)
 
@@ -35,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
     ``lr`` and ``momentum`` may be changed between steps through ``param_groups``. ``precision`` is the dtype of the
     Newton-Schulz products; by default bfloat16 on CUDA and float32 elsewhere. With ``world`` > 1 every rank must hold
-    the same averaged gradients; rank ``rank`` orthogonalises its share of each batch and the results are gathered
+    the same averaged gradients; rank ``rank`` orthogonalizes its share of each batch and the results are gathered
     while the next batch is computed. Momentum is kept whole on every rank, so a state loads at any world size.
     Raises ``ValueError`` for parameters that are no matrices and for an unknown ``coefficients``.
     """
@@ -104,16 +148,16 @@ class Muon(torch.optim.Optimizer):
         directions = list(torch._foreach_mul(buffers, momentum))
         torch._foreach_add_(directions, gradients)
         if self.row_norm:
-            directions = [normalise_rows(direction) for direction in directions]
+            directions = [normalize_rows(direction) for direction in directions]
         return [d.mT if d.size(0) > d.size(1) else d for d in directions]
 
     def _share(self, directions: list[Tensor], like: Tensor) -> tuple[Tensor, Any]:
-        """Orthogonalise this rank's part of ``directions`` and start gathering all parts; (stack, handle or None)."""
+        """Orthogonalize this rank's part of ``directions`` and start gathering all parts; (stack, handle or None)."""
         precision = self.precision or (torch.bfloat16 if like.is_cuda else torch.float32)
         part = -(-len(directions) // self.world)
         own = [direction.to(precision) for direction in directions[self.rank * part : (self.rank + 1) * part]]
         own += [torch.zeros_like(directions[0], dtype=precision)] * (part - len(own))
-        result = orthogonalise(torch.stack(own), kind=self.coefficients, steps=self.steps)
+        result = orthogonalize(torch.stack(own), kind=self.coefficients, steps=self.steps)
         if self.world == 1:
             return result, None
         gathered = torch.empty((part * self.world, *result.shape[1:]), dtype=precision, device=result.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from golf.processes import Place, place
+from golf.distributed import Place, place
 
 
 @pytest.mark.parametrize(

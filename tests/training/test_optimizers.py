@@ -1,4 +1,4 @@
-"""The optimiser group of every tensor, resume bit for bit, and the sizes report."""
+"""The optimizer group of every tensor, resume bit for bit, and the sizes report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.optim.groups import OptimiserConfig, Optimisers, group_ledger
 from golf.params import read_params
+from golf.training.optimizers import OptimizerConfig, Optimizers, group_ledger
 
 
 def _model(root: Path, name: str = "depth_recurrent_small", seed: int = 0, **changes: object) -> LanguageModel:
@@ -19,16 +19,16 @@ def _model(root: Path, name: str = "depth_recurrent_small", seed: int = 0, **cha
     return build_model(config_from_dict(read_params(root / f"conf/model/{name}.yaml") | small), 64)
 
 
-def _train(model: LanguageModel, optimisers: Optimisers, steps: range) -> list[float]:
+def _train(model: LanguageModel, optimizers: Optimizers, steps: range) -> list[float]:
     losses = []
     for step in steps:
         ids = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(step))
-        optimisers.set_lr_multiplier(1.0 - 0.1 * step)
-        optimisers.set_momentum(0.85 + 0.01 * step)
+        optimizers.set_lr_multiplier(1.0 - 0.1 * step)
+        optimizers.set_momentum(0.85 + 0.01 * step)
         loss = model.loss(ids[:, :-1], ids[:, 1:])
         loss.backward()
-        optimisers.step()
-        optimisers.zero_grad()
+        optimizers.step()
+        optimizers.zero_grad()
         losses.append(float(loss.detach()))
     return losses
 
@@ -45,10 +45,10 @@ def test_ledger_names_each_tensor_once_and_by_role(root: Path) -> None:
         assert ledger[name] == "control"
 
 
-def test_every_tensor_is_trained_by_exactly_one_optimiser(root: Path) -> None:
+def test_every_tensor_is_trained_by_exactly_one_optimizer(root: Path) -> None:
     model = _model(root)
-    optimisers = Optimisers(model, OptimiserConfig())
-    groups = [*optimisers.muon.param_groups, *optimisers.adamw.param_groups]
+    optimizers = Optimizers(model, OptimizerConfig())
+    groups = [*optimizers.muon.param_groups, *optimizers.adamw.param_groups]
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
 
@@ -57,7 +57,7 @@ def test_every_tensor_is_trained_by_exactly_one_optimiser(root: Path) -> None:
 def test_every_tensor_moves_within_three_steps(root: Path, name: str) -> None:
     model = _model(root, name)
     start = {key: value.clone() for key, value in model.state_dict().items()}
-    _train(model, Optimisers(model, OptimiserConfig()), range(3))
+    _train(model, Optimizers(model, OptimizerConfig()), range(3))
     still = [key for key, value in model.state_dict().items() if torch.equal(value, start[key])]
     assert still == []
 
@@ -66,14 +66,14 @@ def test_training_lowers_the_loss_and_is_the_same_twice(root: Path) -> None:
     runs = []
     for _ in range(2):
         model = _model(root)
-        optimisers = Optimisers(model, OptimiserConfig())
+        optimizers = Optimizers(model, OptimizerConfig())
         ids = torch.randint(0, 64, (4, 33), generator=torch.Generator().manual_seed(0))
         losses = []
         for _ in range(8):
             loss = model.loss(ids[:, :-1], ids[:, 1:])
             loss.backward()
-            optimisers.step()
-            optimisers.zero_grad()
+            optimizers.step()
+            optimizers.zero_grad()
             losses.append(float(loss.detach()))
         runs.append(losses)
     assert runs[0] == runs[1]
@@ -82,17 +82,17 @@ def test_training_lowers_the_loss_and_is_the_same_twice(root: Path) -> None:
 
 def test_resume_from_state_tensors_is_bit_exact(root: Path) -> None:
     straight = _model(root)
-    straight_losses = _train(straight, Optimisers(straight, OptimiserConfig()), range(6))
+    straight_losses = _train(straight, Optimizers(straight, OptimizerConfig()), range(6))
 
     first = _model(root)
-    optimisers = Optimisers(first, OptimiserConfig())
-    losses = _train(first, optimisers, range(3))
-    saved = {name: tensor.clone() for name, tensor in optimisers.state_tensors().items()}
+    optimizers = Optimizers(first, OptimizerConfig())
+    losses = _train(first, optimizers, range(3))
+    saved = {name: tensor.clone() for name, tensor in optimizers.state_tensors().items()}
     weights = {name: tensor.clone() for name, tensor in first.state_dict().items()}
 
     second = _model(root, seed=9)
     second.load_state_dict(weights)
-    resumed = Optimisers(second, OptimiserConfig())
+    resumed = Optimizers(second, OptimizerConfig())
     resumed.load_state_tensors(saved)
     losses += _train(second, resumed, range(3, 6))
     assert losses == straight_losses
@@ -101,30 +101,30 @@ def test_resume_from_state_tensors_is_bit_exact(root: Path) -> None:
 
 def test_loading_copies_and_empty_state_resets(root: Path) -> None:
     model = _model(root)
-    optimisers = Optimisers(model, OptimiserConfig())
-    assert optimisers.state_tensors() == {}
-    _train(model, optimisers, range(1))
-    saved = {name: tensor.clone() for name, tensor in optimisers.state_tensors().items()}
-    optimisers.load_state_tensors(saved)
-    _train(model, optimisers, range(1, 2))
+    optimizers = Optimizers(model, OptimizerConfig())
+    assert optimizers.state_tensors() == {}
+    _train(model, optimizers, range(1))
+    saved = {name: tensor.clone() for name, tensor in optimizers.state_tensors().items()}
+    optimizers.load_state_tensors(saved)
+    _train(model, optimizers, range(1, 2))
     assert not torch.equal(saved["muon.momentum.blocks.0.mlp.output.weight"], torch.zeros(32, 96))
     name = "muon.momentum.blocks.0.mlp.output.weight"
-    assert not torch.equal(saved[name], optimisers.state_tensors()[name])
-    optimisers.load_state_tensors({})
-    assert optimisers.state_tensors() == {}
+    assert not torch.equal(saved[name], optimizers.state_tensors()[name])
+    optimizers.load_state_tensors({})
+    assert optimizers.state_tensors() == {}
 
 
 def test_wrong_states_are_named(root: Path) -> None:
     model = _model(root)
-    optimisers = Optimisers(model, OptimiserConfig())
-    _train(model, optimisers, range(1))
-    saved = dict(optimisers.state_tensors())
+    optimizers = Optimizers(model, OptimizerConfig())
+    _train(model, optimizers, range(1))
+    saved = dict(optimizers.state_tensors())
     with pytest.raises(ValueError, match="missing tensor `adamw.first.token_embedding`"):
-        optimisers.load_state_tensors({k: v for k, v in saved.items() if k != "adamw.first.token_embedding"})
+        optimizers.load_state_tensors({k: v for k, v in saved.items() if k != "adamw.first.token_embedding"})
     with pytest.raises(ValueError, match="unknown tensor `extra`"):
-        optimisers.load_state_tensors(saved | {"extra": torch.zeros(1)})
+        optimizers.load_state_tensors(saved | {"extra": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"`adamw.first.token_embedding` has shape \(1,\)"):
-        optimisers.load_state_tensors(saved | {"adamw.first.token_embedding": torch.zeros(1)})
+        optimizers.load_state_tensors(saved | {"adamw.first.token_embedding": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("knob", ["matrix_lr", "embedding_lr", "control_lr", "weight_decay"])
@@ -132,7 +132,7 @@ def test_each_rate_moves_only_its_own_group(root: Path, knob: str) -> None:
     states = []
     for value in (0.01, 0.03):
         model = _model(root)
-        _train(model, Optimisers(model, OptimiserConfig(**{knob: value})), range(1))
+        _train(model, Optimizers(model, OptimizerConfig(**{knob: value})), range(1))
         states.append(model.state_dict())
     changed = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
     group = {"matrix_lr": "muon", "weight_decay": "muon", "embedding_lr": "embedding", "control_lr": "control"}[knob]
@@ -142,19 +142,18 @@ def test_each_rate_moves_only_its_own_group(root: Path, knob: str) -> None:
 
 def test_negative_rates_and_wild_momentum_are_refused() -> None:
     with pytest.raises(ValueError, match="matrix_lr: found -1"):
-        OptimiserConfig(matrix_lr=-1)
+        OptimizerConfig(matrix_lr=-1)
     with pytest.raises(ValueError, match="momentum: found 1.0"):
-        OptimiserConfig(momentum=1.0)
+        OptimizerConfig(momentum=1.0)
 
 
 def test_sizes_are_those_of_the_real_states(root: Path) -> None:
     model = _model(root)
-    optimisers = Optimisers(model, OptimiserConfig())
-    sizes = optimisers.sizes()
-    _train(model, optimisers, range(1))
+    optimizers = Optimizers(model, OptimizerConfig())
+    sizes = optimizers.sizes()
+    _train(model, optimizers, range(1))
     real = {"muon": 0, "adamw": 0}
-    for name, tensor in optimisers.state_tensors().items():
+    for name, tensor in optimizers.state_tensors().items():
         real[name.split(".")[0]] += tensor.numel() * tensor.element_size()
     assert (sizes.muon_bytes, sizes.adamw_bytes) == (real["muon"], real["adamw"])
     assert sizes.master_bytes == 4 * model.num_parameters()
-    assert sizes.total_bytes == 2 * sizes.master_bytes + sizes.muon_bytes + sizes.adamw_bytes

@@ -1,1 +1,0 @@
-"""Muon and the parameter groups."""

@@ -1,1 +1,0 @@
-"""Schedules as pure functions of progress, and the plan made of them."""
