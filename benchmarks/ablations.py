@@ -32,8 +32,9 @@ from golf.files import write_text
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.scoring.modes import run_mode
+from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
-from golf.scoring.windowed import SlidingConfig, score_windows
 from golf.training.average import heldout_loss, mean_of
 from golf.training.checkpoint import open_checkpoints
 from golf.training.config import TrainConfig
@@ -143,7 +144,8 @@ def scored(
     arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
     quantized = quantize_model(arrays, model, QUANTIZE, meta={"model": described, "vocab_size": vocab}).model
     data = pack(quantized, tokenizer)
-    score = score_windows(decode_artifact(data).model, text, SlidingConfig(length, length // 2, 8, "fp32"))
+    config = SlidingConfig(length, length // 2, 8, "fp32")
+    score = run_mode("sliding", decode_artifact(data).model, text, config).score
     return {"float_nats_per_token": loss, "artifact_bytes": len(data), "sliding_bpb": score.bits_per_byte}
 
 

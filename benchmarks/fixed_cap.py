@@ -37,8 +37,9 @@ from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig
 from golf.quantize.full_gptq import GptqConfig
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.tensors import QuantizedModel
+from golf.scoring.modes import run_mode
+from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
-from golf.scoring.windowed import SlidingConfig, score_windows
 from golf.shipping import CompressConfig
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
@@ -166,8 +167,8 @@ def row_of(bench: Bench, run: str, seed: int, coding: str) -> dict[str, Any]:
         "parameters": meta["parameters"], "steps": meta["steps"], "train_cpu_seconds": meta["train_cpu_seconds"],
         "coding_cpu_seconds": round(seconds, 1), "artifact_bytes": len(data),
         "bits_per_weight": metrics["quantized_bits_per_weight"], "kl": divergence,
-        "float_bpb": score_windows(exact, bench.text, SLIDING).bits_per_byte,
-        "sliding_bpb": score_windows(model, bench.text, SLIDING).bits_per_byte,
+        "float_bpb": run_mode("sliding", exact, bench.text, SLIDING).score.bits_per_byte,
+        "sliding_bpb": run_mode("sliding", model, bench.text, SLIDING).score.bits_per_byte,
         "text_bytes": bench.text.num_bytes,
     }  # fmt: skip
 

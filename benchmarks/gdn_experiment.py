@@ -37,7 +37,7 @@ from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
-from golf.scoring.neural import iterate_rows, score_rows
+from golf.scoring.network import iterate_rows, score_rows
 from golf.scoring.results import make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_roundtrip

@@ -20,9 +20,9 @@ import numpy as np
 
 from golf.jit import kernel
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.extra_counts import count_extras
+from golf.mixing.document import count_documents
 from golf.mixing.mixture import MixResult, mix
 from golf.mixing.record import NeuralRecord, summarise_row
 from golf.score import bits_per_byte
@@ -78,10 +78,11 @@ class Base:
         self.grams = tuple(keys for keys, _ in tables[1:])
         self.counts = tuple(times.astype(np.int64) for _, times in tables[1:])
 
-    def record(self, tokens: np.ndarray, starts: np.ndarray, ids: np.ndarray, config: MixtureConfig) -> NeuralRecord:
-        """One pass over the text, with part A inside when the configuration has it."""
-        num, check = len(tokens), np.linspace(1, len(tokens) - 1, config.check_positions).astype(np.int64)
-        check = np.unique(check)
+    def record(self, tokens: np.ndarray, starts: np.ndarray, ids: np.ndarray, config: RecordConfig,
+               samples: int) -> NeuralRecord:  # fmt: skip
+        """One pass over the text, with the document bias inside when the configuration has it."""
+        num = len(tokens)
+        check = np.unique(np.linspace(1, num - 1, samples).astype(np.int64))
         nll, entropy, top, scored = np.zeros(num), np.zeros(num), np.zeros(num), np.arange(num) > 0
         argmax, chosen, sampled = np.zeros(num, np.int32), np.zeros(ids.shape), np.zeros((len(check), self.vocab_size))
         bias = DocumentBias(np.zeros(self.vocab_size), numpy_ops(self.vocab_size), config)
@@ -113,17 +114,17 @@ def gather(rows, tokens, ids, begin, nll, entropy, argmax, top, chosen):  # type
 def timed_mix(tokens: np.ndarray, starts: np.ndarray, record: NeuralRecord, config: MixtureConfig,
               vocab_size: int) -> tuple[MixResult, float, float]:  # fmt: skip
     """Result, CPU seconds of counting and of mixing (without the checks), both after compilation."""
-    counted = {"orders": config.orders, "vocab_size": vocab_size, "near_tokens": config.near_tokens}
+    counted = {"orders": config.orders, "vocab_size": vocab_size, "near_tokens": config.layers.near_tokens}
     begin = time.process_time()
     table = count_contexts(tokens, starts, **counted)  # type: ignore[arg-type]
-    extras = count_extras(tokens, starts, config.extras, near_tokens=config.near_tokens)
+    documents = count_documents(tokens, starts, config.layers.document_orders, near_tokens=config.layers.near_tokens)
     counting = time.process_time() - begin
-    result = mix(tokens, table, record, config, extras)
+    result = mix(tokens, table, record, config, documents)
     bare = replace(record, sample_positions=record.sample_positions[:0], sample_log_probs=record.sample_log_probs[:0])
     times = []
     for _ in range(3):  # the best of three: a virtual machine's clock varies by a third
         begin = time.process_time()
-        mix(tokens, table, bare, config, extras)
+        mix(tokens, table, bare, config, documents)
         times.append(time.process_time() - begin)
     return result, counting, min(times)
 
@@ -143,29 +144,29 @@ def main() -> None:
     tokens = tokens[: args.limit or None]
     starts = np.flatnonzero(tokens == BOS)
     base = Base(read_tokens(args.train), args.vocab_size)
-    lines = ["| part A | scorer | bpb | gain over base | M tokens/s on one core |", "|---|---|---|---|---|"]
+    lines = ["| document bias | scorer | bpb | gain over base | M tokens/s on one core |", "|---|---|---|---|---|"]
     plain, notes = 0.0, []
     for bias in (False, True):
-        config = MixtureConfig(bias=bias, check_positions=args.check)
+        config = MixtureConfig(RecordConfig(bias=bias))
         table = count_contexts(tokens, starts, orders=config.orders, vocab_size=args.vocab_size,
-                               near_tokens=config.near_tokens)  # fmt: skip
-        ids = candidates(table, count=config.cascade_candidates, orders=config.cascade_orders)
-        record = base.record(tokens, starts, ids, config)
+                               near_tokens=config.layers.near_tokens)  # fmt: skip
+        ids = candidates(table, count=config.record.candidates, orders=config.record.candidate_orders)
+        record = base.record(tokens, starts, ids, config.record, args.check)
         result, counting, mixing = timed_mix(tokens, starts, record, config, args.vocab_size)
-        off = replace(config, cascade=False, final=False), replace(config, chain=False, final=False)
+        off = LayerConfig(cascade=False, final=False), LayerConfig(chain=False, final=False)
         seconds = {"neural": 0.0, "mixture": mixing}
         for name, part in zip(("chain", "cascade"), off, strict=True):
-            seconds[name] = timed_mix(tokens, starts, record, part, args.vocab_size)[2]
-        bare = replace(config, document_orders=())
-        without, _, seconds["B + C + D"] = timed_mix(tokens, starts, record, bare, args.vocab_size)
+            seconds[name] = timed_mix(tokens, starts, record, replace(config, layers=part), args.vocab_size)[2]
+        bare = replace(config, layers=LayerConfig(document_orders=()))
+        without, _, seconds["without document"] = timed_mix(tokens, starts, record, bare, args.vocab_size)
         plain = plain or bits_per_byte(float(result.nats["neural"].sum()), num_bytes)
-        for name, nats in [*result.nats.items(), ("B + C + D", without.nats["mixture"])]:
+        for name, nats in [*result.nats.items(), ("without document", without.nats["mixture"])]:
             score = bits_per_byte(float(nats.sum()), num_bytes)
             speed = f"{len(tokens) / seconds[name] / 1e6:.2f}" if seconds[name] else "-"
             lines.append(f"| {'on' if bias else 'off'} | {name} | {score:.4f} | {plain - score:+.4f} | {speed} |")
         proof = result.report
         notes.append(
-            f"Part A {'on' if bias else 'off'}: counting {len(tokens) / counting / 1e6:.2f} M tokens/s; at "
+            f"Document bias {'on' if bias else 'off'}: counting {len(tokens) / counting / 1e6:.2f} M tokens/s; at "
             f"{len(proof.positions)} positions max abs(sum - 1) {proof.max_sum_error:.1e}, target error "
             f"{proof.target_errors.max(initial=0.0):.1e}, count mismatches {proof.count_mismatches}; "
             f"memory {result.num_bytes / 1e6:.0f} MB\n"

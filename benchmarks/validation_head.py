@@ -26,31 +26,26 @@ from golf.data.shards import open_split
 from golf.files import load_numpy, load_torch, save_numpy
 from golf.mixing.config import MixtureConfig
 from golf.mixing.counts import count_contexts
-from golf.mixing.extra_counts import count_extras
+from golf.mixing.document import count_documents
 from golf.mixing.mixture import MixResult, mix
-from golf.mixing.record import NeuralRecord
+from golf.mixing.record import NeuralRecord, StreamRecord
 from golf.models.registry import build_model, config_from_dict
 from golf.params import load_section
 from golf.score import bits_per_byte
 from golf.scoring.hedge import NeuralScores, mix_hedge
-from golf.scoring.mixture import HedgeConfig
-from golf.scoring.record import StreamingConfig, StreamRecord, record_stream
+from golf.scoring.mixture_score import HedgeConfig
+from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats
+from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ValidationText, load_text
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "no document_orders": {"document_orders": ()},
-    "cascade_sse": {"cascade_sse": True},
-    "skip_orders [1, 2]": {"skip_orders": (1, 2)},
     "document_orders [0]": {"document_orders": (0,)},
     "document_orders [1]": {"document_orders": (1,)},
     "document_orders [0, 1]": {"document_orders": (0, 1)},
     "document_orders [1, 2, 3]": {"document_orders": (1, 2, 3)},
-    "document_orders [1, 2, 3], sse": {"document_orders": (1, 2, 3), "cascade_sse": True},
-    "match_tokens 16": {"match_tokens": 16},
-    "match_tokens 32": {"match_tokens": 32},
 }
 T = TypeVar("T")
 
@@ -85,17 +80,18 @@ def load_model(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def mixed(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> tuple[MixResult, dict[str, float]]:
-    """The mixture without its own checks, and CPU seconds of counting, of the options' counts and of mixing."""
+    """The mixture without its own checks, and CPU seconds of counting, of the document's counts and of mixing."""
     bare = replace(record, sample_positions=record.sample_positions[:0], sample_log_probs=record.sample_log_probs[:0])
-    tokens, near = text.tokens.astype(np.int32), config.near_tokens
+    tokens, near = text.tokens.astype(np.int32), config.layers.near_tokens
     table, counting = timed(
         lambda: count_contexts(
             tokens, text.doc_starts, orders=config.orders, vocab_size=text.vocab_size, near_tokens=near
         )
     )
-    extras, extra = timed(lambda: count_extras(tokens, text.doc_starts, config.extras, near_tokens=near))
-    result, mixing = timed(lambda: mix(tokens, table, bare, config, extras))
-    return result, {"counting": counting, "extra": extra, "mixing": mixing}
+    orders = config.layers.document_orders
+    documents, document = timed(lambda: count_documents(tokens, text.doc_starts, orders, near_tokens=near))
+    result, mixing = timed(lambda: mix(tokens, table, bare, config, documents))
+    return result, {"counting": counting, "document": document, "mixing": mixing}
 
 
 def warm(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> None:
@@ -104,9 +100,12 @@ def warm(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> N
     num = len(small.tokens)
     arrays = {name: value[:num] for name, value in vars(record).items() if not name.startswith("sample")}
     none = {"sample_positions": record.sample_positions[:0], "sample_log_probs": record.sample_log_probs[:0]}
-    extras = count_extras(small.tokens, small.doc_starts, config.extras, near_tokens=config.near_tokens)
+    layers = config.layers
+    documents = count_documents(
+        small.tokens, small.doc_starts, layers.document_orders, near_tokens=layers.near_tokens
+    )
     table = count_contexts(small.tokens, small.doc_starts, orders=config.orders, vocab_size=text.vocab_size)
-    mix(small.tokens, table, NeuralRecord(**arrays, **none), config, extras)
+    mix(small.tokens, table, NeuralRecord(**arrays, **none), config, documents)
 
 
 class Bench:
@@ -124,7 +123,7 @@ class Bench:
             load_section(params, "evaluate.streaming", StreamingConfig), **window, chunk=args.chunk, warmup=args.warmup
         )
         self.hedge = load_section(params, "evaluate.hedge", HedgeConfig)
-        self.config = self.hedge.mixture(self.streaming.mixture())
+        self.config = MixtureConfig(self.streaming, self.hedge)
 
     def bits(self, nats: np.ndarray) -> float:
         """Bits per byte of a score of the text, of its prefix or of its first targets."""
@@ -178,17 +177,17 @@ class Bench:
         neural = NeuralScores(record.nats, record.tempered, none, record.plain.sample_log_probs[:0])
         simple, seconds = timed(lambda: mix_hedge(self.text, neural, self.hedge.simple(self.streaming.temperatures)))
         self.row("plain Hedge, fixed share", simple.nats, seconds, base)
-        self.row("A alone (document bias)", biased.nll[1:], None, base)
+        self.row("document bias alone", biased.nll[1:], None, base)
         warm(self.text, biased, self.config)
         mixed(self.text, biased, self.config)
         result, _ = mixed(self.text, record.plain, self.config)
         for name in ("chain", "cascade", "mixture"):
-            self.row(f"without A: {name}", result.nats[name][1:], None, base)
+            self.row(f"without bias: {name}", result.nats[name][1:], None, base)
         for name, changes in OPTIONS.items() if self.args.options else (("default", {}),):
-            config = replace(self.config, **changes)
+            config = replace(self.config, layers=replace(self.hedge, **changes))
             result, seconds_of = mixed(self.text, biased, config)
             shown = ", ".join(f"{part} {value:.2f}" for part, value in seconds_of.items())
-            self.row(f"A to D, {name} ({shown})", result.nats["mixture"][1:], sum(seconds_of.values()), base)
+            self.row(f"whole mixture, {name} ({shown})", result.nats["mixture"][1:], sum(seconds_of.values()), base)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""Stage 6: the artifact alone scores the validation tokens; one mode a run: roundtrip, sliding or streaming.
+"""The artifact alone scores the validation tokens; one mode a run: roundtrip, sliding, streaming or ttt.
 
 In: artifacts/compress/model.golf and artifacts/tokens/val, nothing else.
 Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each document),
 artifacts/evaluate/MODE_tokens.safetensors (nats of each target; of streaming the record that `stages.hedge` mixes)
-and metrics/evaluate_MODE.json. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Under torchrun
+and metrics/evaluate_MODE.json; of ttt the folder artifacts/evaluate/ttt with scores.safetensors, empty when
+`evaluate.ttt.enabled` is false. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Under torchrun
 (``torchrun --nproc-per-node 2 -m stages.evaluate streaming``) processes share the passes; the score is the same.
 """
 
@@ -12,56 +13,24 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from golf.distributed import HOURS, Ranks, joined, place
-from golf.files import save_numpy, write_json
+from golf.distributed import HOURS, joined, place
+from golf.files import atomic_directory, save_numpy, write_json
 from golf.guard import main_guard
-from golf.params import load_section, to_dict
+from golf.params import to_dict
 from golf.report.baselines import xz
-from golf.scoring.record import StreamingConfig, record_stream
-from golf.scoring.results import make_score
-from golf.scoring.streaming import serve_stream
-from golf.scoring.text import ValidationText, decode_documents, load_text
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig, WindowConfig, window_nats
+from golf.scoring.modes import MODES, Scored, load_modes
+from golf.scoring.text import ScoringError, decode_documents, load_text
 
-# what a mode leaves: nats (n,) of every target, the number of its windows, and the arrays of MODE_tokens.safetensors
-Scored = tuple[np.ndarray, int, dict[str, np.ndarray]]
-
-
-def windowed(model: Any, text: ValidationText, config: WindowConfig, ranks: Ranks) -> Scored:
-    """Windows that overlap or do not."""
-    nats, windows = window_nats(model, text, config, ranks=ranks)
-    return nats, windows, {"nats": nats}
-
-
-def streaming(model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
-    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
-    if ranks.rank:
-        serve_stream(model, text, config, ranks)
-        return None
-    record = record_stream(model, text, config, ranks=ranks)
-    return record.nats, 0, record.tensors()
-
-
-MODES: Mapping[str, tuple[type, Callable[..., Scored | None]]] = MappingProxyType(
-    {
-        "roundtrip": (RoundtripConfig, windowed),
-        "sliding": (SlidingConfig, windowed),
-        "streaming": (StreamingConfig, streaming),
-    }
-)
+NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stages.hedge` scores, without a network
 
 
 def main() -> int:
     """Score with the section `evaluate.MODE`."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
-    parser.add_argument("mode", choices=sorted(MODES))
+    parser.add_argument("mode", choices=sorted(NETWORK_MODES))
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--root", default=".")
     args = parser.parse_args()
@@ -69,9 +38,12 @@ def main() -> int:
 
 
 def run(mode: str, params: Path, root: Path) -> int:
-    """Decode, check, score, write."""
-    config_class, score_mode = MODES[mode]
-    config: Any = load_section(params, f"evaluate.{mode}", config_class)
+    """Decode, check, score, write; nothing but an empty result for a mode that is switched off."""
+    config = load_modes(params, (mode,))[mode]
+    if not getattr(config, "enabled", True):
+        with atomic_directory(root / f"artifacts/evaluate/{mode}"):
+            write_json(root / f"metrics/evaluate_{mode}.json", {f"{mode}_enabled": False})
+        return 0
 
     import torch
 
@@ -83,24 +55,35 @@ def run(mode: str, params: Path, root: Path) -> int:
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     rank, world, device = place(os.environ)
+    if world > 1 and not MODES[mode].shared:
+        raise ScoringError(f"{mode}: learns in reading order, so one process scores it; {world} were started")
     with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()
-        scored = score_mode(decoded.model.to(device), text, config, ranks)
+        scored = MODES[mode].run(mode, decoded.model.to(device), text, config, ranks)
         seconds = time.perf_counter() - begin
     if rank or scored is None:
         return 0
-    nats, windows, tensors = scored
-    score = make_score(mode, text, nats, windows=windows)
-    metrics = score.metrics(seconds)
+    metrics = scored.score.metrics(seconds)
     if mode == "roundtrip":
         metrics["xz_bits_per_byte"] = 8.0 * len(xz(raw)) / len(raw)
+    if hasattr(config, "enabled"):
+        metrics[f"{mode}_enabled"] = True
     meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)} | kept
-    save_numpy(root / f"artifacts/evaluate/{mode}_tokens.safetensors", tensors, meta)
-    save_numpy(root / f"artifacts/evaluate/{mode}.safetensors", score.tensors(), meta)
+    _write(root, mode, scored, meta)
     write_json(root / f"metrics/evaluate_{mode}.json", metrics)
     shared = f", {world} processes" if world > 1 else ""
-    print(f"evaluate {mode}: {score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s{shared}", flush=True)
+    print(f"evaluate {mode}: {scored.score.bits_per_byte:.4f} bits per byte, {seconds:.1f} s{shared}", flush=True)
     return 0
+
+
+def _write(root: Path, mode: str, scored: Scored, meta: dict[str, Any]) -> None:
+    folder = root / "artifacts/evaluate"
+    if scored.tensors:
+        save_numpy(folder / f"{mode}_tokens.safetensors", dict(scored.tensors), meta)
+        save_numpy(folder / f"{mode}.safetensors", scored.score.tensors(), meta)
+    else:  # a mode that can be switched off leaves a folder, which may be empty
+        with atomic_directory(folder / mode) as temporary:
+            save_numpy(temporary / "scores.safetensors", scored.score.tensors(), meta)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 6, the online mixture: from the record of `evaluate streaming` to a score, in seconds, without a network.
+"""The online mixture: from the record of `evaluate streaming` to a score, in seconds, without a network.
 
 In: artifacts/evaluate/streaming_tokens.safetensors and artifacts/tokens/val.
 Out: artifacts/evaluate/hedge.safetensors (bytes, tokens and nats of each document, under every scorer),
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from golf.files import atomic_directory, load_numpy, save_numpy, write_json
 from golf.guard import main_guard
+from golf.mixing.record import StreamRecord
 from golf.params import from_dict, load_section, to_dict
-from golf.scoring.mixture import HedgeConfig, score_mixture
-from golf.scoring.record import StreamingConfig, StreamRecord
+from golf.scoring.mixture_score import HedgeConfig, score_mixture
+from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
 
 

@@ -16,7 +16,6 @@ from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
 import stages.hedge as hedge
-import stages.ttt as ttt
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import load_artifact
@@ -42,10 +41,10 @@ PARAMS = {
             **{"group_documents": 0, "seed": 0, "precision": "fp32"},
         },
         "hedge": {
-            **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5], "chain_base": "cascade"},
+            **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5]},
             **{"chain_forgetting": 0.9998, "cascade": True, "cascade_rate": 0.01, "final": True},
             **{"final_rate_floor": 0.005, "near_tokens": 200, "entropy_edges_nats": [0.5, 1.5, 2.5, 3.5]},
-            **{"cascade_sse": False, "skip_orders": [], "document_orders": [1, 2], "match_tokens": 0},
+            **{"document_orders": [1, 2]},
             **{"learning_rate": 1.0, "share": 0.01, "smoothing": 0.1},
         },
     }
@@ -93,7 +92,7 @@ def copy_inputs(project: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("mode", sorted(evaluate.MODES))
+@pytest.mark.parametrize("mode", ["roundtrip", "sliding", "streaming"])
 def test_artifact_and_validation_tokens_are_all_it_needs(
     mode: str, project: Path, tmp_path: Path, documents: list[str]
 ) -> None:
@@ -130,7 +129,8 @@ def test_roundtrip_says_what_xz_needs_for_the_same_text(project: Path, documents
 
 
 def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(project: Path) -> None:
-    from golf.scoring.windowed import RoundtripConfig, score_windows
+    from golf.scoring.network import RoundtripConfig
+    from scores import score_windows
 
     evaluate.run("roundtrip", project / "params.yaml", project)
     decoded = load_artifact(project / "artifacts/compress/model.golf")
@@ -208,7 +208,7 @@ def test_hedge_tables_add_up_to_the_scores(project: Path, tmp_path: Path) -> Non
     "changes",
     [
         *({"bias": False}, {"final": False}, {"chain": False, "final": False}, {"cascade": False, "final": False}),
-        *({"chain_orders": [2]}, {"chain_base": "neural"}, {"chain_forgetting": 0.9}, {"cascade_rate": 0.5}),
+        *({"chain_orders": [2]}, {"chain_forgetting": 0.9}, {"cascade_rate": 0.5}),
         *({"final_rate_floor": 0.9}, {"near_tokens": 5}, {"entropy_edges_nats": [3.0, 4.0, 4.5, 5.0, 5.5]}),
     ],
 )
@@ -258,7 +258,7 @@ def test_two_processes_of_torchrun_write_the_bytes_of_one(root: Path, project: P
 
 def test_test_time_training_is_off_or_a_score_of_its_own(project: Path, tmp_path: Path) -> None:
     lonely = copy_inputs(project, tmp_path)
-    assert ttt.run(lonely / "params.yaml", lonely) == 0
+    assert evaluate.run("ttt", lonely / "params.yaml", lonely) == 0
     tensors, meta = load_numpy(lonely / "artifacts/evaluate/ttt/scores.safetensors", made_by="ttt")
     metrics = json.loads((lonely / "metrics/evaluate_ttt.json").read_text())
     assert metrics["ttt_enabled"] is True and meta["mode"] == "ttt"
@@ -266,7 +266,7 @@ def test_test_time_training_is_off_or_a_score_of_its_own(project: Path, tmp_path
     off = {"evaluate": {"ttt": {**PARAMS["evaluate"]["ttt"], "enabled": False}}}
     with open(lonely / "params.yaml", "w") as file:
         YAML().dump(off, file)
-    assert ttt.run(lonely / "params.yaml", lonely) == 0
+    assert evaluate.run("ttt", lonely / "params.yaml", lonely) == 0
     assert json.loads((lonely / "metrics/evaluate_ttt.json").read_text()) == {"ttt_enabled": False}
     assert list((lonely / "artifacts/evaluate/ttt").iterdir()) == []
 

@@ -89,10 +89,10 @@ def section_configs() -> dict[str, type]:
     from golf.calibrate import CalibrateConfig
     from golf.data.tokenize import TokenizeConfig
     from golf.quantize.pipeline import QuantizeConfig
-    from golf.scoring.mixture import HedgeConfig
-    from golf.scoring.record import StreamingConfig
+    from golf.scoring.mixture_score import HedgeConfig
+    from golf.scoring.network import RoundtripConfig, SlidingConfig
+    from golf.scoring.record_stream import StreamingConfig
     from golf.scoring.ttt import TttConfig
-    from golf.scoring.windowed import RoundtripConfig, SlidingConfig
     from golf.shipping import CompressConfig
     from golf.textcodec.prove import ProveConfig
     from golf.training.average import AverageConfig

@@ -1,1 +1,1 @@
-"""Online mixtures of a neural distribution with exact causal counts: normalised, single pass, score before update."""
+"""Online mixtures of a neural distribution with exact causal counts: normalized, single pass, score before update."""

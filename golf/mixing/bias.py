@@ -1,12 +1,13 @@
-"""Part A: a document bias on the full neural distribution.
+"""A document bias on the full neural distribution.
 
-``p_A(v) = p(v) exp(g_v + d_v) / sum``; after every chunk ``g += rate_g sum_t (1[v = x_t] - p_A(v))`` and the same for
-``d`` with its own rate; ``d`` starts at 0 in every document. The bias of a chunk is fixed before its first token is
+``p_bias(v) = p(v) exp(g_v + d_v) / sum``; after every chunk ``g += rate_g sum_t (1[v = x_t] - p_bias(v))`` and the same
+for ``d`` with its own rate; ``d`` starts at 0 in every document. The bias of a chunk is fixed before its first token is
 scored: score before update at chunk granularity.
 
 It needs whole rows, so it runs inside the neural pass, before a ``NeuralRecord`` is formed, on whatever array library
 that pass uses: every operation is an operator or one of the three functions of ``ArrayOps``.
-Shapes: T positions of one chunk, V vocabulary. Source: evaluation study section 2 A.
+Shapes: T positions of one chunk, V vocabulary. Source: unigram cache of Kuhn and De Mori (1990), as a gradient step on
+the softmax biases.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import RecordConfig
 
 __all__ = ["ArrayOps", "DocumentBias", "chunk_bounds", "numpy_ops"]
 
@@ -45,13 +46,14 @@ def numpy_ops(vocab_size: int) -> ArrayOps:
 
 
 class DocumentBias:
-    """Carried state of part A: ``shared`` g (V,) of all text and ``document`` d (V,) of one stream's document.
+    """Carried state: ``shared`` g (V,) of all text and ``document`` d (V,) of one stream's document.
 
-    ``zeros`` is a float array (V,) of zeros of the wanted library, precision and device. Parallel streams of documents
-    use one object per stream made by ``beside``: they share g, which then learns in the order of the ``update`` calls.
+    ``zeros`` is a float array (V,) of zeros in the library, precision and device of the rows. Parallel streams of
+    documents use one object per stream made by ``beside``: they share g, which then learns in the order of the
+    ``update`` calls.
     """
 
-    def __init__(self, zeros: Any, ops: ArrayOps, config: MixtureConfig) -> None:
+    def __init__(self, zeros: Any, ops: ArrayOps, config: RecordConfig) -> None:
         self._ops = ops
         self._rates = (config.bias_global_rate, config.bias_document_rate)
         self._shared = [zeros + 0.0]
@@ -60,7 +62,7 @@ class DocumentBias:
 
     @property
     def shared(self) -> Any:
-        """The bias learnt from all text, (V,)."""
+        """The bias learned from all text, (V,)."""
         return self._shared[0]
 
     def beside(self) -> DocumentBias:

@@ -1,15 +1,14 @@
-"""Part C: a cascade of binary decisions "is it this candidate?", each a small online logistic regression.
+"""A cascade of binary decisions "is it this candidate?", each a small online logistic regression.
 
 Candidates ``c_1..c_J`` are the last successors of the longest matching contexts, then the neural argmax. Decision j
 fires with ``pi_j = sigmoid((by_order[longest order, recency] + by_entropy[H, agreeing, is argmax]) . z)``; z holds
 ``stretch(p(c_j) / remaining)``, 1, H and, for each matched order not yet refuted, the stretched hit rate of its last
 successor, in one slot when it proposes ``c_j`` and in another when it proposes something else.
-``P(c_j) = pi_j prod_{i<j} (1 - pi_i)``; any other v gets ``prod (1 - pi_i) p(v) / (1 - sum p(c_i))``: normalised.
-With secondary estimation, pi_j is halfway between that and what a table, read by the score, learnt came of it.
+``P(c_j) = pi_j prod_{i<j} (1 - pi_i)``; any other v gets ``prod (1 - pi_i) p(v) / (1 - sum p(c_i))``: normalized.
 A candidate is skipped when too little neural mass would remain to divide by. All weights start at the neural model.
 
 Shapes: M matched orders of one position, K orders, D = 3 + 2 K inputs, J candidates, V vocabulary.
-Source: evaluation study section 2 C; logistic mixing and secondary estimation after PAQ8 (Mahoney 2005).
+Source: logistic mixing after PAQ8 (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ __all__ = ["CascadeState", "cascade_row", "cascade_score", "new_cascade"]
 HIT_SHAPE = (5, 4, 5, 3)  # last successor's count, distinct successors, other occurrences, recency
 STRETCH_LIMIT = 12.0
 HIT_RATE_FLOOR = 0.002
+RATE_DECAY, RATE_FLOOR = 1e-5, 0.15  # of the learning rate: per position, and the least share of the first
+MIN_TAIL = 1e-4  # neural mass that candidates must leave to the others
 AGREE_BUCKETS = 8
-SSE_KNOTS = 25  # scores -12, -11 ... 12
 
 
 class CascadeState(NamedTuple):
-    """Weights and hit rates of part C, and scratch of one position.
+    """Weights and hit rates of the cascade, and scratch of one position.
 
     ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hits`` (K, cells, 3): hit rate of the last
     successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far; ``live`` (K,) of a
-    position and decision: not yet refuted; ``sse`` (J + 1, 2, 4, 25) what came of decision j by is-argmax, recency and
-    score; ``score`` (J + 1,) of a position.
+    position and decision: not yet refuted.
     """
 
     by_order: np.ndarray
@@ -53,14 +52,7 @@ class CascadeState(NamedTuple):
     cells: np.ndarray
     chosen: np.ndarray
     chosen_prob: np.ndarray
-    sse: np.ndarray
-    score: np.ndarray
-    use_sse: bool
-    sse_rate: float
     rate: float
-    rate_decay: float
-    rate_floor: float
-    min_tail: float
 
 
 def new_cascade(config: MixtureConfig) -> CascadeState:
@@ -72,29 +64,21 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
     count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
     prior = (0.4 * count / (count + other)).reshape(-1)
     hits = np.stack([prior, np.zeros_like(prior), np.log(prior / (1.0 - prior))], axis=-1)
-    knots = np.linspace(-STRETCH_LIMIT, STRETCH_LIMIT, SSE_KNOTS)
     return CascadeState(
         by_order=by_order,
-        by_entropy=np.zeros((len(config.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
+        by_entropy=np.zeros((len(config.layers.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
         hits=np.tile(hits, (num_orders, 1, 1)),
         step=np.zeros(1),
-        enabled=np.array([order in config.cascade_orders for order in config.orders]),
+        enabled=np.array([order in config.record.candidate_orders for order in config.orders]),
         live=np.zeros(num_orders, dtype=np.bool_),
-        inputs=np.zeros((config.cascade_candidates + 1, width)),
-        slots=np.zeros((config.cascade_candidates + 1, width), dtype=np.int64),
-        used=np.zeros((config.cascade_candidates + 1, 4), dtype=np.int64),
-        error=np.zeros(config.cascade_candidates + 1),
+        inputs=np.zeros((config.record.candidates + 1, width)),
+        slots=np.zeros((config.record.candidates + 1, width), dtype=np.int64),
+        used=np.zeros((config.record.candidates + 1, 4), dtype=np.int64),
+        error=np.zeros(config.record.candidates + 1),
         cells=np.zeros(num_orders, dtype=np.int64),
-        chosen=np.zeros(config.cascade_candidates + 1, dtype=np.int64),
-        chosen_prob=np.zeros(config.cascade_candidates + 1),
-        sse=np.tile(1.0 / (1.0 + np.exp(-knots)), (config.cascade_candidates + 1, 2, 4, 1)),
-        score=np.zeros(config.cascade_candidates + 1),
-        use_sse=config.cascade_sse,
-        sse_rate=config.cascade_sse_rate,
-        rate=config.cascade_rate,
-        rate_decay=config.cascade_rate_decay,
-        rate_floor=config.cascade_rate_floor,
-        min_tail=config.cascade_min_tail,
+        chosen=np.zeros(config.record.candidates + 1, dtype=np.int64),
+        chosen_prob=np.zeros(config.record.candidates + 1),
+        rate=config.layers.cascade_rate,
     )
 
 
@@ -115,7 +99,7 @@ def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
 
 @step
 def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-def]
-    """Distinct candidates into ``state.chosen``, dropping those that leave less than ``min_tail``; their number."""
+    """Distinct candidates into ``state.chosen``, dropping those that leave less than ``MIN_TAIL``; their number."""
     size = 0
     tail = 1.0
     for j in range(len(ids) + 1):
@@ -124,7 +108,7 @@ def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-
         fresh = token >= 0
         for i in range(size):
             fresh = fresh and state.chosen[i] != token
-        if fresh and tail - prob >= state.min_tail:
+        if fresh and tail - prob >= MIN_TAIL:
             state.chosen[size] = token
             state.chosen_prob[size] = prob
             tail -= prob
@@ -164,35 +148,13 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
         total += (left[slots[i]] + right[slots[i]]) * inputs[i]
     total = min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT)
     state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3] = top, recency, agree, size
-    state.score[j] = total
     return 1.0 / (1.0 + math.exp(-total))
-
-
-@step
-def _corrected(state, j, argmax, pi):  # type: ignore[no-untyped-def]
-    """Decision ``j`` halfway between ``pi`` and the table, read linearly between two knots of the score."""
-    if not state.use_sse:
-        return pi
-    knots = state.sse[j, 1 if state.chosen[j] == argmax else 0, state.used[j, 1]]
-    low = min(int(state.score[j] + STRETCH_LIMIT), SSE_KNOTS - 2)
-    part = state.score[j] + STRETCH_LIMIT - low
-    return 0.5 * pi + 0.5 * ((1.0 - part) * knots[low] + part * knots[low + 1])
-
-
-@step
-def _learn_sse(state, j, argmax, hit):  # type: ignore[no-untyped-def]
-    """Move both knots towards what came, each by its share."""
-    knots = state.sse[j, 1 if state.chosen[j] == argmax else 0, state.used[j, 1]]
-    low = min(int(state.score[j] + STRETCH_LIMIT), SSE_KNOTS - 2)
-    part = state.score[j] + STRETCH_LIMIT - low
-    knots[low] += state.sse_rate * (1.0 - part) * (hit - knots[low])
-    knots[low + 1] += state.sse_rate * part * (hit - knots[low + 1])
 
 
 @step
 def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
     """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights."""
-    pace = max(state.rate / (1.0 + state.rate_decay * state.step[0]), state.rate * state.rate_floor)
+    pace = max(state.rate / (1.0 + RATE_DECAY * state.step[0]), state.rate * RATE_FLOOR)
     for j in range(taken):
         top, recency, agree, size = state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3]
         is_argmax = 1 if state.chosen[j] == argmax else 0
@@ -214,9 +176,6 @@ def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argm
         pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
         hit = state.chosen[j] == target
         state.error[j] = (1.0 if hit else 0.0) - pi
-        pi = _corrected(state, j, argmax, pi)
-        if state.use_sse:
-            _learn_sse(state, j, argmax, 1.0 if hit else 0.0)
         taken = j + 1
         if hit:
             value = through * pi
@@ -246,7 +205,7 @@ def cascade_row(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax
     size, tail = _choose(state, ids, probs, argmax, argmax_prob)
     through, remaining = 1.0, 1.0
     for j in range(size):
-        pi = _corrected(state, j, argmax, _decide(state, j, h, entropy, last, r, argmax, remaining))
+        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
         row[state.chosen[j]] = -(through * pi)  # marked by its sign until the others are scaled
         through *= 1.0 - pi
         remaining -= state.chosen_prob[j]

@@ -5,13 +5,14 @@ Shapes: N tokens, J context candidates, S sampled positions, V vocabulary. Row t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from golf.jit import kernel
 
-__all__ = ["NeuralRecord", "record_from_log_probs", "summarise_row"]
+__all__ = ["NeuralRecord", "StreamRecord", "summarise_row"]
 
 
 @kernel
@@ -28,7 +29,7 @@ def summarise_row(log_probs, probs):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class NeuralRecord:
-    """Numbers of the neural distribution ``p`` at every position, after the document bias (A) when that is on.
+    """Numbers of the neural distribution ``p`` at every position, under the document bias when that is on.
 
     Row t belongs to the prediction of ``tokens[t]`` from ``tokens[:t]``; where ``scored[t]`` is false (the first
     token of a stream, which nothing predicts) the other fields are ignored, the token is only counted.
@@ -39,7 +40,7 @@ class NeuralRecord:
     - ``entropy`` (N,): ``-sum p log p``, nats
     - ``argmax`` (N,) int32: most likely id, the lowest one on ties
     - ``argmax_log_prob`` (N,)
-    - ``candidate_log_prob`` (N, J): ``log p`` at the ids of ``golf.mixing.candidates``; anything where the id is -1
+    - ``candidate_log_prob`` (N, J): ``log p`` at the ids of ``golf.mixing.counts.candidates``; anything where it is -1
     - ``scored`` (N,) bool
     - ``sample_positions`` (S,) int64 rising and ``sample_log_probs`` (S, V): whole rows, kept by the neural pass at a
       few positions, on which ``mix`` materialises the whole mixture and checks its sum; S may be 0
@@ -79,28 +80,35 @@ class NeuralRecord:
         return sum(array.nbytes for array in arrays)
 
 
-def record_from_log_probs(
-    tokens: np.ndarray, log_probs: np.ndarray, candidate_ids: np.ndarray, *, first_scored: int = 1, samples: int = 0
-) -> NeuralRecord:
-    """The record of normalised rows ``log_probs`` (N, V), for text small enough to hold them all.
+@dataclass(frozen=True)
+class StreamRecord:
+    """``plain`` and, when the pass had the bias, ``biased``: N rows each, row t speaks of token t.
+    ``tempered`` float64 (K, n): nats of each target under logits / temperature."""
 
-    ``candidate_ids`` (N, J) come from ``golf.mixing.candidates``; positions before ``first_scored`` are not scored;
-    ``samples`` positions, evenly spread, keep their whole row.
-    """
-    rows = np.arange(len(tokens))
-    exact = np.ascontiguousarray(log_probs, dtype=np.float64)
-    summaries = [summarise_row(row, probs) for row, probs in zip(exact, np.exp(exact), strict=True)]
-    entropy = np.array([entropy for entropy, _ in summaries])
-    argmax = np.array([best for _, best in summaries], dtype=np.int32)
-    scored = rows >= first_scored
-    positions = np.unique(np.linspace(first_scored, len(tokens) - 1, samples).astype(np.int64))
-    return NeuralRecord(
-        nll=-log_probs[rows, tokens.astype(np.int64)],
-        entropy=entropy,
-        argmax=argmax,
-        argmax_log_prob=log_probs[rows, argmax],
-        candidate_log_prob=np.take_along_axis(log_probs, np.maximum(candidate_ids, 0).astype(np.int64), axis=1),
-        scored=scored,
-        sample_positions=positions,
-        sample_log_probs=log_probs[positions],
-    )
+    plain: NeuralRecord
+    biased: NeuralRecord | None
+    tempered: np.ndarray
+
+    @property
+    def nats(self) -> np.ndarray:
+        """float64 (n,): the plain streaming score of every target."""
+        return self.plain.nll[1:]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Flat arrays for one safetensors file."""
+        flat = {"tempered": self.tempered}
+        for name, record in (("plain", self.plain), ("biased", self.biased)):
+            if record is not None:
+                flat |= {f"{name}.{field}": array for field, array in vars(record).items()}
+        return flat
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
+        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
+
+        def part(name: str) -> NeuralRecord:
+            start = f"{name}."
+            return NeuralRecord(**{key[len(start) :]: array for key, array in flat.items() if key.startswith(start)})
+
+        biased = part("biased") if "biased.nll" in flat else None
+        return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.mixing.config import MixtureConfig
-from golf.mixing.extra_counts import ExtraCounts, ExtraMatches
+from golf.mixing.document import DocumentCounter, DocumentMatches
 from golf.mixing.mixture import mixture_row, new_parts, score_token
 from golf.mixing.record import summarise_row
 from golf.mixing.tree import ContextTree, Matches
@@ -27,25 +27,27 @@ class _Pending:
     argmax: int
     matches: Matches
     ids: np.ndarray
-    extra: ExtraMatches
+    document: DocumentMatches
 
 
 class MixtureState:
-    """All counts and learnt weights after the tokens so far.
+    """All counts and learned weights after the tokens so far.
 
     Use ``row = distribution(log_probs)``, code the token with ``row``, then ``update(token)``; a token that is not
     predicted (a stream's first) is given to ``update`` alone. Streams share counts and weights and see them in the
     order of the calls, so encoder and decoder must make the same calls in the same order. With one stream the
-    probabilities equal those of ``golf.mixing.mix`` bit for bit. Part A happens before, on ``log_probs``.
+    probabilities equal those of ``golf.mixing.mixture.mix`` bit for bit. The document bias acts
+    before, on ``log_probs``.
     """
 
     def __init__(self, config: MixtureConfig, *, vocab_size: int, streams: int = 1) -> None:
         self._config = config
         self._vocab_size = vocab_size
-        self._tree = ContextTree(orders=config.orders, near_tokens=config.near_tokens, streams=streams)
-        self._extra = ExtraCounts(config.extras, near_tokens=config.near_tokens, streams=streams)
+        self._tree = ContextTree(orders=config.orders, near_tokens=config.layers.near_tokens, streams=streams)
+        near, orders = config.layers.near_tokens, config.layers.document_orders
+        self._document = DocumentCounter(orders, near_tokens=near, streams=streams)
         self._parts = new_parts(config)
-        self._uses = np.array([order in config.cascade_orders for order in config.orders])
+        self._uses = np.array([order in config.record.candidate_orders for order in config.orders])
         self._pending: list[_Pending | None] = [None] * streams
 
     @property
@@ -54,7 +56,7 @@ class MixtureState:
         return self._tree.num_bytes
 
     def distribution(self, log_probs: np.ndarray, *, stream: int = 0) -> np.ndarray:
-        """The mixture (V,) float64 for the next token of ``stream``, from normalised neural ``log_probs`` (V,)."""
+        """The mixture (V,) float64 for the next token of ``stream``, from normalized neural ``log_probs`` (V,)."""
         if log_probs.shape != (self._vocab_size,):
             raise ValueError(f"log_probs: found shape {log_probs.shape}, wanted ({self._vocab_size},)")
         exact = np.ascontiguousarray(log_probs, dtype=np.float64)
@@ -62,12 +64,11 @@ class MixtureState:
         entropy, argmax = summarise_row(exact, probs)
         found = self._tree.matches(stream=stream)
         ids = self._candidates(found)
-        extra = self._extra.matches(stream=stream)
-        self._pending[stream] = _Pending(probs, entropy, argmax, found, ids, extra)
+        document = self._document.matches(stream=stream)
+        self._pending[stream] = _Pending(probs, entropy, argmax, found, ids, document)
         row, _ = mixture_row(
             self._parts, entropy, found.n, found.u, found.last, found.last_count, found.r, found.bounds,
-            found.successor, found.times, ids, argmax, probs, extra.n, extra.cell, extra.bounds, extra.successor,
-            extra.times,
+            found.successor, found.times, ids, argmax, probs, *document,
         )  # fmt: skip
         return np.asarray(row)
 
@@ -77,7 +78,7 @@ class MixtureState:
             raise ValueError(f"token: found {token}, wanted 0 to {self._vocab_size - 1}")
         pending = self._pending[stream]
         if pending is not None:
-            found, probs = pending.matches, pending.probs
+            found, document, probs = pending.matches, pending.document, pending.probs
             counted = np.zeros(len(found.n), np.int32)
             for k in range(len(counted)):
                 part = slice(found.bounds[k], found.bounds[k + 1])
@@ -85,15 +86,15 @@ class MixtureState:
             chosen = np.where(pending.ids >= 0, probs[pending.ids], 0.0)
             score_token(
                 self._parts, pending.entropy, found.n, counted, found.u, found.last, found.last_count, found.r,
-                pending.ids, chosen, pending.argmax, probs[pending.argmax], token, probs[token], pending.extra.n,
-                pending.extra.of_target(token), pending.extra.cell,
+                pending.ids, chosen, pending.argmax, probs[pending.argmax], token, probs[token], document.n,
+                document.of_target(token), document.u, document.r,
             )  # fmt: skip
             self._pending[stream] = None
         self._tree.update(token, stream=stream, starts_document=starts_document)
-        self._extra.update(token, stream=stream, starts_document=starts_document)
+        self._document.update(token, stream=stream, starts_document=starts_document)
 
     def _candidates(self, found: Matches) -> np.ndarray:
-        ids = np.full(self._config.cascade_candidates, -1, dtype=np.int32)
+        ids = np.full(self._config.record.candidates, -1, dtype=np.int32)
         filled = 0
         for k in range(len(found.n) - 1, -1, -1):
             token = int(found.last[k])

@@ -19,10 +19,10 @@ __all__ = ["MIXTURE_TABLES", "draw_all", "draw_mixture", "new_figure", "read_tab
 SIZE = (7.2, 4.0)  # inches
 MIXTURE_TABLES = ("orders", "weights", "rows")
 PARTS = {
-    "hedge_bias": "A: document bias",
-    "hedge_chain": "B: back-off chain",
-    "hedge_cascade": "C: cascade",
-    "hedge_final": "D: B and C mixed",
+    "hedge_bias": "document bias",
+    "hedge_chain": "back-off chain",
+    "hedge_cascade": "cascade",
+    "hedge_final": "chain and cascade mixed",
     "hedge": "all",
 }
 SMOOTHED = 9  # sampled targets in one running mean
@@ -209,7 +209,7 @@ def _parts(table: Columns) -> Any:
 def _chain_weights(table: Columns) -> Any:
     """Weight of the chain (the cascade has the rest) at the sampled targets, and its running mean."""
     figure, axes = _axes(
-        xlabel="targets scored", ylabel="weight of the chain (B)", ylim=(0, 1), title="Weights of the mixture"
+        xlabel="targets scored", ylabel="weight of the chain", ylim=(0, 1), title="Weights of the mixture"
     )
     at, chain = _numbers(table["target"]), _numbers(table["chain"])
     axes.plot(at, chain, ".", markersize=3, color="tab:gray", label="at one target, by its bucket")

@@ -14,8 +14,7 @@ from golf.files import read_json
 
 __all__ = ["MODES", "Metrics", "read_metrics", "results_markdown", "summary"]
 
-MODES = ("roundtrip", "sliding", "streaming", "hedge")
-MODE_NAMES = {
+MODES = {  # of golf.scoring.modes, which loads a network: those in the table, and what they are called there
     "roundtrip": "round trip",
     "sliding": "sliding window",
     "streaming": "streaming",
@@ -23,11 +22,11 @@ MODE_NAMES = {
 }
 PARTS = {  # key in the metrics of hedge: what it is; absent where the parameters switch a part off
     "hedge_simple": "plain Hedge with fixed share",
-    "hedge_bias": "document bias alone (A)",
-    "hedge_chain": "back-off chain (B), no bias",
-    "hedge_cascade": "candidate cascade (C), no bias",
-    "hedge_final": "B and C mixed (D), no bias",
-    "hedge": "whole mixture (A to D), the headline",
+    "hedge_bias": "document bias alone",
+    "hedge_chain": "back-off chain over the cascade, no bias",
+    "hedge_cascade": "candidate cascade, no bias",
+    "hedge_final": "all layers, no bias",
+    "hedge": "whole mixture, the headline",
 }
 
 
@@ -86,11 +85,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 def _score_rows(metrics: Metrics) -> list[list[str]]:
     first = metrics.scores["roundtrip"]
     rows = [["xz -9e on the same text", f"{first['xz_bits_per_byte']:.4f}", "", "", ""]]
-    for mode in MODES:
+    for mode, name in MODES.items():
         score = metrics.scores[mode]
         rows.append(
             [
-                f"golf, {MODE_NAMES[mode]}",
+                f"golf, {name}",
                 f"{score[f'{mode}_bits_per_byte']:.4f}",
                 f"{score[f'{mode}_nats_per_token']:.4f}",
                 f"{score['tokens']:,}",

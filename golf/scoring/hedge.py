@@ -15,14 +15,12 @@ keys in a stable sort. Keys are exact (mixed radix V), nothing is hashed. Memory
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from golf.jit import kernel
 from golf.scoring.text import ScoringError, ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
@@ -155,38 +153,30 @@ def _mix(
     weights = np.full(num_experts, 1.0 / num_experts)
     probe_weights = np.zeros((len(probe), num_experts))
     sums = np.zeros(num_experts)
-    _compiled_mix()(probabilities, eta, share, probe, nats, weights, probe_weights, sums)
+    _mix_targets(probabilities, eta, share, probe, nats, weights, probe_weights, sums)
     return nats, weights, probe_weights, sums / num_targets
 
 
-@functools.cache
-def _compiled_mix() -> Callable[..., None]:
-    """The compiled recursion over targets; numba is imported only by those who mix. Plain loops compile fastest."""
-    from golf.jit import kernel
-
-    @kernel
-    def mix(
-        probabilities: Any, eta: float, share: float, probe: Any, nats: Any, weights: Any, probe_weights: Any, sums: Any
-    ) -> None:
-        num_targets, num_experts = probabilities.shape
-        next_probe = 0
-        for t in range(num_targets):
-            mixed = 0.0
-            best = 0.0
+@kernel
+def _mix_targets(probabilities, eta, share, probe, nats, weights, probe_weights, sums):  # type: ignore[no-untyped-def]
+    """The recursion over targets. Plain loops compile fastest."""
+    num_targets, num_experts = probabilities.shape
+    next_probe = 0
+    for t in range(num_targets):
+        mixed = 0.0
+        best = 0.0
+        for k in range(num_experts):
+            mixed += weights[k] * probabilities[t, k]
+            best = max(best, probabilities[t, k])
+            sums[k] += weights[k]
+        if next_probe < len(probe) and probe[next_probe] == t:
             for k in range(num_experts):
-                mixed += weights[k] * probabilities[t, k]
-                best = max(best, probabilities[t, k])
-                sums[k] += weights[k]
-            if next_probe < len(probe) and probe[next_probe] == t:
-                for k in range(num_experts):
-                    probe_weights[next_probe, k] = weights[k]
-                next_probe += 1
-            nats[t] = -math.log(mixed)
-            total = 0.0
-            for k in range(num_experts):
-                weights[k] *= (probabilities[t, k] / best) ** eta
-                total += weights[k]
-            for k in range(num_experts):
-                weights[k] = (1.0 - share) * weights[k] / total + share / num_experts
-
-    return mix
+                probe_weights[next_probe, k] = weights[k]
+            next_probe += 1
+        nats[t] = -math.log(mixed)
+        total = 0.0
+        for k in range(num_experts):
+            weights[k] *= (probabilities[t, k] / best) ** eta
+            total += weights[k]
+        for k in range(num_experts):
+            weights[k] = (1.0 - share) * weights[k] / total + share / num_experts

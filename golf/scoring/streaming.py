@@ -9,9 +9,9 @@ one unbroken pass, wherever it is cut; less warm-up is cheaper and costs a littl
 ``segment`` and ``warmup`` belong to the definition of the score; ``streams`` and ``chunk`` change speed and memory:
 their product is the rows of a pass, also where the text has fewer segments.
 
-Rows come out in reading order, whatever the batch: what learns from the text (golf.scoring.record) needs that order.
-Of several processes rank 0 gets the rows; the others run their share of the passes (``serve_stream``) and send it the
-hidden states.
+Rows come out in reading order, whatever the batch: what learns from the text (golf.scoring.record_stream) needs that
+order. Of several processes rank 0 gets the rows; the others run their share of the passes (``serve_stream``) and send
+it the hidden states.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from golf.distributed import ALONE, Ranks
-from golf.scoring.neural import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
-from golf.scoring.results import Score, make_score
+from golf.scoring.network import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import check_window
 
@@ -36,7 +35,6 @@ __all__ = [
     "StreamPlan",
     "iterate_stream_rows",
     "plan_streams",
-    "score_streaming",
     "serve_stream",
     "streaming_nats",
 ]
@@ -130,11 +128,6 @@ def serve_stream(model: Any, text: ValidationText, config: PassConfig, ranks: Ra
             pending.wait()
 
 
-def score_streaming(model: Any, text: ValidationText, config: PassConfig) -> Score:
-    """Score every target with attention over the last ``config.window`` keys; see ``PassConfig``."""
-    return make_score("streaming", text, streaming_nats(model, text, config))
-
-
 def streaming_nats(model: Any, text: ValidationText, config: PassConfig) -> np.ndarray:
     """Nats of every target, float64 (n,)."""
     return score_rows(iterate_stream_rows(model, text, config), text)
@@ -183,7 +176,7 @@ def _chunk(plan: StreamPlan, config: PassConfig, streams: int) -> int:
 def _run_block(
     model: Any, text: ValidationText, plan: StreamPlan, config: PassConfig, device: torch.device, chunk: int
 ) -> torch.Tensor:
-    """Run the segments of ``plan`` side by side; idle streams pad passes to ``MIN_ROWS`` rows, see ``neural``."""
+    """Run the segments of ``plan`` side by side; idle streams pad passes to ``MIN_ROWS`` rows, see ``network``."""
     import torch
 
     from golf.models.stream import BLOCK

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from golf.distributed import ALONE
-from golf.scoring.neural import Precision, Rows, head_rows, inference, score_rows, window_batch
+from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan, plan_sliding
@@ -58,7 +58,7 @@ class TttConfig:
 
 
 class LowRank:
-    """The weights that learn, their optimiser, and the hooks that add them to the model while ``attached``."""
+    """The weights that learn, their optimizer, and the hooks that add them to the model while ``attached``."""
 
     def __init__(self, model: Any, config: TttConfig) -> None:
         import torch
@@ -74,7 +74,7 @@ class LowRank:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew: ``up`` zero, ``down`` as drawn at first, the optimiser without memory."""
+        """Start anew: ``up`` zero, ``down`` as drawn at first, the optimizer without memory."""
         import torch
 
         generator = torch.Generator().manual_seed(self._config.seed)
@@ -120,7 +120,7 @@ class LowRank:
         self._optimizer.step()
 
     def digest(self) -> str:
-        """SHA-256 of the weights and of what the optimiser remembers of earlier text."""
+        """SHA-256 of the weights and of what the optimizer remembers of earlier text."""
         state = self._optimizer.state
         known = [value for weight in self.weights for value in (weight, *state.get(weight, {}).values())]
         hashed = hashlib.sha256()

@@ -19,7 +19,7 @@ __all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"
 
 Arithmetic = Literal["fast", "portable", "integer"]
 MAGIC = b"GLFZ"
-VERSION = 1
+VERSION = 2  # 1 had a mixture with other parameters in its hash
 BLOCK = struct.Struct("<III")
 _FIXED = struct.Struct("<4sHHHHIQQId32s32s8sB")
 _CRC = struct.Struct("<I")

@@ -1,8 +1,8 @@
 """From the model's log-probabilities to the distribution that is coded: alone, or through the online mixture.
 
 The mixture's counts and weights are shared by all streams and learn after every token, in (step, stream) order: stream
-5 at step 9 already knows the tokens of streams 0 to 4 at step 9. Part A, the document bias, learns after every token
-too (the batch scorer waits for a chunk because a neural pass has many rows; here there is one row at a time).
+5 at step 9 already knows the tokens of streams 0 to 4 at step 9. The document bias learns after every token too (the
+batch scorer waits for a chunk because a neural pass has many rows; here there is one row at a time).
 
 Shapes: V vocabulary, S streams.
 """
@@ -62,8 +62,8 @@ class MixturePredictor:
         self._state = MixtureState(config, vocab_size=vocab_size, streams=streams)
         self._biases: list[DocumentBias] = []
         self._rows: list[np.ndarray | None] = [None] * streams
-        if config.bias:
-            first = DocumentBias(np.zeros(vocab_size), numpy_ops(vocab_size), config)
+        if config.record.bias:
+            first = DocumentBias(np.zeros(vocab_size), numpy_ops(vocab_size), config.record)
             self._biases = [first, *(first.beside() for _ in range(streams - 1))]
 
     @property

@@ -20,14 +20,15 @@ from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded, load_artifact
 from golf.files import read_json, write_json
 from golf.params import load_section
+from golf.scoring.modes import MODES, load_modes
+from golf.scoring.network import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
-from golf.scoring.windowed import RoundtripConfig
 from golf.shipping import CompressConfig
 from golf.verify import checks, text
 from golf.verify.checks import CheckResult
 from golf.verify.sandbox import check_self_contained
-from golf.verify.scorers import MODES, ModeScorer, config_value, load_modes, mode_scorer
-from golf.verify.two_processes import SHARED_MODES, SecondProcess, second_process
+from golf.verify.scorers import ModeScorer, config_value, mode_scorer
+from golf.verify.two_processes import SecondProcess, second_process
 
 __all__ = [
     "Inputs",
@@ -123,10 +124,9 @@ def _results(inputs: Inputs, config: VerifyConfig) -> Iterator[CheckResult]:
     bos_id = int(val.tokens[0])
     kept = {"vocab_size": decoded.vocab_size, "bos_id": bos_id}
     scorers = [mode_scorer(name, decoded.model, inputs.modes[name], **kept) for name in config.modes]
-    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if scorer.name in SHARED_MODES}
-    configs = {name: getattr(part, "streaming", part) for name, part in cut.items()}
+    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if MODES[scorer.name].shared}
     with contextlib.ExitStack() as stack:
-        child = stack.enter_context(second_process(inputs.artifact, configs, tokens, bos_id=bos_id)) if cut else None
+        child = stack.enter_context(second_process(inputs.artifact, cut, tokens, bos_id=bos_id)) if cut else None
         for scorer in scorers:
             yield from _scorer_checks(scorer, tokens, config, child if scorer.name in cut else None)
 

@@ -8,63 +8,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from golf.distributed import ALONE, Ranks
+from golf.mixing.config import MixtureConfig
 from golf.mixing.stream import MixtureState
-from golf.params import load_section
-from golf.scoring.mixture import HedgeConfig, score_mixture
-from golf.scoring.neural import Rows, iterate_rows, target_nats
-from golf.scoring.record import StreamingConfig, record_stream
-from golf.scoring.results import Score, make_score
-from golf.scoring.streaming import serve_stream
+from golf.scoring.modes import run_mode
+from golf.scoring.network import Rows, iterate_rows, target_nats
+from golf.scoring.record_stream import record_stream
+from golf.scoring.results import Score
 from golf.scoring.text import ValidationText
-from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig, window_nats
+from golf.scoring.ttt import LowRank, iterate_ttt
 from golf.verify.checks import Commit
 from golf.verify.fakes import EchoModel, MemoModel
 
-__all__ = [
-    "MODES",
-    "HedgeOverStream",
-    "HedgeScorer",
-    "ModeScorer",
-    "NeuralScorer",
-    "TttScorer",
-    "config_value",
-    "help_mode",
-    "load_modes",
-    "mode_scorer",
-    "with_values",
-]
-
-MODES = ("roundtrip", "sliding", "streaming", "hedge", "ttt")
-
-
-@dataclasses.dataclass(frozen=True)
-class HedgeOverStream:
-    """What the mixture's score depends on: the parameters of the streaming pass and its own."""
-
-    streaming: StreamingConfig
-    hedge: HedgeConfig
-
-
-def load_modes(params: str | Path, modes: tuple[str, ...]) -> dict[str, Any]:
-    """The sections `evaluate.MODE` of a parameter file as each mode takes them. Raises ``ParamsError``."""
-    classes: dict[str, type] = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig, "streaming": StreamingConfig}
-    classes["ttt"] = TttConfig
-    found: dict[str, Any] = {}
-    for mode in modes:
-        if mode == "hedge":
-            streaming = load_section(params, "evaluate.streaming", StreamingConfig)
-            found[mode] = HedgeOverStream(streaming, load_section(params, "evaluate.hedge", HedgeConfig))
-        else:
-            found[mode] = load_section(params, f"evaluate.{mode}", classes[mode])
-    return found
-
+__all__ = ["HedgeScorer", "ModeScorer", "NeuralScorer", "TttScorer", "config_value", "mode_scorer", "with_values"]
 
 def config_value(config: Any, key: str) -> Any:
     """The value of ``key`` in a scorer's parameters or, failing that, in a section of them; else None."""
@@ -82,26 +42,6 @@ def with_values(config: Any, **values: Any) -> Any:
         if dataclasses.is_dataclass(part):
             config = dataclasses.replace(config, **{name: with_values(part, **values)})
     return dataclasses.replace(config, **{key: value for key, value in values.items() if key in names})
-
-
-def _run(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks = ALONE) -> Score:
-    """A mode as its stage runs it; of several ``ranks`` this is rank 0's part."""
-    if name == "ttt":
-        return score_ttt(model, text, config)
-    if name in ("roundtrip", "sliding"):
-        return make_score(name, text, window_nats(model, text, config, ranks=ranks)[0])
-    if name == "streaming":
-        return make_score(name, text, record_stream(model, text, config, ranks=ranks).nats)
-    record = record_stream(model, text, config.streaming, ranks=ranks)
-    return score_mixture(text, record, config.streaming, config.hedge).score
-
-
-def help_mode(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks) -> None:
-    """The part of every rank but 0 while rank 0 runs the mode; of `hedge` the parameters of its streaming pass do."""
-    if name in ("roundtrip", "sliding"):
-        window_nats(model, text, config, ranks=ranks)
-    else:
-        serve_stream(model, text, config, ranks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +66,7 @@ class ModeScorer:
 
     def run(self, tokens: np.ndarray) -> Score:
         """The whole result of the mode."""
-        return _run(self.name, self.model, self.text(tokens), self.config, self.ranks)
+        return run_mode(self.name, self.model, self.text(tokens), self.config, self.ranks).score
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """Nats of every target, float64 (N-1,)."""
@@ -143,7 +83,7 @@ class ModeScorer:
         """
         starts = np.arange(num_targets + 1, dtype=np.int64)
         text = ValidationText(starts % self.vocab_size, starts, np.ones_like(starts), self.vocab_size)
-        score = _run(self.name, self.model, text, self.config)
+        score = run_mode(self.name, self.model, text, self.config).score
         return _multiples(score.doc_nats[1:], score.nats)
 
     def changed(self, **values: Any) -> ModeScorer:
@@ -177,7 +117,7 @@ class NeuralScorer(ModeScorer):
         starts = np.arange(num_targets + 1, dtype=np.int64)  # each token a document, so that nats come back singly
         text = ValidationText(starts.copy(), starts, np.ones_like(starts), num_targets + 1)
         config = with_values(self.config, sampled_rows=1)
-        return _multiples(_run(self.name, echo, text, config).doc_nats[1:], echo.nats())
+        return _multiples(run_mode(self.name, echo, text, config).score.doc_nats[1:], echo.nats())
 
     def _rows(self, text: ValidationText) -> Iterator[Rows]:
         config = self.config
@@ -220,7 +160,7 @@ class HedgeScorer(ModeScorer):
         text = self.text(tokens)
         record = record_stream(self.model, text, with_values(streaming, sampled_rows=text.num_targets))
         rows = (record.biased if hedge.bias and record.biased is not None else record.plain).sample_log_probs
-        state = MixtureState(hedge.mixture(streaming.mixture()), vocab_size=self.vocab_size)
+        state = MixtureState(MixtureConfig(streaming, hedge), vocab_size=self.vocab_size)
         state.update(int(tokens[0]), starts_document=True)
         return rows, state, set(text.doc_starts.tolist())
 
@@ -262,7 +202,7 @@ class TttScorer(NeuralScorer):
 
 
 def mode_scorer(name: str, model: Any, config: Any, *, vocab_size: int, bos_id: int) -> ModeScorer:
-    """The scorer of mode ``name`` with its parameters, as ``load_modes`` gives them."""
+    """The scorer of mode ``name`` with its parameters, as ``golf.scoring.modes.load_modes`` gives them."""
     kind: type[ModeScorer] = {"hedge": HedgeScorer, "ttt": TttScorer}.get(name, NeuralScorer)
     return kind(name, model, config, vocab_size, bos_id)
 

@@ -24,14 +24,12 @@ import numpy as np
 from golf.decode import load_artifact
 from golf.distributed import Ranks
 from golf.params import from_dict, to_dict
-from golf.scoring.record import StreamingConfig
+from golf.scoring.modes import MODES
 from golf.scoring.text import ScoringError
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig
-from golf.verify.scorers import help_mode, mode_scorer
+from golf.verify.scorers import mode_scorer
 
-__all__ = ["SHARED_MODES", "SecondProcess", "main", "second_process"]
+__all__ = ["SecondProcess", "main", "second_process"]
 
-SHARED_MODES = ("roundtrip", "sliding", "streaming", "hedge")  # `ttt` learns in order, so it has one process
 START_SECONDS = 900  # a loaded machine imports and decodes slowly
 GROUP_TIMEOUT = datetime.timedelta(hours=12)  # of one mode to the next; a rank that dies closes its connections
 
@@ -72,7 +70,7 @@ class SecondProcess:
 def second_process(
     artifact: Path, configs: Mapping[str, Any], tokens: np.ndarray, *, bos_id: int
 ) -> Iterator[SecondProcess]:
-    """Start rank 1 for ``configs`` (by mode; of `hedge` that of its streaming pass) on ``tokens`` (N,).
+    """Start rank 1 for ``configs`` (by mode) on ``tokens`` (N,).
 
     It loads while rank 0 does other checks; a mode must then be run on rank 0 once for each entry, in order.
     """
@@ -123,15 +121,14 @@ def main() -> None:
     folder = Path(request["folder"])
     decoded = load_artifact(request["artifact"])
     tokens = np.load(folder / "tokens.npy", allow_pickle=False)
-    classes: dict[str, type] = {"roundtrip": RoundtripConfig, "sliding": SlidingConfig}
     kept = {"vocab_size": decoded.vocab_size, "bos_id": int(request["bos_id"])}
     (folder / "ready").touch()
     _wait_for(folder / "go", int(request["parent"]))
     _meet(folder, 1)
     for mode, values in request["modes"]:
-        config: Any = from_dict(classes.get(mode, StreamingConfig), values, where=mode)
+        config: Any = from_dict(MODES[mode].config, values, where=mode)
         text = mode_scorer(mode, decoded.model, config, **kept).text(tokens)
-        help_mode(mode, decoded.model, text, config, Ranks(1, 2))
+        MODES[mode].run(mode, decoded.model, text, config, Ranks(1, 2))
     torch.distributed.barrier()  # until rank 0 has read all and ends this process
 
 

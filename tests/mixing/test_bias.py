@@ -1,4 +1,4 @@
-"""Part A: document bias against a plain loop, and its order of scoring and learning."""
+"""Document bias against a plain loop, and its order of scoring and learning."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import RecordConfig
 
 VOCAB = 12
-CONFIG = MixtureConfig(bias_chunk_tokens=4)
+CONFIG = RecordConfig(bias_chunk_tokens=4)
 
 
 def make_rows(num: int) -> np.ndarray:

@@ -7,17 +7,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixing.counts import CountTable, candidates, count_contexts
-from golf.mixing.extra_counts import count_extras
+from golf.mixing.document import DocumentCounts, count_documents
 from golf.mixing.mixture import MixResult, mix
-from golf.mixing.record import NeuralRecord, record_from_log_probs
-from golf.mixing.reference import ReferenceMixture
+from golf.mixing.record import NeuralRecord
 from golf.mixing.stream import MixtureState
+from reference_mixture import ReferenceMixture, record_from_log_probs
 
 VOCAB, BOS = 24, 1
-CONFIG = MixtureConfig(near_tokens=300, document_orders=())
-EVERY = dataclasses.replace(CONFIG, cascade_sse=True, skip_orders=(1,), document_orders=(0, 2), match_tokens=6)
+CONFIG = MixtureConfig(layers=LayerConfig(near_tokens=300, document_orders=()))
+EVERY = MixtureConfig(layers=LayerConfig(near_tokens=300, document_orders=(0, 2)))
+
+
+def with_layers(config: MixtureConfig, changes: dict[str, object]) -> MixtureConfig:
+    return dataclasses.replace(config, layers=dataclasses.replace(config.layers, **changes))  # type: ignore[arg-type]
 
 
 def make_text(num_tokens: int, seed: int, *, thrice: bool = False) -> np.ndarray:
@@ -45,15 +49,19 @@ def prepare(
     tokens: np.ndarray, rows: np.ndarray, config: MixtureConfig, samples: int
 ) -> tuple[CountTable, NeuralRecord]:
     starts = np.flatnonzero(tokens == BOS)
-    table = count_contexts(tokens, starts, orders=config.orders, vocab_size=VOCAB, near_tokens=config.near_tokens)
-    ids = candidates(table, count=config.cascade_candidates, orders=config.cascade_orders)
+    near = config.layers.near_tokens
+    table = count_contexts(tokens, starts, orders=config.orders, vocab_size=VOCAB, near_tokens=near)
+    ids = candidates(table, count=config.record.candidates, orders=config.record.candidate_orders)
     return table, record_from_log_probs(tokens, rows, ids, samples=samples)
 
 
+def documents_of(tokens: np.ndarray, config: MixtureConfig) -> DocumentCounts:
+    orders, near = config.layers.document_orders, config.layers.near_tokens
+    return count_documents(tokens, np.flatnonzero(tokens == BOS), orders, near_tokens=near)
+
+
 def run(tokens: np.ndarray, rows: np.ndarray, config: MixtureConfig = CONFIG, samples: int = 0) -> MixResult:
-    starts = np.flatnonzero(tokens == BOS)
-    extras = count_extras(tokens, starts, config.extras, near_tokens=config.near_tokens)
-    return mix(tokens, *prepare(tokens, rows, config, samples), config, extras)
+    return mix(tokens, *prepare(tokens, rows, config, samples), config, documents_of(tokens, config))
 
 
 @pytest.mark.parametrize("thrice", [False, True])
@@ -77,18 +85,14 @@ def test_batch_equals_the_naive_reference_at_every_position(thrice: bool) -> Non
         {},
         {"cascade": False, "final": False},
         {"chain": False, "final": False},
-        {"chain_base": "neural"},
         {"final": False},
         {"chain_forgetting": 0.9},
-        {"cascade_sse": True, "cascade_sse_rate": 0.1},
-        {"skip_orders": (1, 2)},
         {"document_orders": (0, 1, 3)},
-        {"match_tokens": 4},
-        {"chain": False, "cascade": False, "final": False, "match_tokens": 3},
+        {"chain": False, "cascade": False, "final": False, "document_orders": (1,)},
     ],
 )
 def test_each_configuration_equals_the_reference(off: dict[str, object]) -> None:
-    config = dataclasses.replace(CONFIG, **off)  # type: ignore[arg-type]
+    config = with_layers(CONFIG, off)
     tokens = make_text(700, seed=5)
     rows = make_rows(tokens, seed=6)
     result = run(tokens, rows, config)
@@ -98,11 +102,11 @@ def test_each_configuration_equals_the_reference(off: dict[str, object]) -> None
         row = reference.distribution(rows[t])
         assert row[tokens[t]] == pytest.approx(np.exp(-result.nats["mixture"][t]), abs=1e-9)
         reference.update(int(tokens[t]), starts_document=bool(tokens[t] == BOS))
-    assert ("chain" in result.nats) == config.chain
-    assert ("cascade" in result.nats) == config.cascade
+    assert ("chain" in result.nats) == config.layers.chain
+    assert ("cascade" in result.nats) == config.layers.cascade
 
 
-@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["text alone", "with document"])
 def test_streaming_gives_the_batch_probabilities(config: MixtureConfig) -> None:
     tokens = make_text(2500 if config is CONFIG else 1200, seed=7, thrice=True)
     rows = make_rows(tokens, seed=8)
@@ -116,7 +120,7 @@ def test_streaming_gives_the_batch_probabilities(config: MixtureConfig) -> None:
         state.update(int(tokens[t]), starts_document=bool(tokens[t] == BOS))
 
 
-@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["text alone", "with document"])
 def test_the_decoder_of_several_streams_sees_the_encoders_rows(config: MixtureConfig) -> None:
     streams = [make_text(300, seed) for seed in (1, 2, 3)]
     rows = [make_rows(tokens, seed=9) for tokens in streams]
@@ -132,7 +136,7 @@ def test_the_decoder_of_several_streams_sees_the_encoders_rows(config: MixtureCo
         assert all(np.array_equal(a, b) for a, b in zip(coded, seen, strict=True))
 
 
-@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["text alone", "with document"])
 def test_sampled_rows_prove_themselves(config: MixtureConfig) -> None:
     tokens = make_text(1500, seed=11, thrice=True)
     report = run(tokens, make_rows(tokens, seed=12), config, samples=400).report
@@ -141,7 +145,7 @@ def test_sampled_rows_prove_themselves(config: MixtureConfig) -> None:
     assert ((report.chain_weights > 0) & (report.chain_weights < 1)).all()
 
 
-@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["text alone", "with document"])
 @pytest.mark.parametrize("thrice", [False, True])
 def test_earlier_scores_do_not_move_when_the_future_changes(thrice: bool, config: MixtureConfig) -> None:
     tokens = make_text(900, seed=13, thrice=thrice)
@@ -168,10 +172,10 @@ def sum_over_last_token(
         tokens[-1] = choice
         table, record = prepare(tokens, rows, config, 0)
         table = CHEATS[cheat](table) if cheat in CHEATS else table
-        extras = count_extras(tokens, np.flatnonzero(tokens == BOS), config.extras, near_tokens=config.near_tokens)
-        if cheat == "extras counted early":
-            extras = dataclasses.replace(extras, n=extras.n + 1, c=extras.c + 1)
-        total += float(np.exp(-mix(tokens, table, record, config, extras).nats["mixture"][-1]))
+        documents = documents_of(tokens, config)
+        if cheat == "documents counted early":
+            documents = dataclasses.replace(documents, n=documents.n + 1, c=documents.c + 1)
+        total += float(np.exp(-mix(tokens, table, record, config, documents).nats["mixture"][-1]))
     return total
 
 
@@ -193,34 +197,23 @@ def _oracle_recency(table: CountTable) -> CountTable:
 CHEATS = {"counted early": _counted_early, "target in key": _target_in_key, "oracle gate": _oracle_recency}
 
 
-@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["default", "every option"])
+@pytest.mark.parametrize("config", [CONFIG, EVERY], ids=["text alone", "with document"])
 @pytest.mark.parametrize("thrice", [False, True])
 def test_all_choices_of_the_target_sum_to_one(thrice: bool, config: MixtureConfig) -> None:
     tokens = make_text(800, seed=17, thrice=thrice)
     assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18), config=config) - 1.0) <= 1e-9
 
 
-@pytest.mark.parametrize("cheat", [*CHEATS, "extras counted early"])
+@pytest.mark.parametrize("cheat", [*CHEATS, "documents counted early"])
 def test_cheats_do_not_sum_to_one(cheat: str) -> None:
     tokens = make_text(800, seed=17, thrice=True)
     assert abs(sum_over_last_token(tokens, make_rows(tokens, seed=18), cheat, EVERY) - 1.0) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "off",
-    [
-        {"cascade_sse": False},
-        {"skip_orders": ()},
-        {"document_orders": ()},
-        {"match_tokens": 0},
-        {"cascade_sse_rate": 0.2},
-    ],
-)
-def test_each_option_acts(off: dict[str, object]) -> None:
+def test_the_document_counts_act() -> None:
     tokens = make_text(600, seed=31, thrice=True)
     rows = make_rows(tokens, seed=32)
-    without = run(tokens, rows, dataclasses.replace(EVERY, **off))  # type: ignore[arg-type]
-    assert not np.array_equal(run(tokens, rows, EVERY).nats["mixture"], without.nats["mixture"])
+    assert not np.array_equal(run(tokens, rows, EVERY).nats["mixture"], run(tokens, rows).nats["mixture"])
 
 
 @pytest.mark.parametrize("cheat", ["counted early", "target in key"])
@@ -257,7 +250,7 @@ def test_float32_records_are_within_a_millionth() -> None:
         ({"orders": (1, 2)}, "has orders"),
         ({"record": "short"}, "wanted three equal numbers"),
         ({"candidates": 2}, "candidate_log_prob has shape"),
-        ({"extras": 4}, "count with `count_extras`"),
+        ({"documents": (4,)}, "count with `count_documents`"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
@@ -265,11 +258,12 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, object], message: s
     table, record = prepare(tokens, make_rows(tokens, seed=28), CONFIG, 0)
     config = CONFIG
     if "orders" in change:
-        config = dataclasses.replace(CONFIG, chain_orders=(1, 2), cascade_orders=(1, 2))
+        layers = dataclasses.replace(CONFIG.layers, chain_orders=(1, 2))
+        config = MixtureConfig(RecordConfig(candidate_orders=(1, 2)), layers)
     if "candidates" in change:
-        config = dataclasses.replace(CONFIG, cascade_candidates=2)
-    if "extras" in change:
-        config = dataclasses.replace(CONFIG, match_tokens=4)
+        config = dataclasses.replace(CONFIG, record=RecordConfig(candidates=2))
+    if "documents" in change:
+        config = with_layers(CONFIG, {"document_orders": change["documents"]})
     if "record" in change:
         tokens = tokens[:-1]
     with pytest.raises(ValueError, match=message):
@@ -286,20 +280,19 @@ def test_a_record_that_is_not_finite_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("part", "change", "message"),
     [
-        ({"chain_orders": (3, 2)}, "chain_orders: found"),
-        ({"chain": False}, "final: found true"),
-        ({"cascade_min_tail": 0.0}, "cascade_min_tail: found"),
-        ({"near_tokens": 0}, "near_tokens: found 0"),
-        ({"chain_forgetting": 1.5}, "chain_forgetting: found"),
-        ({"skip_orders": (0,)}, "skip_orders: found .* from 1 to 64"),
-        ({"document_orders": (2, 1)}, "document_orders: found .* from 0 to 64"),
-        ({"match_tokens": -1}, "match_tokens: found -1"),
-        ({"cascade": False, "final": False, "cascade_sse": True}, "cascade_sse: found true without"),
-        ({"entropy_edges_nats": (2.0, 1.0)}, "entropy_edges_nats: found"),
+        (LayerConfig, {"chain_orders": (3, 2)}, "chain_orders: found"),
+        (LayerConfig, {"chain": False}, "final: found true"),
+        (LayerConfig, {"near_tokens": 0}, "near_tokens: found 0"),
+        (LayerConfig, {"chain_forgetting": 1.5}, "chain_forgetting: found"),
+        (LayerConfig, {"document_orders": (2, 1)}, "document_orders: found .* from 0 to 64"),
+        (LayerConfig, {"entropy_edges_nats": (2.0, 1.0)}, "entropy_edges_nats: found"),
+        (RecordConfig, {"candidate_orders": ()}, "candidate_orders: found"),
+        (RecordConfig, {"candidates": 9}, "candidates: found 9, wanted 1 to 8"),
+        (RecordConfig, {"bias_global_rate": -1.0}, "bias_global_rate: found -1.0"),
     ],
 )
-def test_config_errors_name_the_key(change: dict[str, object], message: str) -> None:
+def test_config_errors_name_the_key(part: type, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MixtureConfig(**change)  # type: ignore[arg-type]
+        part(**change)

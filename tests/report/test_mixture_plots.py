@@ -40,7 +40,7 @@ def test_bars_are_thousands_of_nats_saved_by_each_part(axes: dict[str, Any]) -> 
     heights = [bar.get_height() for bar in axes["gain_parts"].patches]
     assert heights == [0.0, 1.0, 0.5, 1.25]  # D, then all, each by order
     labels = [text.get_text() for text in axes["gain_parts"].get_legend().get_texts()]
-    assert labels == ["D: B and C mixed", "all"]
+    assert labels == ["chain and cascade mixed", "all"]
 
 
 def test_weights_over_time_are_smoothed(axes: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def test_table_repeats_the_measured_figures(metrics_folder: Path) -> None:
         "| xz -9e on the same text | 2.6123 |",
         "| golf, online mixture | 2.1000 | 3.5700 | 2,099 | 12.0 |",
         "| plain Hedge with fixed share | 2.1500 | +0.0500 |",
-        "| whole mixture (A to D), the headline | 2.1000 | +0.1000 |",
+        "| whole mixture, the headline | 2.1000 | +0.1000 |",
         "| total | 1,500 |",
         "Proved: 4,000 bytes -> 1,000 bytes, decoded identical (+0.0123 % of the stated code length",
         "Verified: 30 checks passed, 0 failed.",
@@ -116,3 +116,10 @@ def test_plots_are_reproducible_and_whole(metrics_folder: Path, tmp_path: Path) 
 def test_a_missing_table_names_its_stage(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"history.tsv: not found; it is made by stage train"):
         read_table(tmp_path / "history.tsv", made_by="stage train")
+
+
+def test_the_table_has_every_mode_of_evaluation_that_the_pipeline_always_runs() -> None:
+    from golf.report import results
+    from golf.scoring.modes import MODES
+
+    assert [*results.MODES, "ttt"] == list(MODES)

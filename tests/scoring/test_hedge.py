@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.scoring.hedge import NeuralScores, SimpleHedgeConfig, count_probabilities, mix_hedge
-from golf.scoring.record import probe_targets
+from golf.scoring.record_stream import probe_targets
 from golf.scoring.text import ScoringError, ValidationText
 
 CONFIG = SimpleHedgeConfig(

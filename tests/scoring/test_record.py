@@ -12,10 +12,11 @@ import torch
 from golf.files import load_numpy, save_numpy
 from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.record import NeuralRecord, record_from_log_probs
-from golf.scoring.record import StreamingConfig, StreamRecord, record_stream
+from golf.mixing.record import NeuralRecord, StreamRecord
+from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
+from reference_mixture import record_from_log_probs
 from tiny import recurrent, shaken
 
 VOCAB = 30
@@ -41,12 +42,12 @@ def make_text(num_tokens: int = 400) -> ValidationText:
 
 
 def by_hand(model: torch.nn.Module, text: ValidationText) -> tuple[NeuralRecord, NeuralRecord]:
-    """Whole rows of one unbroken pass, part A chunk by chunk in numpy, and the records of both."""
+    """Whole rows of one unbroken pass, the bias chunk by chunk in numpy, and the records of both."""
     with torch.no_grad():
         state = model.new_state(1, CONFIG.window, 16)
         logits = model.logits(model.step(torch.from_numpy(text.tokens[None, :-1]), state))[0].double()
     plain = np.concatenate([np.full((1, VOCAB), -np.log(VOCAB)), torch.log_softmax(logits, -1).numpy()])
-    biased, bias = plain.copy(), DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), CONFIG.mixture())
+    biased, bias = plain.copy(), DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), CONFIG)
     for begin, end, starts in chunk_bounds(text.doc_starts, len(text.tokens), CONFIG.bias_chunk_tokens):
         if starts:
             bias.start_document()
@@ -131,7 +132,7 @@ def test_record_survives_the_disk(tmp_path: Path) -> None:
     [
         ({"temperatures": (1.0, -2.0)}, "temperature -2.0"),
         ({"sampled_rows": 0}, "sampled_rows is 0"),
-        ({"candidates": 9}, "cascade_candidates: found 9"),
+        ({"candidates": 9}, "candidates: found 9"),
         ({"bias_chunk_tokens": 0}, "bias_chunk_tokens: found 0"),
         ({"streams": 0}, "streams is 0"),
     ],

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from golf.scoring.neural import score_rows
+from golf.scoring.network import RoundtripConfig, SlidingConfig, score_rows, window_nats
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
+from scores import score_windows
 from tiny import recurrent, shaken
 
 VOCAB = 40
@@ -63,7 +63,7 @@ def test_head_sees_each_target_once() -> None:
 
 
 def test_a_target_scored_twice_stops_the_run() -> None:
-    from golf.scoring.neural import iterate_rows
+    from golf.scoring.network import iterate_rows
     from golf.scoring.windows import WindowPlan
 
     model, text = tiny_model(), random_text(40)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.models.registry import build_model, config_from_dict
-from golf.scoring.streaming import PassConfig, plan_streams, score_streaming, streaming_nats
+from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats
+from golf.scoring.streaming import PassConfig, plan_streams, streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windowed import RoundtripConfig, SlidingConfig, score_windows, window_nats
+from scores import score_streaming, score_windows
 from tiny import recurrent
 
 VOCAB = 16

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
-from golf.scoring.windowed import SlidingConfig, score_windows
+from scores import score_windows
 from tiny import recurrent, shaken
 
 VOCAB = 30

@@ -19,12 +19,13 @@ from golf.cli.params import compose
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import Decoded, load_artifact
+from golf.scoring.modes import MODES, load_modes
 from golf.scoring.text import ScoringError, load_text
 from golf.shipping import pack_decoder
 from golf.verify import checks
 from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_tokens
 from golf.verify.sandbox import check_self_contained
-from golf.verify.scorers import MODES, EchoModel, MemoModel, ModeScorer, load_modes, mode_scorer, with_values
+from golf.verify.scorers import EchoModel, MemoModel, ModeScorer, mode_scorer, with_values
 from tiny import pack_untrained, recurrent
 
 SMALL = {"window": 32, "batch": 3, "stride": 8, "chunk": 16, "warmup": 32, "precision": "fp32", "sampled_rows": 9}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from golf.scoring import ttt
-from golf.scoring.neural import target_nats
+from golf.scoring.network import target_nats
 from golf.scoring.results import Score, make_score
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt
 from golf.scoring.windows import plan_sliding

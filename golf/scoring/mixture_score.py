@@ -2,70 +2,51 @@
 
 Shapes: n targets, N = n + 1 tokens, B bins.
 
-The headline is the whole mixture A to D of golf.mixing (document bias, back-off chain, candidate cascade, their
-exponentiated-gradient mean). Beside it, on the same logits: its parts, the same without the bias, and plain Hedge with
-fixed share (golf.scoring.hedge). Which of them is the headline is said by the parameters, never by the result.
+The headline is the whole mixture of golf.mixing: document bias, candidate cascade, back-off chain, the
+exponentiated-gradient mean of these two, counts of the document. Beside it, on the same logits: its parts, the same
+without the bias, and plain Hedge with fixed share (golf.scoring.hedge). Which of them is the headline is said by the
+parameters, never by the result.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import LayerConfig, MixtureConfig
 from golf.mixing.counts import count_contexts
-from golf.mixing.extra_counts import count_extras
+from golf.mixing.document import count_documents
 from golf.mixing.mixture import MixResult, mix
+from golf.mixing.record import StreamRecord
 from golf.score import bits_per_byte
+from golf.scoring.curves import Curves, make_curves
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
-from golf.scoring.record import StreamingConfig, StreamRecord
+from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.results import Score, make_score
-from golf.scoring.tables import Curves, make_curves
 from golf.scoring.text import ScoringError, ValidationText
 
 __all__ = ["HedgeConfig", "MixtureScore", "score_mixture"]
 
 
-@dataclass(frozen=True)
-class HedgeConfig:
-    """``bias``, ``chain``, ``cascade``, ``final`` switch parts A to D of the mixture; ``skip_orders``,
-    ``document_orders``, ``match_tokens`` are the experts of part E. These and the other keys to ``entropy_edges_nats``
-    are those of ``golf.mixing.config.MixtureConfig``; the last three are of plain Hedge, scored beside it."""
+@dataclass(frozen=True, kw_only=True)
+class HedgeConfig(LayerConfig):
+    """``bias``: mix over the biased distribution of the record; the layers of the mixture; and what plain Hedge, scored
+    beside it, has of its own."""
 
     bias: bool
-    chain: bool
-    chain_orders: tuple[int, ...]
-    chain_base: Literal["cascade", "neural"]
-    chain_forgetting: float
-    cascade: bool
-    cascade_rate: float
-    cascade_sse: bool
-    final: bool
-    final_rate_floor: float
-    skip_orders: tuple[int, ...]
-    document_orders: tuple[int, ...]
-    match_tokens: int
-    near_tokens: int
-    entropy_edges_nats: tuple[float, ...]
     learning_rate: float
     share: float
     smoothing: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.simple(())
-        self.mixture(MixtureConfig())
 
     def simple(self, temperatures: tuple[float, ...]) -> SimpleHedgeConfig:
         """Plain Hedge over the temperatures that the streaming pass recorded."""
         return SimpleHedgeConfig(self.learning_rate, self.share, temperatures, self.smoothing)
-
-    def mixture(self, recorded: MixtureConfig) -> MixtureConfig:
-        """The whole mixture: ``recorded`` says what acted in the streaming pass, this section the rest."""
-        simple = ("learning_rate", "share", "smoothing")
-        return replace(recorded, **{name: value for name, value in vars(self).items() if name not in simple})
 
 
 @dataclass(frozen=True)
@@ -93,17 +74,17 @@ def score_mixture(
         raise ScoringError("evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
                            "wanted it true there too")
     begin = time.perf_counter()
-    mixture = config.mixture(streaming.mixture())
+    mixture = MixtureConfig(streaming, config)
     tokens = text.tokens.astype(np.int32)
     table = count_contexts(
-        tokens, text.doc_starts, orders=mixture.orders, vocab_size=text.vocab_size, near_tokens=mixture.near_tokens
+        tokens, text.doc_starts, orders=mixture.orders, vocab_size=text.vocab_size, near_tokens=config.near_tokens
     )
     counted = time.perf_counter()
     headline_record = record.biased if config.bias and record.biased is not None else record.plain
-    extras = count_extras(tokens, text.doc_starts, mixture.extras, near_tokens=mixture.near_tokens)
-    headline = mix(tokens, table, headline_record, mixture, extras)
+    documents = count_documents(tokens, text.doc_starts, config.document_orders, near_tokens=config.near_tokens)
+    headline = mix(tokens, table, headline_record, mixture, documents)
     mixed = time.perf_counter()
-    unbiased = mix(tokens, table, record.plain, mixture, extras) if config.bias else headline
+    unbiased = mix(tokens, table, record.plain, mixture, documents) if config.bias else headline
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
     simple = mix_hedge(text, neural, config.simple(streaming.temperatures))

@@ -2,7 +2,7 @@
 
 It materialises the whole distribution at every position before it sees the token, so it is the yardstick of the fast
 forms (agreement to 1e-9) and shows what a decoder must be able to do. About 1,000 tokens a second; single stream.
-Shapes: V vocabulary, K orders. Source: evaluation study section 2.
+Shapes: N tokens, V vocabulary, K orders, J candidates.
 """
 
 from __future__ import annotations
@@ -14,8 +14,36 @@ from typing import Any
 import numpy as np
 
 from golf.mixing.config import MixtureConfig
+from golf.mixing.record import NeuralRecord, summarise_row
 
-__all__ = ["ReferenceMixture"]
+__all__ = ["ReferenceMixture", "record_from_log_probs"]
+
+
+def record_from_log_probs(
+    tokens: np.ndarray, log_probs: np.ndarray, candidate_ids: np.ndarray, *, first_scored: int = 1, samples: int = 0
+) -> NeuralRecord:
+    """The record of normalised rows ``log_probs`` (N, V), for text small enough to hold them all.
+
+    ``candidate_ids`` (N, J) come from ``golf.mixing.candidates``; positions before ``first_scored`` are not scored;
+    ``samples`` positions, evenly spread, keep their whole row.
+    """
+    rows = np.arange(len(tokens))
+    exact = np.ascontiguousarray(log_probs, dtype=np.float64)
+    summaries = [summarise_row(row, probs) for row, probs in zip(exact, np.exp(exact), strict=True)]
+    entropy = np.array([entropy for entropy, _ in summaries])
+    argmax = np.array([best for _, best in summaries], dtype=np.int32)
+    scored = rows >= first_scored
+    positions = np.unique(np.linspace(first_scored, len(tokens) - 1, samples).astype(np.int64))
+    return NeuralRecord(
+        nll=-log_probs[rows, tokens.astype(np.int64)],
+        entropy=entropy,
+        argmax=argmax,
+        argmax_log_prob=log_probs[rows, argmax],
+        candidate_log_prob=np.take_along_axis(log_probs, np.maximum(candidate_ids, 0).astype(np.int64), axis=1),
+        scored=scored,
+        sample_positions=positions,
+        sample_log_probs=log_probs[positions],
+    )
 
 
 class ReferenceMixture:
@@ -27,7 +55,7 @@ class ReferenceMixture:
         self.document: list[int] = []
         self.counts: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
         self.latest: dict[tuple[int, ...], int] = {}  # position of the latest successor
-        prior = [config.chain_prior_use, config.chain_prior_skip]
+        prior = [0.3, 6.0]
         self.gates: dict[tuple[int, ...], list[float]] = defaultdict(lambda: list(prior))
         self.width = 3 + 2 * len(config.orders)
         first = np.zeros(self.width)
@@ -39,9 +67,7 @@ class ReferenceMixture:
         self.logits: dict[tuple[int, int], float] = defaultdict(float)
         self.updates: dict[tuple[int, int], int] = defaultdict(int)
         self.seen: dict[str, Any] | None = None
-        self.extra_gates: dict[tuple[int, ...], list[float]] = defaultdict(lambda: list(prior))
-        knots = [1.0 / (1.0 + math.exp(-score)) for score in range(-12, 13)]
-        self.sse: dict[tuple[int, bool, int], list[float]] = defaultdict(knots.copy)
+        self.document_gates: dict[tuple[int, ...], list[float]] = defaultdict(lambda: list(prior))
 
     def _matches(self) -> list[tuple[int, tuple[int, ...]]]:
         found = []
@@ -55,7 +81,7 @@ class ReferenceMixture:
         at = self.latest[context]
         if self.document[at] != self.document[-1]:
             return 1
-        return 2 if len(self.history) - at > self.config.near_tokens else 3
+        return 2 if len(self.history) - at > self.config.layers.near_tokens else 3
 
     def _gate_key(self, k: int, h: int, context: tuple[int, ...]) -> tuple[int, ...]:
         successors = self.counts[context]
@@ -81,15 +107,15 @@ class ReferenceMixture:
 
     def distribution(self, log_probs: np.ndarray) -> np.ndarray:
         """The final distribution (V,) of the next token; keeps what ``update`` needs."""
-        config = self.config
+        config = self.config.layers
         p = np.exp(log_probs.astype(np.float64))
         entropy = float(-(p[p > 0] * np.log(p[p > 0])).sum())
         h = sum(entropy > edge for edge in config.entropy_edges_nats)
         found = self._matches()
         cascade, decisions = self._cascade(p, entropy, h, found) if config.cascade else (p, [])
-        chain, steps = (cascade if config.chain_base == "cascade" else p), []
+        chain, steps = cascade, []
         for k, context in found:
-            if config.orders[k] in config.chain_orders:
+            if self.config.orders[k] in config.chain_orders:
                 key = self._gate_key(k, h, context)
                 gate = self.gates[key][0] / sum(self.gates[key])
                 share = np.zeros(len(p))
@@ -103,10 +129,10 @@ class ReferenceMixture:
         if not config.final:
             mixed = chain if config.chain else (cascade if config.cascade else p)
         experts = []
-        for i, (kind, length) in enumerate(config.extras):
-            followers, cell = self._extra(kind, length)
+        for i, length in enumerate(config.document_orders):
+            followers, cell = self._in_document(length)
             if followers:
-                gates = self.extra_gates[(i, h, *cell)]
+                gates = self.document_gates[(i, h, *cell)]
                 gate = gates[0] / sum(gates)
                 share = np.bincount(followers, minlength=len(p)) / len(followers)
                 mixed = gate * share + (1.0 - gate) * mixed
@@ -115,43 +141,32 @@ class ReferenceMixture:
                      "chain": chain, "cascade": cascade, "experts": experts}  # fmt: skip
         return np.asarray(mixed)
 
-    def _extra(self, kind: str, length: int) -> tuple[list[int], tuple[int, ...]]:
-        """Tokens that followed the context of part E before, in order, and its bucket; searched afresh each time."""
-        back = 2 if kind == "skip" else 1
-        now = len(self.history)
-
-        def context(t: int) -> list[int] | None:
-            begin = t - back + 1 - length
-            if t < 1 or begin < 0 or (kind == "document" and self.document[min(begin, t - 1)] != self.document[t - 1]):
-                return None
-            return self.history[begin : begin + length] + ([self.document[t - 1]] if kind == "document" else [])
-
-        places = [t for t in range(now) if context(t) is not None and context(t) == context(now)]
+    def _in_document(self, length: int) -> tuple[list[int], tuple[int, ...]]:
+        """Tokens that followed the last ``length`` tokens in this document before, and the bucket; searched afresh."""
+        begin = len(self.document) - sum(d == self.document[-1] for d in self.document)
+        document = self.history[begin:]
+        now = len(document)
+        if now < max(1, length):
+            return [], ()
+        places = [t for t in range(max(1, length), now) if document[t - length : t] == document[now - length :]]
         if not places:
             return [], ()
-        last, n = places[-1], len(places)
-        near = 3 if now - last <= self.config.near_tokens else 2
-        recency = near if self.document[last] == self.document[-1] else 1
-        if kind != "match":
-            distinct = len({self.history[t] for t in places}) / n
-            ratio = sum(distinct > edge for edge in (0.25, 0.5, 0.8))
-            return [self.history[t] for t in places], (ratio, min(7, int(math.log2(n))), recency)
-        same = 0
-        while same < last and self.history[last - 1 - same] == self.history[now - 1 - same]:
-            same += 1
-        return [self.history[last]], (sum(same >= times * length for times in (1.5, 2, 3, 4, 6, 8, 12)), recency)
+        followers = [document[t] for t in places]
+        distinct = len(set(followers)) / len(places)
+        ratio = sum(distinct > edge for edge in (0.25, 0.5, 0.8))
+        near = 3 if now - places[-1] <= self.config.layers.near_tokens else 2
+        return followers, (ratio, min(7, int(math.log2(len(places)))), near)
 
     def _cascade(
         self, p: np.ndarray, entropy: float, h: int, found: list[tuple[int, tuple[int, ...]]]
     ) -> tuple[np.ndarray, list[tuple[Any, ...]]]:
-        config = self.config
         proposals = [(k, context, self.history[self.latest[context]]) for k, context in reversed(found)
-                     if config.orders[k] in config.cascade_orders]  # fmt: skip
+                     if self.config.orders[k] in self.config.record.candidate_orders]  # fmt: skip
         best = int(np.argmax(p))
-        ordered = list(dict.fromkeys(token for _, _, token in proposals))[: config.cascade_candidates] + [best]
+        ordered = list(dict.fromkeys(token for _, _, token in proposals))[: self.config.record.candidates] + [best]
         chosen: list[int] = []
         for token in dict.fromkeys(ordered):
-            if 1.0 - sum(p[v] for v in [*chosen, token]) >= config.cascade_min_tail:
+            if 1.0 - sum(p[v] for v in [*chosen, token]) >= 1e-4:
                 chosen.append(token)
         row, through, decisions = np.zeros(len(p)), 1.0, []
         for j, token in enumerate(chosen):
@@ -162,17 +177,14 @@ class ReferenceMixture:
             for k, context, v in proposals:
                 if v not in chosen[:j]:
                     rate = min(max(self._hit_rate(self._hit_key(k, context))[0], 1e-4), 1.0 - 1e-4)
-                    z[3 + k + (0 if v == token else len(config.orders))] = math.log(rate / (1.0 - rate))
+                    z[3 + k + (0 if v == token else len(self.config.orders))] = math.log(rate / (1.0 - rate))
             left = (agreeing[0][0] + 1, self._recency(agreeing[0][1])) if agreeing else (0, 0)
             right = (h, min(7, len(agreeing)), token == best)
             score = float(np.clip((self.by_order[left] + self.by_entropy[right]) @ z, -12.0, 12.0))
-            raw = pi = 1.0 / (1.0 + math.exp(-score))
-            knots = self.sse[(j, token == best, left[1])]
-            if config.cascade_sse:
-                pi = 0.5 * raw + 0.5 * float(np.interp(score, range(-12, 13), knots))
+            pi = 1.0 / (1.0 + math.exp(-score))
             row[token] = through * pi
             through *= 1.0 - pi
-            decisions.append((token, raw, z, left, right, score, knots))
+            decisions.append((token, pi, z, left, right))
         others = np.ones(len(p), bool)
         others[chosen] = False
         row[others] = through * p[others] / (1.0 - sum(p[v] for v in chosen))
@@ -192,7 +204,7 @@ class ReferenceMixture:
         self.document.append((self.document[-1] if self.document else 0) + starts_document)
 
     def _learn(self, token: int, seen: dict[str, Any]) -> None:
-        config = self.config
+        config = self.config.layers
         rest = 1.0
         for gates, share, mixed in reversed(seen["experts"]):
             posterior = share[token] / mixed[token]
@@ -207,12 +219,8 @@ class ReferenceMixture:
             gate[1] = gate[1] * config.chain_forgetting + rest * (1.0 - posterior)
             rest *= 1.0 - posterior
         if config.cascade:
-            pace = config.cascade_rate * max(1.0 / (1.0 + config.cascade_rate_decay * self.steps),
-                                             config.cascade_rate_floor)  # fmt: skip
-            for candidate, pi, z, left, right, score, knots in seen["decisions"]:
-                for knot in range(25 if config.cascade_sse else 0):
-                    near = max(0.0, 1.0 - abs(score + 12.0 - knot))
-                    knots[knot] += config.cascade_sse_rate * near * ((candidate == token) - knots[knot])
+            pace = config.cascade_rate * max(1.0 / (1.0 + 1e-5 * self.steps), 0.15)
+            for candidate, pi, z, left, right in seen["decisions"]:
                 move = pace * ((candidate == token) - pi) * z
                 self.by_order[left] = self.by_order[left] + move
                 self.by_entropy[right] = self.by_entropy[right] + move
@@ -220,7 +228,7 @@ class ReferenceMixture:
                     break
             self.steps += 1
             for k, context in seen["found"]:
-                if config.orders[k] in config.cascade_orders:
+                if self.config.orders[k] in self.config.record.candidate_orders:
                     key = self._hit_key(k, context)
                     rate, times = self._hit_rate(key)
                     hit = self.history[self.latest[context]] == token

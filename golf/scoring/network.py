@@ -1,4 +1,8 @@
-"""The model's own code length of every target, from windows of the stream.
+"""The model's own code length of every target, from windows of the stream, each target scored once.
+
+The round trip (``final_roundtrip`` of openai/parameter-golf) has windows that do not overlap. In the sliding score each
+window after the first scores its last ``stride`` targets only, so that they have at least ``window - stride`` tokens of
+context: the score comparable with the public leaderboard's sliding rows, see ``docs/scores.md``.
 
 Shapes: n targets, B windows in a forward pass, W tokens in a window, R scored rows, V vocabulary.
 
@@ -19,7 +23,7 @@ import numpy as np
 
 from golf.distributed import ALONE, Ranks
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windows import WindowPlan
+from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +32,9 @@ __all__ = [
     "HEAD_ROWS",
     "MIN_ROWS",
     "Precision",
+    "RoundtripConfig",
     "Rows",
+    "SlidingConfig",
     "checked_nats",
     "head_rows",
     "inference",
@@ -36,6 +42,7 @@ __all__ = [
     "score_rows",
     "target_nats",
     "window_batch",
+    "window_nats",
 ]
 
 HEAD_ROWS = 2048
@@ -50,6 +57,34 @@ class Rows:
     targets: np.ndarray
     logits: torch.Tensor
     ids: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RoundtripConfig:
+    """``window`` tokens, ``batch`` windows in a forward pass, ``precision`` of its matrix products."""
+
+    window: int
+    batch: int
+    precision: Precision
+
+    def plan(self, num_targets: int) -> WindowPlan:
+        """Windows that do not overlap; raises ``ScoringError`` when none fits."""
+        return plan_roundtrip(num_targets, self.window)
+
+
+@dataclass(frozen=True)
+class SlidingConfig:
+    """``window`` tokens, of which each window after the first scores the last ``stride``; ``batch`` windows in a
+    forward pass; ``precision`` of its matrix products."""
+
+    window: int
+    stride: int
+    batch: int
+    precision: Precision
+
+    def plan(self, num_targets: int) -> WindowPlan:
+        """Windows ``stride`` apart; raises ``ScoringError`` when window or stride do not fit."""
+        return plan_sliding(num_targets, self.window, self.stride)
 
 
 @contextlib.contextmanager
@@ -86,7 +121,6 @@ def iterate_rows(
     *,
     batch: int,
     precision: str = "fp32",
-    what: str = "score",
     ranks: Ranks = ALONE,
 ) -> Iterator[Rows]:
     """Yield the logits of every scored row of ``plan``, in stream order; see ``golf.models.base`` for ``model``.
@@ -98,7 +132,7 @@ def iterate_rows(
     if batch < 1:
         raise ScoringError(f"batch is {batch} windows, wanted at least 1")
     windows_per_pass = max(batch, -(-MIN_ROWS // plan.window))
-    with inference(model, precision=precision) as device, ranks.shown(what, text.num_targets) as shown:
+    with inference(model, precision=precision) as device, ranks.shown("score", text.num_targets) as shown:
         for index in ranks.mine(-(-len(plan) // windows_per_pass)):
             first = index * windows_per_pass
             inputs, flat, targets = window_batch(text, plan, first, min(first + windows_per_pass, len(plan)))
@@ -173,3 +207,15 @@ def window_batch(
     inputs[: last - first] = text.tokens[positions]
     scored = (offsets >= plan.score_from[first:last, None]) & (offsets < lengths)
     return inputs, np.flatnonzero(scored), (starts + offsets)[scored]
+
+
+def window_nats(
+    model: Any, text: ValidationText, config: RoundtripConfig | SlidingConfig, *, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, int]:
+    """Nats of every target, float64 (n,), on every rank, and the number of windows.
+
+    Raises ``ScoringError`` when the windows do not fit.
+    """
+    plan = config.plan(text.num_targets)
+    rows = iterate_rows(model, text, plan, batch=config.batch, precision=config.precision, ranks=ranks)
+    return score_rows(rows, text, ranks=ranks, device=next(iter(model.parameters())).device), len(plan)

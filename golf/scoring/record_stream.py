@@ -3,13 +3,13 @@
 Shapes: n targets, N = n + 1 tokens, K temperatures, J candidates, R rows, S sampled rows, V vocabulary.
 
 One pass over the logits, in reading order, gives the plain score, its tempered copies, and the ``NeuralRecord`` of the
-plain distribution and of the same distribution under the document bias (part A, golf.mixing.bias), which learns from
+plain distribution and of the same distribution under the document bias (golf.mixing.bias), which learns from
 each chunk after it was scored. Everything that needs whole rows happens here; the mixture then runs from the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,90 +17,36 @@ import numpy as np
 
 from golf.distributed import ALONE, Ranks
 from golf.mixing.bias import ArrayOps, DocumentBias, chunk_bounds
-from golf.mixing.config import MixtureConfig
+from golf.mixing.config import RecordConfig
 from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.record import NeuralRecord
-from golf.scoring.neural import HEAD_ROWS, Rows, checked_nats
+from golf.mixing.record import NeuralRecord, StreamRecord
+from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.streaming import PassConfig, iterate_stream_rows
 from golf.scoring.text import ScoringError, ValidationText
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["StreamRecord", "StreamingConfig", "probe_targets", "record_stream"]
+__all__ = ["StreamingConfig", "probe_targets", "record_stream"]
 
 
-@dataclass(frozen=True)
-class StreamingConfig(PassConfig):
-    """The pass, and what must be taken from its logits while they exist.
-
-    ``temperatures`` of the tempered copies; ``bias`` also records the distribution under the document bias, with its
-    chunk and rates; ``candidates`` and ``candidate_orders`` say which ids the cascade of the mixture will ask for;
-    ``sampled_rows`` targets keep their whole row, on which the mixture proves its sum.
-    """
+@dataclass(frozen=True, kw_only=True)
+class StreamingConfig(PassConfig, RecordConfig):
+    """The pass, and what must be taken from its logits while they exist: what the mixture asks for, the
+    ``temperatures`` of the tempered copies, and ``sampled_rows`` targets whose whole row is recorded, on which the
+    mixture proves its sum."""
 
     temperatures: tuple[float, ...]
-    bias: bool
-    bias_chunk_tokens: int
-    bias_global_rate: float
-    bias_document_rate: float
-    candidates: int
-    candidate_orders: tuple[int, ...]
     sampled_rows: int
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        PassConfig.__post_init__(self)
+        RecordConfig.__post_init__(self)
         for temperature in self.temperatures:
             if not 0.0 < temperature < float("inf"):
                 raise ScoringError(f"temperature {temperature} found, wanted numbers above 0")
         if self.sampled_rows < 1:
             raise ScoringError(f"sampled_rows is {self.sampled_rows}, wanted at least 1: sums are checked on them")
-        self.mixture()
-
-    def mixture(self) -> MixtureConfig:
-        """The mixture's parameters with those that act in the pass; the others at their defaults."""
-        return MixtureConfig(
-            bias=self.bias,
-            bias_chunk_tokens=self.bias_chunk_tokens,
-            bias_global_rate=self.bias_global_rate,
-            bias_document_rate=self.bias_document_rate,
-            cascade_candidates=self.candidates,
-            cascade_orders=self.candidate_orders,
-        )
-
-
-@dataclass(frozen=True)
-class StreamRecord:
-    """``plain`` and, when the pass had the bias, ``biased``: N rows each, row t speaks of token t (golf.mixing.record).
-    ``tempered`` float64 (K, n): nats of each target under logits / temperature."""
-
-    plain: NeuralRecord
-    biased: NeuralRecord | None
-    tempered: np.ndarray
-
-    @property
-    def nats(self) -> np.ndarray:
-        """float64 (n,): the plain streaming score of every target."""
-        return self.plain.nll[1:]
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Flat arrays for one safetensors file."""
-        flat = {"tempered": self.tempered}
-        for name, record in (("plain", self.plain), ("biased", self.biased)):
-            if record is not None:
-                flat |= {f"{name}.{field}": array for field, array in vars(record).items()}
-        return flat
-
-    @classmethod
-    def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
-        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
-
-        def part(name: str) -> NeuralRecord:
-            start = f"{name}."
-            return NeuralRecord(**{key[len(start) :]: array for key, array in flat.items() if key.startswith(start)})
-
-        biased = part("biased") if "biased.nll" in flat else None
-        return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])
 
 
 def record_stream(
@@ -110,7 +56,6 @@ def record_stream(
 
     With several ``ranks`` rank 0 calls this while the others are in ``serve_stream``.
     """
-    mixture = config.mixture()
     table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
     ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
     del table
@@ -133,7 +78,7 @@ def record_stream(
         log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
         plain.add(rows, log_probs)
         if biased is not None:
-            bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), mixture)
+            bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
             biased.add(rows, _apply_bias(bias, log_probs, rows, group))
     return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
 
