@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from golf.errors import GolfError
+
 __all__ = ["import_closure"]
 
 
@@ -19,7 +21,7 @@ def import_closure(module: str, root: str | Path) -> list[str]:
     """
     root = Path(root)
     if _find(module, root) is None:
-        raise ValueError(f"module {module} not found below {root}")
+        raise GolfError(f"module {module} not found below {root}")
     found: dict[str, Path] = {}
     queue = [module]
     while queue:

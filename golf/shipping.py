@@ -18,6 +18,7 @@ from golf.closure import import_closure
 from golf.coding.registry import CODERS
 from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
+from golf.errors import GolfError
 
 __all__ = [
     "CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "side_bytes", "size_metrics",
@@ -167,7 +168,7 @@ def check_limit(metrics: dict[str, float]) -> None:
     if over <= 0:
         return
     saving = 8 * over / max(1.0, metrics["quantized_weights"])
-    raise ValueError(
+    raise GolfError(
         f"artifact {metrics['artifact_bytes']:.0f} + decoder {metrics['decoder_bytes']:.0f} = "
         f"{metrics['total_bytes']:.0f} bytes, {over} above compress.limit_bytes={metrics['limit_bytes']:.0f}. "
         f"Save {saving:.2f} bits per weight (lower quantize.levels, or method sdclip with a larger quantize.clip) "

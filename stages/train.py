@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.closure import import_closure
+from golf.errors import GolfError
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
@@ -84,7 +85,7 @@ def run(params: Path, root: Path) -> int:
 
     rank, world, device = place(os.environ)
     say = _say if rank == 0 else _silent
-    with _one_message(rank, ValueError):
+    with _one_message(rank, GolfError):
         model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
         split = open_split(root / "artifacts/tokens/train")
         torch.manual_seed(config.seed)

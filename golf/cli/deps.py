@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from golf.closure import import_closure
+from golf.errors import GolfError
 from golf.files import write_text
 
 __all__ = ["HELP", "add_arguments", "closures", "has_code", "run"]
@@ -54,7 +55,7 @@ def closures(root: Path) -> dict[str, tuple[list[str], list[str]]]:
         body = _body(stage)
         match = re.search(r"python -m (stages\.\w+)", body["cmd"])
         if match is None:
-            raise ValueError(f"dvc.yaml: stage {name}: found cmd `{body['cmd']}`, wanted `python -m stages.NAME`")
+            raise GolfError(f"dvc.yaml: stage {name}: found cmd `{body['cmd']}`, wanted `python -m stages.NAME`")
         listed = sorted(dep for dep in body["deps"] if dep.endswith(".py"))
         wanted = set(import_closure(match.group(1), root))
         if match.group(1) in READ_AS_FILES:

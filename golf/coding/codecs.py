@@ -9,6 +9,7 @@ from __future__ import annotations
 from golf.coding.blocks import ArtifactError
 from golf.coding.coder import NEVER, Coder, Integers, SideInfo, as_int16
 from golf.coding.tables import MAX_ALPHABET
+from golf.errors import GolfError
 
 __all__ = ["BELOW_ORDER_0", "MAX_MODELLED_COLUMNS"]
 
@@ -21,7 +22,7 @@ def _encode_columns(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
 
     stream = columns.encode(values, trellis=info.trellis, column_codes=info.column_codes)
     if stream is None:
-        raise ValueError(f"{info.name}: integers span more than {MAX_ALPHABET}, too wide for the column coder")
+        raise GolfError(f"{info.name}: integers span more than {MAX_ALPHABET}, too wide for the column coder")
     return b"", stream
 
 

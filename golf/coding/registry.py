@@ -17,6 +17,7 @@ from golf.coding.codecs import BELOW_ORDER_0
 from golf.coding.coder import NEVER, Coder, Integers, SideInfo, as_int16
 from golf.coding.rans import decode, encode
 from golf.coding.tables import TOTAL, build_table, read_table, write_table
+from golf.errors import GolfError
 
 __all__ = ["CODERS", "Coder", "Encoded", "SideInfo", "encode_smallest"]
 
@@ -127,7 +128,7 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     known = {coder.name: coder for coder in CODERS.values()}
     unknown = [name for name in coders if name not in known]
     if unknown or not coders:
-        raise ValueError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
+        raise GolfError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
     best: Encoded | None = None
     for name in coders:
         coder = known[name]
@@ -137,5 +138,5 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
         tried = Encoded(coder.number, *coder.encode(values, info))
         best = tried if best is None or tried.num_bytes < best.num_bytes else best
     if best is None:
-        raise ValueError(f"{info.name}: none of the coders {list(coders)} takes integers of shape {values.shape}")
+        raise GolfError(f"{info.name}: none of the coders {list(coders)} takes integers of shape {values.shape}")
     return best

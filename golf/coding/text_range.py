@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from golf.errors import GolfError
+
 __all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "frequencies"]
 
 DEFAULT_BITS = 24
@@ -23,7 +25,7 @@ _BOTTOM = np.uint64(1 << 32)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-class RangeError(ValueError):
+class RangeError(GolfError):
     """A row is no distribution, or a code is damaged."""
 
 

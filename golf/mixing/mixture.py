@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.mixing import cascade as part_c
 from golf.mixing import chain as part_b
 from golf.mixing import extra as part_e
@@ -253,20 +254,20 @@ def _check(
     extras: ExtraTable,
 ) -> None:  # fmt: skip
     if table.orders != config.orders:
-        raise ValueError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
+        raise GolfError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
     if extras.extras != config.extras or len(extras.n) != len(tokens):
-        raise ValueError(f"extra counts: are {extras.extras} of {len(extras.n)} tokens, wanted {config.extras} of "
+        raise GolfError(f"extra counts: are {extras.extras} of {len(extras.n)} tokens, wanted {config.extras} of "
                          f"{len(tokens)}; count with `count_extras` and `config.extras`")
     if not len(tokens) == len(table.matched) == len(record.nll):
-        raise ValueError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
+        raise GolfError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
                          "neural record; wanted three equal numbers")
     if record.candidate_log_prob.shape != ids.shape:
-        raise ValueError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
+        raise GolfError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
                          f"wanted {ids.shape} (cascade_candidates)")
     positions = record.sample_positions
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():
-        raise ValueError("neural record: sample_positions must be rising scored positions")
+        raise GolfError("neural record: sample_positions must be rising scored positions")
 
 
 def _materialise(

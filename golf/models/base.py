@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from golf.errors import GolfError
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
 
 __all__ = ["LanguageModel", "Role"]
@@ -63,7 +64,7 @@ class LanguageModel(nn.Module, ABC):
     def set_depth(self, repeats: int) -> None:
         """Use ``repeats`` repeats from now on. Raises ``ValueError`` outside 1..max_depth."""
         if not 1 <= repeats <= self.max_depth:
-            raise ValueError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
+            raise GolfError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats
 
     def compile_layers(self, **options: Any) -> None:

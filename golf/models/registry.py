@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from golf import params
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.models.depth_recurrent import DepthRecurrent, DepthRecurrentConfig
 from golf.models.gdn_hybrid import GdnHybrid, GdnHybridConfig
@@ -48,6 +49,6 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     """A freshly initialised float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:
-        raise ValueError(f"vocab_size: found {vocab_size}, wanted 2 or more")
+        raise GolfError(f"vocab_size: found {vocab_size}, wanted 2 or more")
     model: LanguageModel = FAMILIES[config.family][1](config, vocab_size)
     return model

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.optim.muon import Muon
 from golf.optim.newton_schulz import Coefficients
@@ -157,7 +158,7 @@ class Optimisers:
                 expected[f"{prefix}.{short}.{name}"] = (optimiser, name, key)
         for problem, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected)):
             if names and tensors:
-                raise ValueError(f"optimiser state: {problem} tensor `{min(names)}`, wanted one state per parameter")
+                raise GolfError(f"optimiser state: {problem} tensor `{min(names)}`, wanted one state per parameter")
         self.muon.state.clear()
         self.adamw.state.clear()
         for full_name, tensor in tensors.items():
@@ -165,7 +166,7 @@ class Optimisers:
             parameter = self._parameters[name]
             wanted = () if key == "step" else tuple(parameter.shape)
             if tuple(tensor.shape) != wanted:
-                raise ValueError(f"optimiser state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
+                raise GolfError(f"optimiser state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
             owner.state[parameter][key] = tensor.detach().to(parameter.device, torch.float32, copy=True)
 
     def sizes(self) -> OptimiserSizes:

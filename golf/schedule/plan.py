@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from golf.errors import GolfError
 from golf.schedule.rules import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
 __all__ = ["Machine", "Plan", "PlanCase", "PlanError", "plan", "replay"]
@@ -21,7 +22,7 @@ MIN_SNAPSHOTS = 2  # one snapshot is the final weights: no average
 MIN_QAT_STEPS = 50  # fewer updates hardly move the weights to the grid: a warning
 
 
-class PlanError(ValueError):
+class PlanError(GolfError):
     """A configured system never acts, or acts from the first step; each line names the key and what to change."""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from golf.errors import GolfError
 from golf.schedule.rules import WarmdownShape
 
 __all__ = ["StepsPlan", "plan_steps", "plan_timed_warmdown"]
@@ -55,7 +56,7 @@ def plan_steps(
     fire is no error here: its reasons are in ``refusals``.
     """
     if min(iterations, warmdown, reachable, snapshot_every) < 1 or warmdown > iterations:
-        raise ValueError(
+        raise GolfError(
             f"iterations {iterations}, warmdown {warmdown}, reachable {reachable}, snapshot_every {snapshot_every}: "
             "all must be at least 1 and warmdown at most iterations"
         )
@@ -89,7 +90,7 @@ def plan_timed_warmdown(budget_seconds: float, warmdown_steps: int, step_seconds
     """
     warm_seconds = warmdown_steps * step_seconds
     if warm_seconds > budget_seconds:
-        raise ValueError(
+        raise GolfError(
             f"warmdown of {warmdown_steps} steps takes {warm_seconds:.1f} s, longer than the budget of "
             f"{budget_seconds:.1f} s: the first multiplier would be {budget_seconds / warm_seconds:.3f}; set warmdown "
             f"to at most {int(0.5 * budget_seconds / step_seconds)} steps, half of the run"

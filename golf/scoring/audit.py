@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from golf.errors import GolfError
 from golf.score import bits_per_byte
 from golf.scoring.fingerprints import STREAMS, Stream, nearest_miscount
 
@@ -26,7 +27,7 @@ LIMIT_BYTES = 16_000_000
 TOLERANCE = 2e-4  # relative spread of implied bytes over all merged records is 7e-5
 
 
-class AuditError(ValueError):
+class AuditError(GolfError):
     """A file that holds no score to audit."""
 
 

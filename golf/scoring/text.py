@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.tokens.shards import MADE_BY, load_split
 
 __all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text", "xz_bits_per_byte"]
 
 
-class ScoringError(ValueError):
+class ScoringError(GolfError):
     """Text, model and parameters do not fit together; the message says which and what to change."""
 
 

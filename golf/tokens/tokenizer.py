@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from golf.errors import GolfError
 from golf.files import require
 from golf.tokens.ledger import SPACE, byte_table, piece_bytes
 
@@ -26,7 +27,7 @@ _CACHED_WORDS = 1 << 18
 _LONGEST_CACHED = 64  # characters; longer "words" (other scripts, code) do not come back often
 
 
-class TokenizerError(ValueError):
+class TokenizerError(GolfError):
     """A tokenizer model is damaged, or cannot code a text; the message names it and the way out."""
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from golf.errors import GolfError
 from golf.processes import process_group
 
 __all__ = ["Group", "PeerLostError", "joined_group"]
 
 
-class PeerLostError(ValueError):
+class PeerLostError(GolfError):
     """Another process of the group ended before training did."""
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from golf.batches import Batches, TokenSource, prefetch
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.optim.groups import OptimiserConfig, Optimisers
 from golf.schedule.rules import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, qat_acts, snapshot_due
@@ -41,11 +42,11 @@ _HISTORY_ROWS = 1000  # rows of the history at most, about
 _DIVERGED = 3.0  # a loss beyond this multiple of ln(vocabulary), the loss of knowing nothing, has diverged
 
 
-class DivergedError(ValueError):
+class DivergedError(GolfError):
     """The loss is not finite or has exploded."""
 
 
-class MemoryShortError(ValueError):
+class MemoryShortError(GolfError):
     """A micro batch does not fit into the device's memory."""
 
 

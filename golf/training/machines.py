@@ -9,6 +9,7 @@ Shapes: ``T`` tokens in a sequence, ``D`` width, ``V`` vocabulary.
 
 from __future__ import annotations
 
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.schedule.plan import Machine
 
@@ -48,5 +49,5 @@ def credible_machines(
 def steady_machine(steps_per_second: float, depths: tuple[int, ...]) -> Machine:
     """A machine that makes ``steps_per_second`` updates at every depth. Raises ``ValueError`` unless above 0."""
     if not steps_per_second > 0:
-        raise ValueError(f"steps per second: found {steps_per_second}, wanted more than 0")
+        raise GolfError(f"steps per second: found {steps_per_second}, wanted more than 0")
     return Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from golf.decode import Decoded, load_artifact
+from golf.errors import GolfError
 from golf.files import read_json
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.scoring.windowed import RoundtripConfig
@@ -42,7 +43,7 @@ SAMPLE_DOCUMENTS = 4
 REPEATS = 3  # times that a passage stands in the prefix before it begins once more
 
 
-class VerifyError(ValueError):
+class VerifyError(GolfError):
     """Parameters of `verify` that fit nothing."""
 
 
