@@ -127,13 +127,14 @@ def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
     return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
 
 
-def _save(save_file: Any, tensors: Mapping[str, Any], temporary: Path, path: str | Path, meta: Mapping[str, Any]) -> None:
+def _save(save_file: Any, tensors: Mapping[str, Any], path: str | Path, meta: Mapping[str, Any]) -> None:
     from safetensors import SafetensorError
 
-    try:
-        save_file(tensors, temporary, metadata=_metadata(meta))
-    except SafetensorError as error:  # what the disk says comes without a name
-        raise FileError(f"{path}: not written ({error})") from error
+    with atomic_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=_metadata(meta))
+        except SafetensorError as error:  # what the disk says comes without a name
+            raise FileError(f"{path}: not written ({error})") from error
 
 
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
@@ -141,8 +142,7 @@ def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mappin
     from safetensors.numpy import save_file
 
     arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    with atomic_file(path) as temporary:
-        _save(save_file, arrays, temporary, path, meta)
+    _save(save_file, arrays, path, meta)
 
 
 def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
@@ -150,8 +150,7 @@ def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapp
     from safetensors.torch import save_file
 
     cpu = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    with atomic_file(path) as temporary:
-        _save(save_file, cpu, temporary, path, meta)
+    _save(save_file, cpu, path, meta)
 
 
 def _open(path: str | Path, framework: str, made_by: str) -> Any:

@@ -7,21 +7,20 @@ Python version, same bytes.
 
 from __future__ import annotations
 
-import ast
 import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from golf.closure import import_closure
+from golf.code import import_closure, minify
 from golf.coding.registry import CODERS
 from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
 from golf.errors import GolfError
 
 __all__ = [
-    "CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "side_bytes", "size_metrics",
+    "CompressConfig", "check_limit", "decoder_sources", "pack_decoder", "side_bytes", "size_metrics",
     "size_rows",
 ]  # fmt: skip
 
@@ -66,35 +65,6 @@ def pack_decoder(root: str | Path) -> bytes:
             entry.create_system = 3  # not the packing machine's
             archive.writestr(entry, minify((Path(root) / name).read_text()), compresslevel=9)
     return buffer.getvalue()
-
-
-def minify(source: str) -> str:
-    """``source`` without comments, docstrings and function annotations; it runs the same (dataclass fields stay)."""
-    tree = _Strip().visit(ast.parse(source))
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
-
-
-class _Strip(ast.NodeTransformer):
-    def _body(self, node: Any) -> Any:
-        self.generic_visit(node)
-        kept = [item for item in node.body if not _is_docstring(item)]
-        node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])
-        return node
-
-    visit_Module = visit_ClassDef = _body
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        node.returns = None
-        for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-            arg.annotation = None
-        for star in (node.args.vararg, node.args.kwarg):
-            if star is not None:
-                star.annotation = None
-        return self._body(node)
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf.closure import import_closure
+from golf.code import Code
 from golf.errors import GolfError
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
@@ -166,7 +166,7 @@ def _run_key(config: TrainConfig, model: dict[str, Any], root: Path) -> str:
             "train": {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN},
             "model": model,
             "tokens": {path.name: sha256_file(path) for path in shards},
-            "code": {path: sha256_file(repository / path) for path in import_closure("stages.train", repository)},
+            "code": Code(repository, [model["family"]]).fingerprint("stages.train"),
         }
     )
 

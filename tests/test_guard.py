@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ LIMIT = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);
 LIMIT += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
 
 
-@pytest.mark.parametrize("call", ["write_text({0!r}, 'x' * 10**6)", "save_numpy({0!r}, {{'a': np.zeros(10**6)}}, {{}})"])
+@pytest.mark.parametrize("call", ["write_text({0!r}, 'x' * 9999)", "save_numpy({0!r}, dict(a=np.ones(10**6)), dict())"])
 def test_a_full_disk_names_the_file_and_leaves_nothing(root: Path, tmp_path: Path, call: str) -> None:
     done = run(LIMIT + call.format(str(tmp_path / "out")), root)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
@@ -87,11 +88,11 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(root: Path, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("body", "full_name"), [("print('x')", ""), ("print('x' * 10**6)", " or a file in writing")])
-def test_a_full_or_closed_output_is_one_line(root: Path, body: str, full_name: str) -> None:
+@pytest.mark.parametrize("body", ["print('x')", "print('x' * 10**6)"])
+def test_a_full_or_closed_output_is_one_line(root: Path, body: str) -> None:
     with open("/dev/full", "w") as full:
         done = run(body, root, stdout=full.fileno())
-    assert (done.returncode, done.stderr) == (1, f"stage: error: standard output{full_name}: No space left on device\n")
+    assert done.returncode == 1 and re.fullmatch(r"stage: error: standard output.*: No space left .*\n", done.stderr)
     reader, writer = os.pipe()
     os.close(reader)
     done = run(body, root, stdout=writer)
