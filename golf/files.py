@@ -17,11 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from golf.errors import GolfError
 
-if TYPE_CHECKING:  # torch costs 1.4 s to import and light stages never need it
+if TYPE_CHECKING:  # torch costs 1.4 s to import, numpy 0.1 s: light stages and commands never need them
+    import numpy as np
     import torch
 
 __all__ = [
@@ -139,6 +138,7 @@ def _save(save_file: Any, tensors: Mapping[str, Any], path: str | Path, meta: Ma
 
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
