@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.files import load_numpy, save_numpy
 from golf.progress import bar
 from golf.quantize.hessian import HessianError, HessianSums
@@ -90,7 +91,7 @@ def calibration_windows(source: TokenSource, config: CalibrateConfig) -> np.ndar
     """
     most = source.num_tokens // config.window
     if most < 1:
-        raise ValueError(f"the training split has {source.num_tokens} tokens, wanted calibrate.window={config.window}")
+        raise GolfError(f"the training split has {source.num_tokens} tokens, wanted calibrate.window={config.window}")
     count = max(1, min(most, config.tokens // config.window))
     starts = [i * most // count * config.window for i in range(count)]
     return np.stack([source.read(start, config.window) for start in starts]).astype(np.int64)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.progress import bar
 
 if TYPE_CHECKING:  # torch costs 1.4 s to import
@@ -34,7 +35,7 @@ __all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "joined", "place
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
 
-class PeerLostError(ValueError):
+class PeerLostError(GolfError):
     """Another process of the group ended too early."""
 
 

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from golf.errors import GolfError
 
-if TYPE_CHECKING:  # torch costs 1.4 s to import and light stages never need it
+if TYPE_CHECKING:  # torch costs 1.4 s to import, numpy 0.1 s: light stages and commands never need them
+    import numpy as np
     import torch
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 
-class FileError(ValueError):
+class FileError(GolfError):
     """A file is missing, damaged or of the wrong kind; the message names it and the stage that makes it."""
 
 
@@ -66,6 +67,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, name):  # a full disk is reported without a name, a temporary name means nothing
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -137,13 +142,23 @@ def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
     return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
 
 
+def _save(save_file: Any, tensors: Mapping[str, Any], path: str | Path, meta: Mapping[str, Any]) -> None:
+    from safetensors import SafetensorError
+
+    with atomic_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=_metadata(meta))
+        except SafetensorError as error:  # what the disk says comes without a name
+            raise FileError(f"{path}: not written ({error})") from error
+
+
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
+    import numpy as np
     from safetensors.numpy import save_file
 
     arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    with atomic_file(path) as temporary:
-        save_file(arrays, temporary, metadata=_metadata(meta))
+    _save(save_file, arrays, path, meta)
 
 
 def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
@@ -151,8 +166,7 @@ def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapp
     from safetensors.torch import save_file
 
     cpu = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    with atomic_file(path) as temporary:
-        save_file(cpu, temporary, metadata=_metadata(meta))
+    _save(save_file, cpu, path, meta)
 
 
 def _open(path: str | Path, framework: str, made_by: str) -> Any:

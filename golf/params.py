@@ -14,12 +14,14 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from golf.errors import GolfError
+
 T = TypeVar("T")
 
 __all__ = ["ParamsError", "from_dict", "load_section", "read_params", "to_dict"]
 
 
-class ParamsError(ValueError):
+class ParamsError(GolfError):
     """A parameter file, section or key is wrong; the message names it."""
 
 

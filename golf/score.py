@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from golf.errors import GolfError
+
 __all__ = ["bits_per_byte"]
 
 
@@ -15,7 +17,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
     Raises ``ValueError`` when there is no text or the code length is not a finite number >= 0.
     """
     if num_bytes <= 0:
-        raise ValueError(f"bits per byte of {num_bytes} bytes of text is undefined; the text must not be empty")
+        raise GolfError(f"bits per byte of {num_bytes} bytes of text is undefined; the text must not be empty")
     if not (math.isfinite(total_nats) and total_nats >= 0.0):
-        raise ValueError(f"total_nats is {total_nats}; a code length is a finite number >= 0")
+        raise GolfError(f"total_nats is {total_nats}; a code length is a finite number >= 0")
     return total_nats / math.log(2.0) / num_bytes

@@ -7,20 +7,20 @@ Python version, same bytes.
 
 from __future__ import annotations
 
-import ast
 import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from golf.closure import import_closure
+from golf.code import import_closure, minify
 from golf.coding.coders import CODERS
 from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
+from golf.errors import GolfError
 
 __all__ = [
-    "CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "side_bytes", "size_metrics",
+    "CompressConfig", "check_limit", "decoder_sources", "pack_decoder", "side_bytes", "size_metrics",
     "size_rows",
 ]  # fmt: skip
 
@@ -62,35 +62,6 @@ def pack_decoder(root: str | Path) -> bytes:
             entry.create_system = 3  # not the packing machine's
             archive.writestr(entry, minify((Path(root) / name).read_text()), compresslevel=9)
     return buffer.getvalue()
-
-
-def minify(source: str) -> str:
-    """``source`` without comments, docstrings and function annotations; it runs the same (dataclass fields stay)."""
-    tree = _Strip().visit(ast.parse(source))
-    return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
-
-
-class _Strip(ast.NodeTransformer):
-    def _body(self, node: Any) -> Any:
-        self.generic_visit(node)
-        kept = [item for item in node.body if not _is_docstring(item)]
-        node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])
-        return node
-
-    visit_Module = visit_ClassDef = _body
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        node.returns = None
-        for arg in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
-            arg.annotation = None
-        for star in (node.args.vararg, node.args.kwarg):
-            if star is not None:
-                star.annotation = None
-        return self._body(node)
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:
@@ -164,7 +135,7 @@ def check_limit(metrics: dict[str, float]) -> None:
     if over <= 0:
         return
     saving = 8 * over / max(1.0, metrics["quantized_weights"])
-    raise ValueError(
+    raise GolfError(
         f"artifact {metrics['artifact_bytes']:.0f} + decoder {metrics['decoder_bytes']:.0f} = "
         f"{metrics['total_bytes']:.0f} bytes, {over} above compress.limit_bytes={metrics['limit_bytes']:.0f}. "
         f"Save {saving:.2f} bits per weight (lower quantize.levels, or method sdclip with a larger quantize.clip) "

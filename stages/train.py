@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf.closure import import_closure
+from golf.code import Code
 from golf.distributed import PeerLostError, joined, place
+from golf.errors import GolfError
 from golf.files import sha256_file, write_json
 from golf.guard import main_guard
 from golf.params import load_section, read_params
@@ -83,7 +84,7 @@ def run(params: Path, root: Path) -> int:
 
     rank, world, device = place(os.environ)
     say = _say if rank == 0 else _silent
-    with _one_message(rank, ValueError):
+    with _one_message(rank, GolfError):
         model_config = config_from_dict(read_params(params).get("model"), where=f"{params}: model")
         split = open_split(root / "artifacts/tokens/train")
         torch.manual_seed(config.seed)
@@ -162,7 +163,7 @@ def _run_key(config: TrainConfig, model: dict[str, Any], root: Path) -> str:
             "train": {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_OF_THE_RUN},
             "model": model,
             "tokens": {path.name: sha256_file(path) for path in shards},
-            "code": {path: sha256_file(repository / path) for path in import_closure("stages.train", repository)},
+            "code": Code(repository, [model["family"]]).fingerprint("stages.train"),
         }
     )
 

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from golf.errors import GolfError
+
 __all__ = ["AuditError", "Run", "read_run"]
 
 
-class AuditError(ValueError):
+class AuditError(GolfError):
     """A file that holds no score to audit."""
 
 

@@ -15,7 +15,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "audit": "audit other runs from their logs: implied bytes, size, seeds, phases that never fired",
-    "deps": "compare or rewrite the code deps of dvc.yaml with the import closures",
+    "deps": "print the files whose code a stage depends on, each with its digest",
     "fetch": "get the default corpus, hash-checked",
     "inspect": "show what the bytes of an artifact are spent on",
     "params": "print or write the parameters of a preset",

@@ -17,6 +17,7 @@ from typing import Any
 from golf.coding.bytes import ArtifactError
 from golf.container.layout import Unpacked
 from golf.container.read import unpack
+from golf.errors import GolfError
 from golf.files import FileError, atomic_file
 from golf.quantize.tensors import ROLES
 from golf.shipping import side_bytes, size_rows
@@ -76,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables; ``ArtifactError`` or ``FileError`` when a file is missing or damaged."""
     if (args.file is None) == (args.diff is None):
-        raise ValueError("inspect: wanted either one FILE or --diff A B, see `golf inspect --help`")
+        raise GolfError("inspect: wanted either one FILE or --diff A B, see `golf inspect --help`")
     if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
-        raise ValueError(f"--plot: found {args.plot}, wanted a name that ends in .png or .svg")
+        raise GolfError(f"--plot: found {args.plot}, wanted a name that ends in .png or .svg")
     if args.diff is None:
         shown = [load(args.file, errors=args.errors, decoder=args.decoder)]
         sys.stdout.write(describe(shown[0]) + "\n")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import lzma
 from typing import Literal, get_args
 
+from golf.errors import GolfError
+
 __all__ = ["ArtifactError", "Cause", "Reader", "pack_block", "unpack_block", "varint", "zigzag"]
 
 Cause = Literal["missing", "magic", "version", "length", "checksum", "index", "block", "payload", "tensor"]
@@ -16,7 +18,7 @@ _STORE, _ZSTD, _LZMA = 0, 1, 2
 MAX_BLOCK_BYTES = 1 << 28
 
 
-class ArtifactError(ValueError):
+class ArtifactError(GolfError):
     """An artifact cannot be read or may not be written; ``cause`` is one of a closed set, the message has numbers."""
 
     def __init__(self, cause: Cause, message: str) -> None:

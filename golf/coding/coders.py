@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 from golf.coding.rans import decode, encode
 from golf.coding.tables import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, read_table, write_table
+from golf.errors import GolfError
 
 __all__ = ["CODERS", "NEVER", "Coder", "Encoded", "Integers", "SideInfo", "as_int16", "encode_smallest"]
 
@@ -149,7 +150,7 @@ def _encode_columns(values: Integers, info: SideInfo) -> tuple[bytes, bytes]:
 
     stream = columns.encode(values, trellis=info.trellis, column_codes=info.column_codes)
     if stream is None:
-        raise ValueError(f"{info.name}: integers span more than {MAX_ALPHABET}, too wide for the column coder")
+        raise GolfError(f"{info.name}: integers span more than {MAX_ALPHABET}, too wide for the column coder")
     return b"", stream
 
 
@@ -226,7 +227,7 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     known = {coder.name: coder for coder in CODERS.values()}
     unknown = [name for name in coders if name not in known]
     if unknown or not coders:
-        raise ValueError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
+        raise GolfError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
     best: Encoded | None = None
     for name in coders:
         coder = known[name]
@@ -236,5 +237,5 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
         tried = Encoded(coder.number, *coder.encode(values, info))
         best = tried if best is None or tried.num_bytes < best.num_bytes else best
     if best is None:
-        raise ValueError(f"{info.name}: none of the coders {list(coders)} takes integers of shape {values.shape}")
+        raise GolfError(f"{info.name}: none of the coders {list(coders)} takes integers of shape {values.shape}")
     return best

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from golf.errors import GolfError
+
 __all__ = ["Batches", "TokenSource", "permute", "prefetch"]
 
 _ROUNDS = 4
@@ -80,9 +82,9 @@ class Batches:
     def __post_init__(self) -> None:
         """Check sizes."""
         if self.sequence_length < 1 or self.sequences_per_step < 1:
-            raise ValueError(f"found {self.sequences_per_step} sequences of {self.sequence_length}, wanted 1 or more")
+            raise GolfError(f"found {self.sequences_per_step} sequences of {self.sequence_length}, wanted 1 or more")
         if self.source.num_tokens < self.sequence_length + 1:
-            raise ValueError(
+            raise GolfError(
                 f"the training split has {self.source.num_tokens} tokens, one sequence needs "
                 f"{self.sequence_length + 1}; lower train.sequence_length or give `tokenize` more text"
             )
@@ -113,7 +115,7 @@ class Batches:
         for row, window in enumerate(windows):
             out[row] = self.source.read(int(window) * length, length + 1)
         if out.size and int(out.max()) >= self.vocab_size:
-            raise ValueError(
+            raise GolfError(
                 f"training split: token id {int(out.max())} is outside the vocabulary of {self.vocab_size}; "
                 "re-run tokenize, the shards and the tokenizer do not belong together"
             )
@@ -124,7 +126,7 @@ class Batches:
         if self.sequences_per_step % world:
             total = self.sequences_per_step
             valid = [n for n in range(1, total + 1) if total % n == 0]
-            raise ValueError(f"{total} sequences do not divide over {world} processes; use one of {valid}")
+            raise GolfError(f"{total} sequences do not divide over {world} processes; use one of {valid}")
         windows = self.windows(step)
         local = self.sequences_per_step // world
         return windows, self.rows(windows[rank * local : (rank + 1) * local])

@@ -12,10 +12,12 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from golf.errors import GolfError
+
 __all__ = ["Corpus", "CorpusError", "Document", "Position", "decode_utf8", "open_binary"]
 
 
-class CorpusError(ValueError):
+class CorpusError(GolfError):
     """The corpus is missing, damaged, empty or too small; the message names the file and the way out."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import sentencepiece
 
 from golf.data.byte_table import SPACE, byte_table, piece_bytes
+from golf.errors import GolfError
 from golf.files import require
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
@@ -33,7 +34,7 @@ _CACHED_WORDS = 1 << 18
 _LONGEST_CACHED = 64  # characters; longer "words" (other scripts, code) do not come back often
 
 
-class TokenizerError(ValueError):
+class TokenizerError(GolfError):
     """A tokenizer model is damaged, or cannot code a text; the message names it and the way out."""
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,7 +41,7 @@ def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArra
     most = (source.num_tokens - window // 2) // window
     if most < 1:
         found = f"the training split has {source.num_tokens} tokens"
-        raise ValueError(f"quantize.split.window: {found}, wanted at least {window + window // 2} for one of {window}")
+        raise GolfError(f"quantize.split.window: {found}, wanted at least {window + window // 2} for one of {window}")
     count = max(1, min(most, tokens // window))
     starts = [i * most // count * window + window // 2 for i in range(count)]
     return np.stack([source.read(start, window) for start in starts]).astype(np.int64)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from golf.errors import GolfError
+
 __all__ = ["RANGE_OCTAVES", "TOLERANCE", "Probe", "Search", "TargetError", "search_scale"]
 
 TOLERANCE = 0.002
@@ -20,7 +22,7 @@ _MOST_PROBES = 24
 _NARROWEST = 2.0**-13  # octaves; no row code moves within so little
 
 
-class TargetError(ValueError):
+class TargetError(GolfError):
     """No step scale leads to the target; the message says what was found and what to change."""
 
 

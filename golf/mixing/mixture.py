@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.jit import kernel
 from golf.mixing import backoff, cascade, gate
 from golf.mixing.backoff import ChainState, chain_row, chain_score, new_chain
@@ -247,21 +248,21 @@ def _check(
     documents: DocumentCounts,
 ) -> None:  # fmt: skip
     if table.orders != config.orders:
-        raise ValueError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
+        raise GolfError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
     orders = config.layers.document_orders
     if documents.orders != orders or len(documents.n) != len(tokens):
-        raise ValueError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, wanted {orders} of "
+        raise GolfError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, wanted {orders} of "
                          f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`")
     if not len(tokens) == len(table.matched) == len(record.nll):
-        raise ValueError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
+        raise GolfError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
                          "neural record; wanted three equal numbers")
     if record.candidate_log_prob.shape != ids.shape:
-        raise ValueError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
+        raise GolfError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
                          f"wanted {ids.shape} (candidates)")
     positions = record.sample_positions
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():
-        raise ValueError("neural record: sample_positions must be rising scored positions")
+        raise GolfError("neural record: sample_positions must be rising scored positions")
 
 
 def _materialise(

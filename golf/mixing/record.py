@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.jit import kernel
 
 __all__ = ["NeuralRecord", "StreamRecord", "summarise_row"]
@@ -59,18 +60,18 @@ class NeuralRecord:
         num = len(self.nll)
         for name in ("entropy", "argmax", "argmax_log_prob", "scored"):
             if getattr(self, name).shape != (num,):
-                raise ValueError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
+                raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
         if self.candidate_log_prob.ndim != 2 or len(self.candidate_log_prob) != num:
-            raise ValueError(f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
+            raise GolfError(f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
                              f"wanted ({num}, candidates)")
         if self.scored.dtype != np.bool_:
-            raise ValueError(f"neural record: scored is {self.scored.dtype}, wanted bool")
+            raise GolfError(f"neural record: scored is {self.scored.dtype}, wanted bool")
         bad = self.scored & ~(np.isfinite(self.nll) & np.isfinite(self.entropy) & np.isfinite(self.argmax_log_prob))
         if bad.any():
-            raise ValueError(f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
+            raise GolfError(f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
                              f"nll {self.nll[bad.argmax()]}")
         if len(self.sample_positions) != len(self.sample_log_probs):
-            raise ValueError(f"neural record: {len(self.sample_positions)} sample positions for "
+            raise GolfError(f"neural record: {len(self.sample_positions)} sample positions for "
                              f"{len(self.sample_log_probs)} rows")
 
     @property

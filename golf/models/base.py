@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from golf.errors import GolfError
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
 
 __all__ = ["LanguageModel", "Role", "check_attention", "check_positive"]
@@ -64,7 +65,7 @@ class LanguageModel(nn.Module, ABC):
     def set_depth(self, repeats: int) -> None:
         """Use ``repeats`` repeats from now on. Raises ``ValueError`` outside 1..max_depth."""
         if not 1 <= repeats <= self.max_depth:
-            raise ValueError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
+            raise GolfError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats
 
     def compile_layers(self, **options: Any) -> None:
@@ -163,14 +164,14 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not value > 0:
-            raise ValueError(f"{name}: found {value}, wanted more than 0")
+            raise GolfError(f"{name}: found {value}, wanted more than 0")
 
 
 def check_attention(width: int, heads: int, kv_heads: int) -> None:
     """Raise ``ValueError`` unless the heads divide the width, kv_heads divide the heads and the head width is even."""
     if heads < 1 or width % heads:
-        raise ValueError(f"heads: found {heads}, wanted a divisor of width {width}")
+        raise GolfError(f"heads: found {heads}, wanted a divisor of width {width}")
     if kv_heads < 1 or heads % kv_heads:
-        raise ValueError(f"kv_heads: found {kv_heads}, wanted a divisor of heads {heads}")
+        raise GolfError(f"kv_heads: found {kv_heads}, wanted a divisor of heads {heads}")
     if (width // heads) % 2:
-        raise ValueError(f"heads: found head width {width // heads} (width / heads), wanted an even one for RoPE")
+        raise GolfError(f"heads: found head width {width // heads} (width / heads), wanted an even one for RoPE")

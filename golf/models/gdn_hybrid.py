@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.errors import GolfError
 from golf.models.base import LanguageModel, Role, check_attention, check_positive
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule
@@ -46,7 +47,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
     blocks up to the next owner use its. Raises ``ValueError`` naming the part that is wrong.
     """
     if kv_share_stride < 0:
-        raise ValueError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
+        raise GolfError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
     plans: list[LayerPlan] = []
     parts = layout.split("_")
     for place, part in enumerate(parts):
@@ -55,7 +56,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
         match = re.fullmatch(r"(gdn|swa)(\d*)", part)
         count = int(match.group(2) or 1) if match else 0
         if match is None or count < 1:
-            raise ValueError(f"layout: found `{part}` in `{layout}`, wanted gdnN, swaN or shared joined by `_`")
+            raise GolfError(f"layout: found `{part}` in `{layout}`, wanted gdnN, swaN or shared joined by `_`")
         shared = parts[place + 1 : place + 2] == ["shared"]
         for _ in range(count):
             plans.append(_next(plans, match.group(1), shared, kv_share_stride))
@@ -78,7 +79,7 @@ def _check_shared(layout: str, parts: list[str]) -> None:
     for place, part in enumerate(parts):
         earlier = [p for p in parts[: max(0, place - 1)] if p.startswith("swa")]
         if part == "shared" and not (place > 0 and parts[place - 1].startswith("swa") and earlier):
-            raise ValueError(f"layout: found `shared` in `{layout}` at part {place}, wanted it after a second swa")
+            raise GolfError(f"layout: found `shared` in `{layout}` at part {place}, wanted it after a second swa")
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,60 @@
 """Names of model families, and the way from a plain dictionary to a model.
 
 To add a family: write its frozen config dataclass (field ``family`` a ``Literal`` with its name) and its
-``LanguageModel`` class taking ``(config, vocab_size)`` in one module, and name both in ``FAMILIES``. A family's module
-is imported when a model of it is asked for, no sooner, so that what reads imports (``golf.closure``) can leave out the
-families that are not in use.
+``LanguageModel`` class taking ``(config, vocab_size)``, and list module and names in ``FAMILIES``. A family is
+imported when it is asked for: neither a stage's fingerprint nor the shipped decoder holds the code of another one.
 """
 
 from __future__ import annotations
 
-import importlib
-from types import MappingProxyType
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from golf import params
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
+
+if TYPE_CHECKING:
+    from golf.models.depth_recurrent import DepthRecurrentConfig
+    from golf.models.gdn_hybrid import GdnHybridConfig
+    from golf.models.transformer import TransformerConfig
+
+    ModelConfig = DepthRecurrentConfig | GdnHybridConfig | TransformerConfig
 
 __all__ = ["FAMILIES", "build_model", "config_from_dict", "config_to_dict"]
 
-FAMILIES = MappingProxyType(  # family: module, config dataclass, model class
-    {
-        "depth_recurrent": ("golf.models.depth_recurrent", "DepthRecurrentConfig", "DepthRecurrent"),
-        "gdn_hybrid": ("golf.models.gdn_hybrid", "GdnHybridConfig", "GdnHybrid"),
-        "transformer": ("golf.models.transformer", "TransformerConfig", "Transformer"),
-    }
-)
+FAMILIES = {  # name: module, config class, model class; `golf.code` reads this table without importing it
+    "depth_recurrent": ("golf.models.depth_recurrent", "DepthRecurrentConfig", "DepthRecurrent"),
+    "gdn_hybrid": ("golf.models.gdn_hybrid", "GdnHybridConfig", "GdnHybrid"),
+    "transformer": ("golf.models.transformer", "TransformerConfig", "Transformer"),
+}
 
 
-def _classes(family: str) -> tuple[Any, Any]:
-    name, config, model = FAMILIES[family]
-    module = importlib.import_module(name)
-    return getattr(module, config), getattr(module, model)
+def _load(family: str, index: int) -> Any:
+    names = FAMILIES[family]
+    return getattr(import_module(names[0]), names[index])
 
 
-def config_from_dict(data: Any, *, where: str = "model") -> Any:
+def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
     """The config dataclass of ``data["family"]``, strictly checked.
 
-    Raises ``ParamsError`` for an unknown family (listing the known ones) and for any wrong key.
+    Raises ``ValueError`` for an unknown family (listing the known ones) and ``ParamsError`` for any wrong key.
     """
     family = data.get("family") if isinstance(data, dict) else None
     if not isinstance(family, str) or family not in FAMILIES:
         raise params.ParamsError(f"{where}.family: found {family!r}, wanted one of {', '.join(sorted(FAMILIES))}")
-    return params.from_dict(_classes(family)[0], data, where=where)
+    config: ModelConfig = params.from_dict(_load(family, 1), data, where=where)
+    return config
 
 
-def config_to_dict(config: Any) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The inverse of ``config_from_dict``: plain scalars, ready for JSON."""
     return params.to_dict(config)
 
 
-def build_model(config: Any, vocab_size: int) -> LanguageModel:
-    """A freshly initialized float32 model; the weights follow from torch's global seed alone."""
+def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
+    """A freshly initialised float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:
-        raise ValueError(f"vocab_size: found {vocab_size}, wanted 2 or more")
-    model: LanguageModel = _classes(config.family)[1](config, vocab_size)
+        raise GolfError(f"vocab_size: found {vocab_size}, wanted 2 or more")
+    model: LanguageModel = _load(config.family, 2)(config, vocab_size)
     return model

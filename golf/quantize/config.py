@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.quantize.full_gptq import GptqConfig
 
 __all__ = ["QUANTIZED_ROLES", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
@@ -119,4 +120,4 @@ class QuantizeConfig:
 
 def _check_clip(clip: float) -> None:
     if not (np.isfinite(clip) and 0 < clip <= _LARGEST_CLIP):
-        raise ValueError(f"clip: found {clip}, wanted a number of standard deviations above 0, 1000 at most")
+        raise GolfError(f"clip: found {clip}, wanted a number of standard deviations above 0, 1000 at most")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
+
 __all__ = ["stored_control"]
 
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -24,7 +26,7 @@ def stored_control(name: str, weights: NDArray[np.float32], *, step: float) -> N
     ``ValueError`` naming the tensor for NaN or infinity.
     """
     if not np.isfinite(weights).all():
-        raise ValueError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
+        raise GolfError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
     if step and weights.any():
         size = float(np.sqrt(np.mean(np.square(weights, dtype=np.float64))))
         grid = 2.0 ** np.floor(np.log2(step * size))

@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
+
 __all__ = ["row_factors"]
 
 _SMOOTHING = 0.05  # of the mean count, added to each: a token that training never showed may still come
@@ -27,9 +29,9 @@ def row_factors(matrix: NDArray[np.floating], counts: NDArray[np.integer], *, ex
     do not fit or are all zero, or an exponent outside [0, 0.5].
     """
     if not 0 <= exponent <= 0.5:
-        raise ValueError(f"token_exponent: found {exponent}, wanted 0 (off) to 0.5 (water-filling)")
+        raise GolfError(f"token_exponent: found {exponent}, wanted 0 (off) to 0.5 (water-filling)")
     if counts.shape != (len(matrix),) or counts.min(initial=0) < 0 or not counts.any():
-        raise ValueError(f"counts: found shape {counts.shape}, wanted {len(matrix)} token counts, not all of them zero")
+        raise GolfError(f"counts: found shape {counts.shape}, wanted {len(matrix)} token counts, not all of them zero")
     shares = counts / counts.mean() + _SMOOTHING
     sigma = np.std(matrix, axis=1, dtype=np.float64)
     sigma = np.maximum(sigma, 1e-3 * float(sigma.mean()) or 1.0)  # a constant row keeps a step of usual size

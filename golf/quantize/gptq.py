@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.quantize.hessian import Factor
 
 __all__ = ["GptqError", "GptqResult", "gptq", "output_error"]
 
 
-class GptqError(ValueError):
+class GptqError(GolfError):
     """Weights, steps and Hessian do not go together; the message names the tensor."""
 
 

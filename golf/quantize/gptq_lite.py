@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
 from golf.quantize.grid import check_matrix, half_steps, round_rows, row_errors
 from golf.quantize.tensors import QuantizedTensor
 
@@ -39,12 +40,12 @@ def quantize_gptq_lite(
     percentiles, and for a Hessian of another size.
     """
     if not 1 <= levels <= 127:
-        raise ValueError(f"{name}: levels is {levels}, wanted 1 to 127")
+        raise GolfError(f"{name}: levels is {levels}, wanted 1 to 127")
     if not percentiles or not all(0.0 < p <= 1.0 for p in percentiles):
-        raise ValueError(f"{name}: percentiles are {list(percentiles)}, wanted at least one in (0, 1]")
+        raise GolfError(f"{name}: percentiles are {list(percentiles)}, wanted at least one in (0, 1]")
     matrix = check_matrix(name, weights)
     if hessian is not None and hessian.shape != (matrix.shape[1],) * 2:
-        raise ValueError(f"{name}: has {matrix.shape[1]} columns, its Hessian {hessian.shape[0]}; re-run calibrate")
+        raise GolfError(f"{name}: has {matrix.shape[1]} columns, its Hessian {hessian.shape[0]}; re-run calibrate")
     rows_at_once = max(1, _CHUNK_WEIGHTS // matrix.shape[1])
     chunks = [
         _search(name, matrix[start : start + rows_at_once], levels, percentiles, hessian)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
+
 __all__ = [
     "FLOOR",
     "MAX_VALUE",
@@ -27,18 +29,18 @@ MAX_VALUE = (1 << 15) - 1  # integers are int16
 def check_matrix(name: str, weights: NDArray[np.floating]) -> NDArray[np.float32]:
     """``weights`` as float32 rows (all axes but the last joined); ``ValueError`` names the tensor and what is wrong."""
     if weights.ndim < 2 or 0 in weights.shape:
-        raise ValueError(f"{name}: shape {weights.shape} cannot be quantized by rows, wanted a matrix")
+        raise GolfError(f"{name}: shape {weights.shape} cannot be quantized by rows, wanted a matrix")
     matrix = np.ascontiguousarray(weights, np.float32).reshape(-1, weights.shape[-1])
     if not np.isfinite(matrix).all():
         row = int(np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0])
-        raise ValueError(f"{name}: row {row} holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
+        raise GolfError(f"{name}: row {row} holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
     return matrix
 
 
 def half_steps(name: str, steps: NDArray[np.floating]) -> NDArray[np.float16]:
     """Steps as fp16, never 0 and never infinite; ``ValueError`` names the tensor when one is above 65,504."""
     if steps.size and steps.max() > float(np.finfo(np.float16).max):
-        raise ValueError(f"{name}: a row step of {steps.max():.6g} does not fit fp16 (65504 at most); weights exploded")
+        raise GolfError(f"{name}: a row step of {steps.max():.6g} does not fit fp16 (65504 at most); weights exploded")
     return np.maximum(np.maximum(steps, FLOOR).astype(np.float16), np.float16(SMALLEST_HALF))
 
 

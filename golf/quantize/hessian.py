@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from golf import files
+from golf.errors import GolfError
 
 __all__ = ["Factor", "HessianError", "HessianSums", "factorize", "identity_factor", "load_hessians", "save_hessians"]
 
 
-class HessianError(ValueError):
+class HessianError(GolfError):
     """A Hessian is missing, damaged or not positive; the message names it and the remedy."""
 
 

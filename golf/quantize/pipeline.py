@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
 from golf.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.controls import stored_control
@@ -80,7 +81,7 @@ class Quantizer:
         _check_names(state, model)
         for alias, name in self.aliases.items():
             if not np.array_equal(state[alias], state[name], equal_nan=True):
-                raise ValueError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
+                raise GolfError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
         self.state, self.hessians = state, dict(hessians or {})
         if config.rotate:
             from golf.quantize.residual import rotate_residual
@@ -88,7 +89,7 @@ class Quantizer:
             self.state, self.hessians = rotate_residual(state, self.hessians)
         self.config, self.meta = config, meta
         if config.gptq.token_exponent and config.needs_hessians and token_counts is None:
-            raise ValueError("quantize.gptq.token_exponent: wanted token counts of the training split, found none")
+            raise GolfError("quantize.gptq.token_exponent: wanted token counts of the training split, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
@@ -130,7 +131,7 @@ class Quantizer:
 
     def _hessian(self, name: str) -> NDArray[np.float32] | None:
         if name not in self.hessians:
-            raise ValueError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
+            raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
         return self.hessians[name]
 
     def _quantize(self, name: str, weights: NDArray[np.float32], role: str, recipe: Recipe) -> QuantizedTensor:
@@ -184,10 +185,10 @@ def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) ->
     odd = sorted(set(shapes) ^ set(state))
     if odd:
         where = "the weights" if odd[0] in state else "the model config"
-        raise ValueError(f"{odd[0]} is only in {where}; weights and config do not belong together, re-run `average`")
+        raise GolfError(f"{odd[0]} is only in {where}; weights and config do not belong together, re-run `average`")
     for name, shape in shapes.items():
         if state[name].shape != shape:
-            raise ValueError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
+            raise GolfError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
 
 
 def _row(

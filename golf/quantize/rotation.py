@@ -24,6 +24,8 @@ from typing import Literal
 
 import numpy as np
 
+from golf.errors import GolfError
+
 __all__ = ["RotationError", "Side", "blocking_scales", "eigenbasis", "fold_gain", "rotate"]
 
 Side = Literal["reads", "writes"]
@@ -31,7 +33,7 @@ Side = Literal["reads", "writes"]
 ``writes``: the stream is its first axis (D, M), as in an attention output or MLP down projection."""
 
 
-class RotationError(ValueError):
+class RotationError(GolfError):
     """The model cannot be rotated as asked; the message names the tensor."""
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from golf.errors import GolfError
+
 __all__ = ["LEVELS", "StepError", "code_bits", "row_codes", "row_sigma", "step_codes"]
 
 LEVELS = 31
 """``clip`` counts standard deviations up to this integer, as in the records' int6; integers are never clipped."""
 
 
-class StepError(ValueError):
+class StepError(GolfError):
     """A quantization step cannot be coded; the message says which and what was wanted."""
 
 

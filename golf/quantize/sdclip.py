@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from golf.errors import GolfError
 from golf.quantize.grid import MAX_VALUE, check_matrix, half_steps, round_rows
 from golf.quantize.tensors import QuantizedTensor
 
@@ -26,9 +27,9 @@ def quantize_sdclip(
     ``levels`` and ``clip``.
     """
     if not 1 <= levels <= 127:
-        raise ValueError(f"{name}: levels is {levels}, wanted 1 to 127")
+        raise GolfError(f"{name}: levels is {levels}, wanted 1 to 127")
     if not (np.isfinite(clip) and clip > 0):
-        raise ValueError(f"{name}: clip is {clip}, wanted a positive number of standard deviations")
+        raise GolfError(f"{name}: clip is {clip}, wanted a positive number of standard deviations")
     matrix = check_matrix(name, weights)
     largest = np.abs(matrix).max(axis=1).astype(np.float64)
     # a constant row has a computed sigma of rounding size, not exactly 0

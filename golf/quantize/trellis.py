@@ -14,6 +14,8 @@ from functools import cache
 
 import numpy as np
 
+from golf.errors import GolfError
+
 __all__ = ["DEFAULT_STATES", "TrellisError", "next_states", "parent_table", "trellis_encode", "trellis_values"]
 
 DEFAULT_STATES = 8
@@ -24,7 +26,7 @@ _CHECKS = {
 }  # fmt: skip
 
 
-class TrellisError(ValueError):
+class TrellisError(GolfError):
     """Weights, steps or a number of states that the trellis cannot code; the message says what was wanted."""
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from golf.data.shards import MADE_BY, load_split
+from golf.errors import GolfError
 
 __all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text"]
 
 
-class ScoringError(ValueError):
+class ScoringError(GolfError):
     """Text, model and parameters do not fit together; the message says which and what to change."""
 
 

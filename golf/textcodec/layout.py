@@ -15,6 +15,8 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
+from golf.errors import GolfError
+
 __all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"]
 
 Arithmetic = Literal["fast", "portable", "integer"]
@@ -26,7 +28,7 @@ _CRC = struct.Struct("<I")
 _FLAGS: dict[Arithmetic, int] = {"fast": 0, "portable": 2, "integer": 4}  # 1 is the mixture
 
 
-class CodecError(ValueError):
+class CodecError(GolfError):
     """A text, a coded file, an artifact or a machine do not fit together; the message says which and why."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from golf.errors import GolfError
 from golf.jit import kernel
 
 __all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "frequencies"]
@@ -24,7 +25,7 @@ _BOTTOM = np.uint64(1 << 32)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-class RangeError(ValueError):
+class RangeError(GolfError):
     """A row is no distribution, or a code is damaged."""
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from golf.errors import GolfError
 from golf.files import load_torch, save_torch
 
 __all__ = ["CheckpointError", "CheckpointFolder", "open_checkpoints", "run_key"]
@@ -30,7 +31,7 @@ _STATE = "checkpoint.safetensors"
 _MADE_BY = "an interrupted `python -m stages.train` (remove the folder to start again)"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(GolfError):
     """A checkpoint folder is in use or cannot be written."""
 
 

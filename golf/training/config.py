@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from golf.errors import GolfError
 from golf.training.schedule import Schedule, WarmdownShape
 
 __all__ = ["QatConfig", "TrainConfig", "qat_differences"]
@@ -115,7 +116,7 @@ class TrainConfig:
         sequences = self.tokens_per_step // self.sequence_length
         if world < 1 or sequences % world:
             valid = [n for n in range(1, sequences + 1) if sequences % n == 0]
-            raise ValueError(f"world size: found {world}, {sequences} sequences a step divide over {valid}")
+            raise GolfError(f"world size: found {world}, {sequences} sequences a step divide over {valid}")
 
     def schedule(self, full_depth: int) -> Schedule:
         """The part that says what acts when, for a model of ``full_depth`` repeats."""
@@ -138,4 +139,4 @@ class TrainConfig:
 
 def _want(name: str, value: float, good: bool, wanted: str) -> None:
     if not good:
-        raise ValueError(f"{name}: found {value}, wanted {wanted}")
+        raise GolfError(f"{name}: found {value}, wanted {wanted}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from golf.errors import GolfError
 from golf.training.plan import Plan, PlanCase
 from golf.training.state import TrainState
 
@@ -19,7 +20,7 @@ __all__ = ["LedgerError", "check_ledger", "make_ledger"]
 _FINAL_MULTIPLIER = 0.05  # timed runs: a warmdown that ends above this did not finish
 
 
-class LedgerError(ValueError):
+class LedgerError(GolfError):
     """Training did not do what its plan said; the weights are kept."""
 
 

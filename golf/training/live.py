@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from golf.errors import GolfError
+
 __all__ = ["Sink", "live_sink"]
 
 Sink = Callable[[int, Mapping[str, float]], None]
@@ -27,7 +29,7 @@ def live_sink(folder: str | Path, *, enabled: bool) -> Iterator[Sink]:
     try:
         from dvclive import Live
     except ModuleNotFoundError as error:
-        raise ValueError("train.live is true, but dvclive is not installed; install it or set live to false") from error
+        raise GolfError("train.live is true, but dvclive is not installed; install it or set live to false") from error
 
     with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=Path(folder).exists()) as live:
 

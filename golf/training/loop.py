@@ -20,6 +20,7 @@ from torch import Tensor
 
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.distributed import Ranks
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.training import schedule
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
@@ -40,11 +41,11 @@ _HISTORY_ROWS = 1000  # rows of the history at most, about
 _DIVERGED = 3.0  # a loss beyond this multiple of ln(vocabulary), the loss of knowing nothing, has diverged
 
 
-class DivergedError(ValueError):
+class DivergedError(GolfError):
     """The loss is not finite or has exploded."""
 
 
-class MemoryShortError(ValueError):
+class MemoryShortError(GolfError):
     """A micro batch does not fit into the device's memory."""
 
 

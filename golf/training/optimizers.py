@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.training.muon import Coefficients, Muon
 
@@ -159,7 +160,7 @@ class Optimizers:
                 expected[f"{prefix}.{short}.{name}"] = (optimizer, name, key)
         for problem, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected)):
             if names and tensors:
-                raise ValueError(f"optimizer state: {problem} tensor `{min(names)}`, wanted one state per parameter")
+                raise GolfError(f"optimizer state: {problem} tensor `{min(names)}`, wanted one state per parameter")
         self.muon.state.clear()
         self.adamw.state.clear()
         for full_name, tensor in tensors.items():
@@ -167,7 +168,7 @@ class Optimizers:
             parameter = self._parameters[name]
             wanted = () if key == "step" else tuple(parameter.shape)
             if tuple(tensor.shape) != wanted:
-                raise ValueError(f"optimizer state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
+                raise GolfError(f"optimizer state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
             owner.state[parameter][key] = tensor.detach().to(parameter.device, torch.float32, copy=True)
 
     def sizes(self) -> OptimizerSizes:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from golf.errors import GolfError
 from golf.training.schedule import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MIN_SNAPSHOTS = 2  # one snapshot is the final weights: no average
 MIN_QAT_STEPS = 50  # fewer updates hardly move the weights to the grid: a warning
 
 
-class PlanError(ValueError):
+class PlanError(GolfError):
     """A configured system never acts, or acts from the first step; each line names the key and what to change."""
 
 
@@ -152,7 +153,7 @@ def plan_steps(iterations: int, warmdown: int, reachable: int) -> Plan:
     (9999, 1000, 2227) and (2200, 400, 1857) do not; ``ValueError`` for counts below 1 or a warmdown beyond the run.
     """
     if min(iterations, warmdown, reachable) < 1 or warmdown > iterations:
-        raise ValueError(
+        raise GolfError(
             f"iterations {iterations}, warmdown {warmdown}, reachable {reachable}: all must be at least 1 and warmdown "
             "at most iterations"
         )

@@ -18,6 +18,7 @@ import numpy as np
 
 from golf.data.tokenizer import Tokenizer
 from golf.decode import Decoded, load_artifact
+from golf.errors import GolfError
 from golf.files import read_json, write_json
 from golf.params import load_section
 from golf.scoring.modes import MODES, load_modes
@@ -47,7 +48,7 @@ SAMPLE_DOCUMENTS = 4
 REPEATS = 3  # times that a passage stands in the prefix before it begins once more
 
 
-class VerifyError(ValueError):
+class VerifyError(GolfError):
     """Parameters of `verify` that fit nothing."""
 
 

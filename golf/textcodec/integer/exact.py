@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from golf.errors import GolfError
 from golf.textcodec.integer import kernels
 from golf.textcodec.integer.kernels import LN2_HIGH, LN2_LOW, LOG2E, LOWEST, TAYLOR
 
@@ -35,7 +36,7 @@ BITS = 20  # of activations, weights, keys, values and softmax weights alike: a 
 LOGIT_STEPS = 1024  # logits are integers of 1 / 1024 nat
 
 
-class IntegerError(ValueError):
+class IntegerError(GolfError):
     """A model or a size has no exact integer form; the message says which and what to use instead."""
 
 

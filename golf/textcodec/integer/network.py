@@ -52,12 +52,13 @@ class IntegerNetwork(nn.Module):
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
-        if not isinstance(model, DepthRecurrent | Transformer):
-            family = getattr(getattr(model, "config", None), "family", type(model).__name__)
+        family = getattr(getattr(model, "config", None), "family", type(model).__name__)
+        if family not in ("depth_recurrent", "transformer"):
             raise IntegerError(
                 f"model.family {family} has no integer-exact network, wanted depth_recurrent or transformer (its "
                 "recurrent state is rounded at every step); code with arithmetic: portable"
             )
+        model = cast("DepthRecurrent | Transformer", model)
         config = model.config
         self.cap = float(config.softcap)
         self._kv_heads, self._head_dim, self._base = config.kv_heads, config.width // config.heads, config.rope_base
@@ -67,10 +68,10 @@ class IntegerNetwork(nn.Module):
             self._embedding = _rms_norm(model.token_embedding.detach().double(), self._eps)
             self._tables = [table.detach().double() for table in getattr(model, "value_embeddings", [])]
             blocks = [_Block(cast(ResidualBlock, block), f"blocks.{i}") for i, block in enumerate(model.blocks)]
-            if isinstance(model, DepthRecurrent):
-                self._layers = _recurrent_layers(model, blocks)
+            if family == "depth_recurrent":
+                self._layers = _recurrent_layers(cast("DepthRecurrent", model), blocks)
             else:
-                self._layers = _flat_layers(model, blocks)
+                self._layers = _flat_layers(cast("Transformer", model), blocks)
 
     def new_state(self, batch: int, window: int, chunk: int = 256) -> KeyRing:
         """An empty streaming state, as of ``LanguageModel.new_state``."""
