@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from golf.closure import import_closure
 from golf.coding.registry import CODERS
-from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
+from golf.quantize.rounding import entropy_bits
 
 __all__ = [
     "CompressConfig", "check_limit", "decoder_sources", "minify", "pack_decoder", "side_bytes", "size_metrics",

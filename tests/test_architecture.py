@@ -11,7 +11,7 @@ LAYERS = [
     {"params", "files", "score", "progress", "guard", "closure", "numba_cache", "processes"},
     {"corpus", "tokens", "schedule", "models", "optim", "coding", "quantize", "mixing"},
     {"batches", "container", "integer", "tokenize"},
-    {"training", "calibrate", "decode", "fit", "scoring", "sequential", "shipping", "textcodec"},
+    {"training", "decode", "scoring", "shipping", "textcodec"},
     {"report", "cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -21,7 +21,6 @@ SAME_LAYER = {
     ("textcodec", "decode"),  # ... and texts are coded with it
     ("quantize", "models"),  # the tensor roles of a model choose its quantizer
     ("optim", "models"),  # ... and its optimiser group
-    ("sequential", "calibrate"),  # Hessians layer by layer are collected as all at once are
     ("coding", "quantize"),
     ("tokens", "corpus"),
 }

@@ -41,9 +41,10 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
         val_fraction=0.1, holdout_fraction=0.1, val_max_bytes=held_bytes, holdout_max_bytes=held_bytes,
     )  # fmt: skip
     micro = train["micro_batch_tokens"] // length * length if cuda else length
-    qat = {**train["qat"], "below": 0.7}
-    if out["quantize"]["method"] == "sdclip":
-        qat.update(clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
+    qat = dict(train["qat"])
+    methods = {out["quantize"]["method"], *(own["method"] for own in out["quantize"]["roles"].values())}
+    if methods <= {"sdclip", None}:  # QAT trains for no other grid
+        qat.update(below=0.7, clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
     train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
     train.update(
         iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,

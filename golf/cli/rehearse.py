@@ -203,10 +203,12 @@ def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
     qat = ledger.get("qat", {"fake_quantisations": {}, "share_of_quantised_weights": 0.0})
     multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantised_weights"]
     updates = sum(qat["fake_quantisations"].values())
-    return [
+    branches = [
         Branch("depths", depths == wanted, f"{depths}, wanted {wanted}", 0.0),
         Branch("warmdown", multiplier < 0.5, f"last multiplier {multiplier:.3f}", 0.0),
         Branch("snapshots", len(ledger["snapshot_steps"]) >= 2, f"after steps {ledger['snapshot_steps']}", 0.0),
         Branch("moving average", ledger["ema_updates"] == ledger["steps"], f"{ledger['ema_updates']} updates", 0.0),
-        Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0),
     ]
+    if values["train"]["qat"]["below"] > 0:
+        branches.append(Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0))
+    return branches

@@ -14,7 +14,8 @@ from golf.coding.blocks import ArtifactError
 from golf.coding.compressors import compare, packed_bits
 from golf.coding.rans import decode, encode
 from golf.coding.registry import CODERS, SideInfo, encode_smallest
-from golf.coding.tables import build_table, entropy_bits, normalise
+from golf.coding.tables import build_table, normalise
+from golf.quantize.rounding import entropy_bits
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "rans.json"
 
