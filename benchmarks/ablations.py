@@ -31,7 +31,7 @@ from golf.decode import decode_artifact
 from golf.files import write_text
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
@@ -142,8 +142,8 @@ def scored(
     model.load_state_dict(weights)
     loss = heldout_loss(model, text.tokens, length=length)
     arrays = {name: tensor.float().numpy() for name, tensor in weights.items()}
-    quantized = quantize_model(arrays, model, QUANTIZE, meta={"model": described, "vocab_size": vocab}).model
-    data = pack(quantized, tokenizer)
+    quantizer = Quantizer(arrays, model, QUANTIZE, meta={"model": described, "vocab_size": vocab})
+    data = pack(quantizer.run().model, tokenizer)
     config = SlidingConfig(length, length // 2, 8, "fp32")
     score = run_mode("sliding", decode_artifact(data).model, text, config).score
     return {"float_nats_per_token": loss, "artifact_bytes": len(data), "sliding_bpb": score.bits_per_byte}

@@ -25,7 +25,7 @@ import numpy as np
 from safetensors import safe_open
 
 from golf.coding.coders import CODERS, SideInfo, encode_smallest
-from golf.coding.tables import entropy_bits
+from golf.quantize.rounding import entropy_bits
 
 NAMES = {"static rANS": "rans", "column-aware": "columns", "context": "context", "context + prediction": "linear"}
 PARTS = ("embedding", "matrices", "all")

@@ -27,11 +27,11 @@ from benchmarks.coding import general, lite6, matrices, measure, sdclip
 from benchmarks.rate_distortion import curve, curve_page, draw
 from golf.cli.params import compose
 from golf.coding.bytes import pack_block
-from golf.coding.tables import entropy_bits
 from golf.container.read import unpack
 from golf.container.scale_codes import CodeWriter
 from golf.container.write import pack
-from golf.quantize.scales import row_codes
+from golf.quantize.rounding import entropy_bits
+from golf.quantize.steps import row_codes
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor, row_steps
 from golf.shipping import side_bytes
 
@@ -98,7 +98,7 @@ def scales(floats: dict[str, np.ndarray]) -> Found:
     """Row codes of SDClip(12.85): real bytes per row, and squared error against exact row steps."""
     writer, rows, coded, exact = CodeWriter(), 0, 0.0, 0.0
     for weights in floats.values():
-        codes = row_codes(weights, clip=12.85)
+        codes = row_codes(weights, clip=12.85, levels=31)
         writer.add(codes)
         rows += len(codes)
         for kind, steps in (("coded", row_steps(codes)), ("exact", 12.85 * weights.std(axis=1) / 31)):

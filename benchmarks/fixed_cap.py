@@ -26,15 +26,14 @@ import torch
 
 from benchmarks.ablations import MODEL, PERCENTILES, TRAIN, Variant, read_results, trained, validation_text
 from golf import files
-from golf.calibrate import CalibrateConfig, calibrate, calibration_windows
 from golf.container.write import pack
 from golf.data.shards import SplitReader, open_split
 from golf.decode import decode_artifact
-from golf.fit.damage import Divergence, training_windows
-from golf.fit.run import fit_to_target
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig
-from golf.quantize.full_gptq import GptqConfig
+from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows
+from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
+from golf.quantize.damage import Divergence, training_windows
+from golf.quantize.fit import fit_to_target
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.tensors import QuantizedModel
 from golf.scoring.modes import run_mode
@@ -142,7 +141,7 @@ def coded(bench: Bench, state: dict[str, np.ndarray], meta: dict[str, Any], targ
     quantizer = Quantizer(state, model, STACK, meta=meta, hessians=hessians, token_counts=bench.counts)
     damage = Divergence(model, state, training_windows(bench.training(), tokens=2048, window=256))
     size = lambda quantized: len(bench.packed(quantized, "smallest"))  # noqa: E731 (needs bench)
-    fit = fit_to_target(quantizer, size=size, target=target, split="tensor", damage=damage)
+    fit = fit_to_target(quantizer, size=size, target=target, damage=damage)
     return bench.packed(fit.result.model, "smallest"), fit.result.metrics | fit.metrics
 
 

@@ -29,19 +29,18 @@ import numpy as np
 import torch
 
 from benchmarks.gdn_runs import CLIP, FAMILIES, Runs, parameters
-from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.container.write import pack
 from golf.data.shards import load_split, open_split
 from golf.decode import decode_artifact
 from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
 from golf.params import from_dict
+from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.network import iterate_rows, score_rows
 from golf.scoring.results import make_score
 from golf.scoring.text import ValidationText
 from golf.scoring.windows import plan_roundtrip
-from golf.sequential import sequential_hessians
 from golf.training.average import average_weights, load_model
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
@@ -59,7 +58,6 @@ ABLATION = {  # row: run, weights, method
 QUANTIZERS = {  # row: overrides; the first sets the bytes that the others meet
     "GPTQ-lite": ["quantize.method=gptq_lite"],
     "RTN (row maximum)": ["quantize.method=gptq_lite", "quantize.percentiles=[1.0]"],
-    "GPTQ-lite, clip by output error": ["quantize.method=gptq_lite", "quantize.clip_error=outputs"],
     "RTN (SDClip)": ["quantize.method=sdclip"],
     "GPTQ, equal column steps": ["quantize.method=gptq", "quantize.gptq.column_exponent=0.0"],
     "GPTQ, equal column steps, act-order": [
@@ -67,7 +65,6 @@ QUANTIZERS = {  # row: overrides; the first sets the bytes that the others meet
     ],
     "GPTQ": ["quantize.method=gptq"],
     "GPTQ, own samples": ["quantize.method=gptq", "calibrate.source=samples"],
-    "GPTQ, layer by layer": ["quantize.method=gptq", "quantize.gptq.sequential=true"],
     "GPTQ + trellis": ["quantize.method=gptq_trellis"],
     "GPTQ + trellis, damping 0.1": ["quantize.method=gptq_trellis", "quantize.gptq.damping=0.1"],
 }  # fmt: skip
@@ -118,23 +115,21 @@ class Subject:
         return load_model(self.meta, {name: torch.from_numpy(array) for name, array in self.state.items()})
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (a handful of subjects)
-    def calibrated(self, section: str) -> tuple[dict[str, Any], np.ndarray]:
-        """Hessians, and the text they were taken on."""
+    def calibrated(self, section: str) -> dict[str, Any]:
+        """Hessians."""
         config, split = from_dict(CalibrateConfig, json.loads(section)), open_split(self.experiment.tokens / "train")
         own = config.source == "samples"
         model = self.model()
         windows = sampled_windows(model, config, bos_id=split.bos_id) if own else calibration_windows(split, config)
         found = calibrate(model, windows, config)
-        return {**found.hessians, **dict.fromkeys(found.without)}, windows
+        return {**found.hessians, **dict.fromkeys(found.without)}
 
     def artifact(self, values: dict[str, Any], **changes: Any) -> tuple[bytes, Any]:
         """The packed artifact and the numbers of its quantization, with ``changes`` in the section `quantize`."""
         config = from_dict(QuantizeConfig, {**values["quantize"], **changes})
         needed = config.needs_hessians
-        hessians, windows = self.calibrated(json.dumps(values["calibrate"])) if needed else ({}, np.empty(0))
+        hessians = self.calibrated(json.dumps(values["calibrate"])) if needed else {}
         quantizer = Quantizer(self.state, self.model(), config, meta=self.meta, hessians=hessians)
-        if config.gptq.sequential:
-            sequential_hessians(self.model(), quantizer, windows)
         result = quantizer.run()
         return pack(result.model, (self.experiment.tokens / "tokenizer.model").read_bytes()), result
 

@@ -18,11 +18,10 @@ import numpy as np
 from golf.container.write import pack
 from golf.data.shards import open_split
 from golf.files import load_numpy
-from golf.fit.damage import Divergence, training_windows
-from golf.fit.run import split_steps
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig
-from golf.quantize.full_gptq import GptqConfig
+from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
+from golf.quantize.damage import Divergence, training_windows
+from golf.quantize.fit import split_steps
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.shipping import CompressConfig
@@ -84,7 +83,7 @@ class Bench:
             self.state, model, config, meta=self.meta, hessians=self.hessians, token_counts=self.counts
         )
         if recipe.split:
-            result = split_steps(quantizer, split="tensor", damage=self.training, say=lambda line: None).result
+            result = split_steps(quantizer, damage=self.training, say=lambda line: None).result
         else:
             result = quantizer.run()
         coders = CompressConfig(recipe.coder, 16_000_000)  # type: ignore[arg-type]

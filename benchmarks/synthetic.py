@@ -16,7 +16,7 @@ import torch
 
 from golf.models.registry import build_model, config_from_dict, config_to_dict
 from golf.params import read_params
-from golf.quantize.controls import stored_control
+from golf.quantize.rounding import stored_control
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 

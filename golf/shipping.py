@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from golf.code import import_closure, minify
 from golf.coding.coders import CODERS
-from golf.coding.tables import entropy_bits
 from golf.container.layout import BLOCKS, Unpacked
 from golf.errors import GolfError
+from golf.quantize.rounding import entropy_bits
 
 __all__ = [
     "CompressConfig", "check_limit", "decoder_sources", "pack_decoder", "side_bytes", "size_metrics",

@@ -1,4 +1,8 @@
-"""Stage 3: snapshots of training to one set of weights, with held-out losses of raw, averaged and EMA weights."""
+"""Stage `average`: snapshots of training to one set of weights, with held-out losses of raw, averaged and EMA weights.
+
+In: artifacts/train, artifacts/tokens/holdout (documents of the training side; validation text is never read). Out:
+artifacts/average/model.safetensors, metrics/average.json.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +26,33 @@ def main() -> int:
 def run(params: Path, root: Path) -> int:
     """Average, score on the held-out split, write."""
     from golf.data.shards import load_split
-    from golf.training.average import AverageConfig, average_weights, heldout_loss, load_model
+    from golf.training.average import (
+        AverageConfig,
+        available_kinds,
+        average_weights,
+        heldout_loss,
+        least_loss,
+        load_model,
+    )
 
     config = load_section(params, "average", AverageConfig)
     trained = root / "artifacts/train"
     meta = read_meta(trained / "final.safetensors", made_by="`python -m stages.train`")
-    chosen = average_weights(trained, config.kind, config.last)
+    kinds = available_kinds(trained)
+    if config.kind not in ("best", *kinds):
+        average_weights(trained, config.kind, config.last)  # says which file is missing and what makes it
     tokens = load_split(root / "artifacts/tokens/holdout").tokens
-
-    kinds = ["raw"] + ["mean"] * any(trained.glob("snapshot_*")) + ["ema"] * (trained / "ema.safetensors").exists()
-    metrics: dict[str, float | int | str] = {"average_kind": config.kind, "heldout_tokens": len(tokens)}
+    losses = {}
     for kind in kinds:
-        weights = chosen if kind == config.kind else average_weights(trained, kind, config.last)
-        loss = heldout_loss(load_model(meta, weights), tokens, length=int(meta["sequence_length"]))
-        metrics[f"heldout_{kind}_nats_per_token"] = loss
-        print(f"held-out loss, {kind} weights: {loss:.5f} nats per token", flush=True)
-    save_torch(root / "artifacts/average/model.safetensors", chosen, {**meta, "average": config.kind})
+        model = load_model(meta, average_weights(trained, kind, config.last))
+        losses[kind] = heldout_loss(model, tokens, length=int(meta["sequence_length"]))
+        print(f"held-out loss, {kind} weights: {losses[kind]:.5f} nats per token", flush=True)
+    chosen = least_loss(losses) if config.kind == "best" else config.kind
+    print(f"average: {chosen} weights go on", flush=True)
+    weights = average_weights(trained, chosen, config.last)
+    save_torch(root / "artifacts/average/model.safetensors", weights, {**meta, "average": chosen})
+    metrics: dict[str, float | int | str] = {"average_kind": chosen, "heldout_tokens": len(tokens)}
+    metrics |= {f"heldout_{kind}_nats_per_token": loss for kind, loss in losses.items()}
     write_json(root / "metrics/average.json", metrics)
     return 0
 

@@ -1,8 +1,7 @@
 """Stage `calibrate`: second moments of the inputs of every quantized matrix, on training text or own samples, for GPTQ.
 
-In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/{hessians,windows}.safetensors
-(the windows are the text that was run), metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is
-never read.
+In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/hessians.safetensors,
+metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is never read.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import time
 from pathlib import Path
 
 from golf import files
-from golf.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows, save_windows
 from golf.distributed import place
 from golf.guard import main_guard
 from golf.params import load_section
+from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
 
 
@@ -43,7 +42,6 @@ def main() -> None:
     seconds = time.perf_counter() - started
     meta_out = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
     save_hessians(args.root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
-    save_windows(args.root / "artifacts/calibrate/windows.safetensors", windows, {"source": config.source})
     metrics = {
         "calibrate_source": config.source,
         "calibrate_tokens": result.tokens,

@@ -24,8 +24,8 @@ from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
 from golf.quantize.storage import save_quantized
 
 if TYPE_CHECKING:
-    from golf.fit.damage import Divergence
     from golf.models.base import LanguageModel
+    from golf.quantize.damage import Divergence
     from golf.quantize.tensors import QuantizedModel
 
 COLUMNS = ("tensor", "role", "shape", "weights", "relative_error", "output_error", "bits_per_weight", "largest_integer")
@@ -48,8 +48,6 @@ def main() -> None:
     wanted = config.gptq.token_exponent > 0 and config.needs_hessians
     counts = _token_counts(args.root, meta["vocab_size"]) if wanted else None
     quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
-    if config.needs_hessians and config.gptq.sequential:
-        _follow_layers(quantizer, model, args.root)
     searched = config.target_bytes > 0 or config.split.by != "none"
     result = _fitted(quantizer, model, args.root) if searched else quantizer.run()
     out = args.root / "artifacts/quantize"
@@ -67,17 +65,6 @@ def _hessians(root: Path) -> dict[str, np.ndarray | None]:
     return {**found, **dict.fromkeys(without)}
 
 
-def _follow_layers(quantizer: Quantizer, model: LanguageModel, root: Path) -> None:
-    """Hessians of ``quantizer`` taken anew, layer by layer, on the text of `calibrate`."""
-    import torch
-
-    from golf.calibrate import load_windows
-    from golf.sequential import sequential_hessians
-
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in quantizer.state.items()})
-    sequential_hessians(model.eval(), quantizer, load_windows(root / "artifacts/calibrate/windows.safetensors"))
-
-
 def _token_counts(root: Path, vocab_size: int) -> np.ndarray:
     """How often each token id (V,) stands in the training split."""
     from golf.data.shards import open_split
@@ -91,17 +78,16 @@ def _token_counts(root: Path, vocab_size: int) -> np.ndarray:
 
 def _fitted(quantizer: Quantizer, model: LanguageModel, root: Path) -> QuantizeResult:
     """The model with steps split by damage, or fitted to ``quantize.target_bytes``, or both."""
-    from golf.fit.run import fit_to_target, split_steps
+    from golf.quantize.fit import fit_to_target, split_steps
 
-    config, split = quantizer.config, quantizer.config.split.by
-    damage = None if split == "none" else _damage(quantizer, model, root)
-    if not config.target_bytes:
-        assert split != "none" and damage is not None
-        fit = split_steps(quantizer, split=split, damage=damage, say=_say)
-    else:
-        by = None if split == "none" else split
+    config = quantizer.config
+    damage = None if config.split.by == "none" else _damage(quantizer, model, root)
+    if config.target_bytes:
         size = _size(root, config.target_bytes)
-        fit = fit_to_target(quantizer, size=size, target=config.target_bytes, split=by, damage=damage, say=_say)
+        fit = fit_to_target(quantizer, size=size, target=config.target_bytes, damage=damage, say=_say)
+    else:
+        assert damage is not None
+        fit = split_steps(quantizer, damage=damage, say=_say)
     return QuantizeResult(fit.result.model, fit.result.rows, fit.result.metrics | fit.metrics)
 
 
@@ -124,7 +110,7 @@ def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
 
 def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergence:
     from golf.data.shards import open_split
-    from golf.fit.damage import Divergence, training_windows
+    from golf.quantize.damage import Divergence, training_windows
 
     split = quantizer.config.split
     windows = training_windows(open_split(root / "artifacts/tokens/train"), tokens=split.tokens, window=split.window)

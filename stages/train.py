@@ -69,9 +69,10 @@ def _launch(environment: Mapping[str, str]) -> list[str] | None:
 
 def run(params: Path, root: Path) -> int:
     """Read, plan, train, write, compare with the plan."""
-    from golf.training.config import TrainConfig
+    from golf.training.config import TrainConfig, check_qat
 
     config = load_section(params, "train", TrainConfig)
+    check_qat(config.qat, read_params(params).get("quantize") or {})
 
     import torch
 
@@ -146,7 +147,7 @@ def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) ->
 
 
 def _warnings(config: TrainConfig, params: Path) -> list[str]:
-    """Where QAT prepares for another grid than `quantize` will use; no output depends on that section."""
+    """Where QAT prepares for other steps than `quantize` will use; no output depends on that section."""
     from golf.training.config import qat_differences
 
     return [f"warning: {text}" for text in qat_differences(config.qat, read_params(params).get("quantize") or {})]

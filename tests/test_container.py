@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.coding.bytes import ArtifactError, Reader, pack_block, unpack_block, varint
-from golf.coding.tables import entropy_bits
 from golf.container import layout
 from golf.container.layout import Record, Unpacked
 from golf.container.read import unpack
 from golf.container.write import pack, write_index
+from golf.quantize.rounding import entropy_bits
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "artifact.json"

@@ -14,8 +14,8 @@ from golf.container.write import pack
 from golf.decode import decode_artifact, load_artifact
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.pipeline import QuantizeConfig, QuantizeResult, quantize_model
-from tiny import recurrent
+from golf.quantize.pipeline import QuantizeConfig, QuantizeResult
+from tiny import quantize_model, recurrent
 
 TINY = recurrent()
 VOCAB = 40

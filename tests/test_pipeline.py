@@ -43,7 +43,7 @@ TINY = [
 TINY_RECURRENT = ["model.blocks=2", "model.repeats=2", "model.xsa_last=1", "train.depth_phases=[[0.5,1],[1.0,2]]"]
 TINY_GDN = [
     *("model.layout=gdn_swa_gdn_swa_shared", "model.delta_heads=2", "model.delta_key_dim=8", "model.delta_value_dim=8"),
-    *("model.delta_chunk=16", "model.window=16", "model.hash_rows=64", "model.hash_width=8", "train.qat.below=0.3"),
+    *("model.delta_chunk=16", "model.window=16", "model.hash_rows=64", "model.hash_width=8"),
     "tokenize.vocab_size=410",
 ]
 
@@ -93,8 +93,8 @@ def test_every_parameter_says_its_meaning(root: Path) -> None:
 
 
 def section_configs() -> dict[str, type]:
-    from golf.calibrate import CalibrateConfig
     from golf.data.tokenize import TokenizeConfig
+    from golf.quantize.calibrate import CalibrateConfig
     from golf.quantize.pipeline import QuantizeConfig
     from golf.scoring.mixture_score import HedgeConfig
     from golf.scoring.network import RoundtripConfig, SlidingConfig

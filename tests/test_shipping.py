@@ -138,8 +138,8 @@ def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"levels": {"embedding": 31}}, "levels: found embedding, wanted exactly embedding, attention, mlp"),
-        ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5, wanted 7"),
+        ({"levels": {"embedding": 31}}, "levels: found embedding, expected exactly embedding, attention, mlp"),
+        ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5, expected 7"),
         ({"percentiles": [99.9]}, "percentiles: found"),
         ({"clip": 0.0}, "clip: found 0.0"),
         ({"method": "awq"}, "quantize.method: found 'awq'"),

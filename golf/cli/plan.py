@@ -73,12 +73,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
-    """The schedule of composed parameters, and where QAT's grid is not that of `quantize`."""
+    """The schedule of composed parameters, and where QAT's steps are not those of `quantize`.
+
+    Raises ``ValueError`` where QAT's very grid is another.
+    """
     from golf.models.registry import config_from_dict
     from golf.params import from_dict
-    from golf.training.config import TrainConfig, qat_differences
+    from golf.training.config import TrainConfig, check_qat, qat_differences
 
     config = from_dict(TrainConfig, values["train"], where="train")
+    check_qat(config.qat, values.get("quantize", {}))
     depth = getattr(config_from_dict(values["model"]), "repeats", 1)  # a flat family has no such key
     return config.schedule(depth), qat_differences(config.qat, values.get("quantize", {}))
 

@@ -203,13 +203,15 @@ def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
     qat = ledger.get("qat", {"fake_quantizations": {}, "share_of_quantized_weights": 0.0})
     multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantized_weights"]
     updates = sum(qat["fake_quantizations"].values())
-    return [
+    branches = [
         Branch("depths", depths == wanted, f"{depths}, wanted {wanted}", 0.0),
         Branch("warmdown", multiplier < 0.5, f"last multiplier {multiplier:.3f}", 0.0),
         Branch("snapshots", len(ledger["snapshot_steps"]) >= 2, f"after steps {ledger['snapshot_steps']}", 0.0),
         Branch("moving average", ledger["ema_updates"] == ledger["steps"], f"{ledger['ema_updates']} updates", 0.0),
-        Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0),
     ]
+    if values["train"]["qat"]["below"] > 0:
+        branches.append(Branch("QAT", share == 1.0, f"{updates} fake quantizations, {share:.0%} of the weights", 0.0))
+    return branches
 
 
 def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: int = 1) -> dict[str, Any]:
@@ -227,9 +229,10 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
         val_fraction=0.1, holdout_fraction=0.1, val_max_bytes=held_bytes, holdout_max_bytes=held_bytes,
     )  # fmt: skip
     micro = train["micro_batch_tokens"] // length * length if cuda else length
-    qat = {**train["qat"], "below": 0.7}
-    if out["quantize"]["method"] == "sdclip":
-        qat.update(clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
+    qat = dict(train["qat"])
+    methods = {out["quantize"]["method"], *(own["method"] for own in out["quantize"]["roles"].values())}
+    if methods <= {"sdclip", None}:  # QAT trains for no other grid
+        qat.update(below=0.7, clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
     train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
     train.update(
         iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,

@@ -16,17 +16,7 @@ from numpy.typing import NDArray
 
 from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
 
-__all__ = [
-    "MAX_ALPHABET",
-    "MAX_LINEAR",
-    "TOTAL",
-    "Table",
-    "build_table",
-    "entropy_bits",
-    "normalise",
-    "read_table",
-    "write_table",
-]
+__all__ = ["MAX_ALPHABET", "TOTAL", "Table", "build_table", "normalise", "read_table", "write_table"]
 
 TOTAL = 1 << 16
 MAX_ALPHABET = 1024
@@ -45,16 +35,6 @@ class Table:
     def alphabet(self) -> int:
         """Number of plain integers covered, the escape entry not counted."""
         return len(self.frequencies) - int(self.escape)
-
-
-def entropy_bits(values: NDArray[np.integer]) -> float:
-    """Empirical order-0 code length of all ``values`` together, in bits (0.0 for none)."""
-    if values.size == 0:
-        return 0.0
-    flat = values.ravel().astype(np.int64)
-    counts = np.bincount(flat - flat.min())
-    counts = counts[counts > 0]
-    return abs(float(-(counts * np.log2(counts / flat.size)).sum()))  # abs: a constant gives -0.0
 
 
 def normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:

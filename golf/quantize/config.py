@@ -8,14 +8,31 @@ from typing import Literal
 import numpy as np
 
 from golf.errors import GolfError
-from golf.quantize.full_gptq import GptqConfig
 
-__all__ = ["QUANTIZED_ROLES", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
+__all__ = ["QUANTIZED_ROLES", "GptqConfig", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
 
 QUANTIZED_ROLES = ("embedding", "attention", "mlp")
 Method = Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
 _LARGEST_CLIP = 1000.0
 _WITH_HESSIANS = ("gptq", "gptq_trellis")
+
+
+@dataclass(frozen=True)
+class GptqConfig:
+    """Keys `quantize.gptq`; units and meaning stand beside them in conf/config.yaml."""
+
+    damping: float = 0.01
+    column_exponent: float = 0.5
+    act_order: bool = False
+    token_exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.damping) and 0 < self.damping <= 1):
+            raise GolfError(f"damping: found {self.damping}, expected above 0, 1 at most (0.01 is usual)")
+        if not 0 <= self.column_exponent <= 1:
+            raise GolfError(f"column_exponent: found {self.column_exponent}, expected 0 (none) to 1 (water-filling)")
+        if not 0 <= self.token_exponent <= 0.5:
+            raise GolfError(f"token_exponent: found {self.token_exponent}, expected 0 (off) to 0.5 (water-filling)")
 
 
 @dataclass(frozen=True)
@@ -32,16 +49,16 @@ class RoleConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Keys `quantize.split`; see ``golf.fit``."""
+    """Keys `quantize.split`; see ``golf.quantize.fit``."""
 
-    by: Literal["none", "role", "tensor"] = "none"
+    by: Literal["none", "tensor"] = "none"
     tokens: int = 2048
     window: int = 256
 
     def __post_init__(self) -> None:
         for key in ("tokens", "window"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key}: found {getattr(self, key)}, wanted 1 or more")
+                raise GolfError(f"{key}: found {getattr(self, key)}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -77,29 +94,27 @@ class QuantizeConfig:
     clip: float
     gptq: GptqConfig = field(default_factory=GptqConfig)
     roles: dict[str, RoleConfig] = field(default_factory=lambda: dict.fromkeys(QUANTIZED_ROLES, RoleConfig()))
-    rotate: bool = False
     target_bytes: int = 0
     split: SplitConfig = field(default_factory=SplitConfig)
-    clip_error: Literal["weights", "outputs"] = "weights"
     control_step: float = 0.0
 
     def __post_init__(self) -> None:
         for key, given in (("levels", self.levels), ("roles", self.roles)):
             if set(given) != set(QUANTIZED_ROLES):
-                wanted = ", ".join(QUANTIZED_ROLES)
-                raise ValueError(f"{key}: found {', '.join(sorted(given))}, wanted exactly {wanted}")
-        for role, most in self.levels.items():
-            if not 7 <= most <= 127:
-                raise ValueError(f"levels.{role}: found {most}, wanted 7 (4 bit) to 127 (8 bit)")
+                expected = ", ".join(QUANTIZED_ROLES)
+                raise GolfError(f"{key}: found {', '.join(sorted(given))}, expected exactly {expected}")
+        for role, levels in self.levels.items():
+            if not 7 <= levels <= 127:
+                raise GolfError(f"levels.{role}: found {levels}, expected 7 (4 bit) to 127 (8 bit)")
         if not self.percentiles or not all(0.5 <= p <= 1.0 for p in self.percentiles):
-            raise ValueError(f"percentiles: found {list(self.percentiles)}, wanted at least one in 0.5..1")
+            raise GolfError(f"percentiles: found {list(self.percentiles)}, expected at least one in 0.5..1")
         _check_clip(self.clip)
         if self.gptq.act_order and "gptq_trellis" in self.methods:
-            raise ValueError("gptq.act_order: found true, wanted false: the trellis walks columns in storage order")
+            raise GolfError("gptq.act_order: found true, expected false: the trellis walks columns in storage order")
         if not 0 <= self.control_step <= 1:
-            raise ValueError(f"control_step: found {self.control_step}, wanted 0 (none) to 1 root mean square")
+            raise GolfError(f"control_step: found {self.control_step}, expected 0 (none) to 1 root mean square")
         if self.target_bytes < 0:
-            raise ValueError(f"target_bytes: found {self.target_bytes}, wanted a number of bytes, or 0 for no search")
+            raise GolfError(f"target_bytes: found {self.target_bytes}, expected a number of bytes, or 0 for no search")
 
     def recipe(self, role: str, *, scale: float = 1.0) -> Recipe:
         """The recipe of ``role``, one of ``QUANTIZED_ROLES``, with steps ``scale`` times those of the parameters."""
@@ -114,10 +129,9 @@ class QuantizeConfig:
     @property
     def needs_hessians(self) -> bool:
         """Whether a method uses what `calibrate` makes."""
-        weighted = ("gptq_lite",) if self.clip_error == "outputs" else ()
-        return any(method in (*_WITH_HESSIANS, *weighted) for method in self.methods)
+        return any(method in _WITH_HESSIANS for method in self.methods)
 
 
 def _check_clip(clip: float) -> None:
     if not (np.isfinite(clip) and 0 < clip <= _LARGEST_CLIP):
-        raise GolfError(f"clip: found {clip}, wanted a number of standard deviations above 0, 1000 at most")
+        raise GolfError(f"clip: found {clip}, expected a number of standard deviations above 0, 1000 at most")

@@ -1,8 +1,7 @@
 """GPTQ-lite: symmetric integers per row, the clip of each row searched over percentiles of its magnitudes.
 
-``R`` rows, ``C`` columns. Despite the name no Hessian is involved, unless one is given to weigh the errors by which
-clips are chosen: (w - ŵ) H (w - ŵ)^T is the squared error of what the row gives, the sum of which GPTQ minimises too.
-Source: parameter-golf PR #414 (wide percentile grid, fp16 scale inside the search) and #148 (search per row).
+``R`` rows, ``C`` columns. Despite the name no Hessian is involved. Source: parameter-golf PR #414 (wide percentile
+grid, fp16 scale inside the search) and #148 (search per row).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.errors import GolfError
-from golf.quantize.grid import check_matrix, half_steps, round_rows, row_errors
+from golf.quantize.rounding import check_matrix, half_steps, round_rows, row_errors
 from golf.quantize.tensors import QuantizedTensor
 
 __all__ = ["PERCENTILES", "quantize_gptq_lite"]
@@ -29,26 +28,22 @@ def quantize_gptq_lite(
     role: str,
     levels: float,
     percentiles: Sequence[float] = PERCENTILES,
-    hessian: NDArray[np.float32] | None = None,
 ) -> QuantizedTensor:
     """Quantize ``weights`` (..., C) to integers in ``-levels..levels`` with one fp16 step per row.
 
     ``levels`` may lie between two whole numbers, for steps of any width; integers then reach the nearer one.
     Per row and percentile p: clip = p-quantile of ``|w|`` (linear interpolation), step = clip / levels rounded to fp16,
-    squared error with that very step, weighted by ``hessian`` (C, C) when given; the first percentile with the smallest
-    error wins. Raises ``ValueError`` naming the tensor for NaN, infinity or steps above fp16, for bad levels or
-    percentiles, and for a Hessian of another size.
+    squared error with that very step; the first percentile with the smallest error wins. Raises ``ValueError`` naming
+    the tensor for NaN, infinity or steps above fp16, and for bad levels or percentiles.
     """
     if not 1 <= levels <= 127:
-        raise GolfError(f"{name}: levels is {levels}, wanted 1 to 127")
+        raise GolfError(f"{name}: levels is {levels}, expected 1 to 127")
     if not percentiles or not all(0.0 < p <= 1.0 for p in percentiles):
-        raise GolfError(f"{name}: percentiles are {list(percentiles)}, wanted at least one in (0, 1]")
+        raise GolfError(f"{name}: percentiles are {list(percentiles)}, expected at least one in (0, 1]")
     matrix = check_matrix(name, weights)
-    if hessian is not None and hessian.shape != (matrix.shape[1],) * 2:
-        raise GolfError(f"{name}: has {matrix.shape[1]} columns, its Hessian {hessian.shape[0]}; re-run calibrate")
     rows_at_once = max(1, _CHUNK_WEIGHTS // matrix.shape[1])
     chunks = [
-        _search(name, matrix[start : start + rows_at_once], levels, percentiles, hessian)
+        _search(name, matrix[start : start + rows_at_once], levels, percentiles)
         for start in range(0, len(matrix), rows_at_once)
     ]
     steps = np.concatenate(chunks)
@@ -57,10 +52,10 @@ def quantize_gptq_lite(
 
 def _quantile(ordered: NDArray[np.float32], p: float) -> NDArray[np.float32]:
     """The p-quantile of each row of ``ordered`` (R, C), ascending, by linear interpolation."""
-    place = p * (ordered.shape[1] - 1)
-    below = int(place)
+    position = p * (ordered.shape[1] - 1)
+    below = int(position)
     above = min(below + 1, ordered.shape[1] - 1)
-    share = np.float32(place - below)
+    share = np.float32(position - below)
     return ordered[:, below] + (ordered[:, above] - ordered[:, below]) * share
 
 
@@ -69,14 +64,13 @@ def _search(
     matrix: NDArray[np.float32],
     levels: float,
     percentiles: Sequence[float],
-    hessian: NDArray[np.float32] | None,
 ) -> NDArray[np.float16]:
     ordered = np.sort(np.abs(matrix), axis=1)
     best = np.full(len(matrix), np.inf)
     chosen = np.zeros(len(matrix), np.float16)
     for p in percentiles:
         steps = half_steps(name, _quantile(ordered, p) / np.float32(levels))
-        errors = row_errors(matrix, round_rows(matrix, steps, round(levels)), steps, hessian)
+        errors = row_errors(matrix, round_rows(matrix, steps, round(levels)), steps)
         better = errors < best
         best, chosen = np.where(better, errors, best), np.where(better, steps, chosen)
     return chosen

@@ -12,19 +12,17 @@ from numpy.typing import NDArray
 from golf.errors import GolfError
 from golf.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
-from golf.quantize.controls import stored_control
-from golf.quantize.frequency import row_factors
-from golf.quantize.full_gptq import factor_of, quantize_gptq
+from golf.quantize.gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
-from golf.quantize.grid import check_matrix, order0_bits
-from golf.quantize.sdclip import quantize_sdclip
+from golf.quantize.rounding import check_matrix, entropy_bits, quantize_sdclip, stored_control
+from golf.quantize.steps import token_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
     from golf.quantize.hessian import Factor
 
-__all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "quantize_model"]
+__all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "output_error"]
 
 Hessians = Mapping[str, NDArray[np.float32] | None]
 
@@ -36,21 +34,6 @@ class QuantizeResult:
     model: QuantizedModel
     rows: list[dict[str, Any]]
     metrics: dict[str, float]
-
-
-def quantize_model(
-    state: dict[str, NDArray[np.float32]],
-    model: LanguageModel,
-    config: QuantizeConfig,
-    *,
-    meta: dict[str, Any],
-    hessians: Hessians | None = None,
-) -> QuantizeResult:
-    """Quantize ``state`` (a state dict as float32 arrays) by the roles that ``model`` gives its names, once.
-
-    Arguments and errors are those of ``Quantizer``.
-    """
-    return Quantizer(state, model, config, meta=meta, hessians=hessians).run()
 
 
 class Quantizer:
@@ -73,9 +56,7 @@ class Quantizer:
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
-        With ``config.rotate`` the residual stream is rotated first, weights and Hessians alike.
-        Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties,
-        or, with ``rotate``, what stands in the way of an exact rotation.
+        Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
         self.aliases = _aliases(model)
         _check_names(state, model)
@@ -83,23 +64,18 @@ class Quantizer:
             if not np.array_equal(state[alias], state[name], equal_nan=True):
                 raise GolfError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
         self.state, self.hessians = state, dict(hessians or {})
-        if config.rotate:
-            from golf.quantize.residual import rotate_residual
-
-            self.state, self.hessians = rotate_residual(state, self.hessians)
         self.config, self.meta = config, meta
         if config.gptq.token_exponent and config.needs_hessians and token_counts is None:
-            raise GolfError("quantize.gptq.token_exponent: wanted token counts of the training split, found none")
+            raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
         self._factors: dict[str, Factor | None] = {}
 
-    def quantized_names(self, role: str | None = None) -> list[str]:
-        """Names that become integers, sorted; with ``role`` those of that role."""
-        roles = QUANTIZED_ROLES if role is None else (role,)
-        return [name for name, found in self.roles.items() if found in roles]
+    def quantized_names(self) -> list[str]:
+        """Names that become integers, sorted."""
+        return [name for name, role in self.roles.items() if role in QUANTIZED_ROLES]
 
     def run(self, scales: Mapping[str, float] | None = None) -> QuantizeResult:
         """Quantize; steps of tensor NAME are ``scales[NAME]`` (default 1) times those of the parameters."""
@@ -118,36 +94,18 @@ class Quantizer:
         result = QuantizedModel(self.meta["model"], self.meta["vocab_size"], tensors, plain, self.aliases)
         return QuantizeResult(result, rows, _metrics(rows))
 
-    def quantize(self, name: str) -> QuantizedTensor:
-        """Tensor ``name`` alone, with the steps of the parameters."""
-        role = self.roles[name]
-        return self._quantize(name, self.state[name], role, self.config.recipe(role))
-
-    def set_hessians(self, hessians: Hessians) -> None:
-        """Take these instead of what was given for their names."""
-        for name, hessian in hessians.items():
-            self.hessians[name] = hessian
-            self._factors.pop(name, None)
-
-    def _hessian(self, name: str) -> NDArray[np.float32] | None:
+    def _quantize(self, name: str, weights: NDArray[np.float32], role: str, recipe: Recipe) -> QuantizedTensor:
+        levels, clip, config = recipe.levels, recipe.scaled_clip, self.config
+        if recipe.method == "sdclip":
+            return quantize_sdclip(name, weights, role=role, levels=levels, clip=clip)
+        if recipe.method == "gptq_lite":
+            scaled, percentiles = recipe.scaled_levels, config.percentiles
+            return quantize_gptq_lite(name, weights, role=role, levels=scaled, percentiles=percentiles)
         if name not in self.hessians:
             raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
-        return self.hessians[name]
-
-    def _quantize(self, name: str, weights: NDArray[np.float32], role: str, recipe: Recipe) -> QuantizedTensor:
-        levels, config = recipe.levels, self.config
-        if recipe.method == "sdclip":
-            return quantize_sdclip(name, weights, role=role, levels=levels, clip=recipe.scaled_clip)
-        if recipe.method == "gptq_lite":
-            most, percentiles = recipe.scaled_levels, config.percentiles
-            hessian = self._hessian(name) if config.clip_error == "outputs" else None
-            return quantize_gptq_lite(
-                name, weights, role=role, levels=most, percentiles=percentiles, hessian=hessian
-            )
-        hessian = self._hessian(name)
         trellis = recipe.method == "gptq_trellis"
         if name not in self._factors:
-            columns = weights.shape[-1]
+            columns, hessian = weights.shape[-1], self.hessians[name]
             self._factors[name] = factor_of(name, columns, hessian, config=config.gptq, trellis=trellis)
         return quantize_gptq(
             name,
@@ -155,17 +113,17 @@ class Quantizer:
             self._factors[name],
             role=role,
             levels=levels,
-            clip=recipe.scaled_clip,
+            clip=clip,
             config=config.gptq,
             trellis=trellis,
-            row_factors=self._row_factors(weights, role),
+            factors=self._token_factors(weights, role),
         )
 
-    def _row_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
+    def _token_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
         counts, exponent = self._token_counts, self.config.gptq.token_exponent
         if not exponent or counts is None or role != "embedding" or weights.shape[:-1] != counts.shape:
             return None
-        return row_factors(check_matrix("table", weights), counts, exponent=exponent)
+        return token_factors(check_matrix("table", weights), counts, exponent=exponent)
 
 
 def _aliases(model: LanguageModel) -> dict[str, str]:
@@ -188,7 +146,7 @@ def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) ->
         raise GolfError(f"{odd[0]} is only in {where}; weights and config do not belong together, re-run `average`")
     for name, shape in shapes.items():
         if state[name].shape != shape:
-            raise GolfError(f"{name}: weights have shape {state[name].shape}, the model config wants {shape}")
+            raise GolfError(f"{name}: weights have shape {state[name].shape}, the model config says {shape}")
 
 
 def _row(
@@ -203,7 +161,7 @@ def _row(
     assert rebuilt is not None
     exact = weights.astype(np.float64)
     squared_error, squared_norm = float(np.square(exact - rebuilt).sum()), float(np.square(exact).sum())
-    stored_bits = order0_bits(tensor.values) if tensor is not None else 8.0 * rebuilt.nbytes
+    stored_bits = entropy_bits(tensor.values) if tensor is not None else 8.0 * rebuilt.nbytes
     scale_bits = 8 * tensor.row_scale.nbytes if tensor is not None else 0
     return {
         "tensor": name,
@@ -211,7 +169,7 @@ def _row(
         "shape": "x".join(map(str, weights.shape)) or "1",
         "weights": weights.size,
         "relative_error": squared_error / squared_norm if squared_norm else 0.0,
-        "output_error": _output_error(weights, rebuilt, hessian) if tensor is not None else 0.0,
+        "output_error": output_error(weights, rebuilt, hessian) if tensor is not None else 0.0,
         "bits_per_weight": stored_bits / max(1, weights.size),
         "largest_integer": int(np.abs(tensor.values.astype(np.int32)).max()) if tensor is not None else 0,
         "squared_error": squared_error,
@@ -220,7 +178,7 @@ def _row(
     }
 
 
-def _output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: NDArray[np.float32] | None) -> float:
+def output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: NDArray[np.float32] | None) -> float:
     """tr(E H E^T) / tr(W H W^T) with E = W - rebuilt: squared error of the outputs; of the weights without ``hessian``.
 
     In float32 blocks of rows: 7 digits are plenty for a share, and the products are as many as in GPTQ itself.
@@ -228,8 +186,8 @@ def _output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: 
     exact, error = (x.reshape(-1, x.shape[-1]).astype(np.float32) for x in (weights, weights - rebuilt))
     sums = [0.0, 0.0]
     for start in range(0, len(exact), 4096):
-        for place, matrix in enumerate((error[start : start + 4096], exact[start : start + 4096])):
-            sums[place] += float(np.vdot(matrix if hessian is None else matrix @ hessian, matrix))
+        for i, matrix in enumerate((error[start : start + 4096], exact[start : start + 4096])):
+            sums[i] += float(np.vdot(matrix if hessian is None else matrix @ hessian, matrix))
     return sums[0] / sums[1] if sums[1] else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Averaged weights, and what averaging is worth on held-out text.
+"""Averaged weights, and what averaging is worth on held-out text of the training side.
 
 Shapes: ``B`` windows, ``L`` tokens of a window. Public logs of the snapshot average (parameter-golf PR #895) compare it
 with earlier raw validation losses, never with the final raw weights; here all three are scored on the same tokens.
@@ -22,7 +22,16 @@ from golf.models.registry import build_model, config_from_dict
 from golf.progress import bar
 from golf.training.compiling import autocast
 
-__all__ = ["AverageConfig", "average_weights", "heldout_loss", "load_model", "mean_of", "snapshot_paths"]
+__all__ = [
+    "AverageConfig",
+    "average_weights",
+    "available_kinds",
+    "heldout_loss",
+    "least_loss",
+    "load_model",
+    "mean_of",
+    "snapshot_paths",
+]
 
 _MADE_BY = "`python -m stages.train`"
 
@@ -31,7 +40,7 @@ _MADE_BY = "`python -m stages.train`"
 class AverageConfig:
     """Which weights go on to the quantizer."""
 
-    kind: Literal["mean", "ema", "raw"]  # mean of the snapshots, moving average, or the final weights
+    kind: Literal["best", "mean", "ema", "raw"]  # least held-out loss, mean of the snapshots, moving average, final
     last: int  # snapshots averaged, counted from the last; 0: all
 
     def __post_init__(self) -> None:
@@ -76,6 +85,20 @@ def average_weights(folder: str | Path, kind: str, last: int = 0) -> dict[str, T
     made_by = f"{_MADE_BY} (the moving average needs train.ema_decay above 0)" if kind == "ema" else _MADE_BY
     tensors, _ = load_torch(Path(folder) / f"{name}.safetensors", made_by=made_by)
     return tensors
+
+
+def available_kinds(folder: str | Path) -> list[str]:
+    """Of ``raw``, ``mean`` and ``ema``, in this order, the weights that the outputs of ``train`` can give."""
+    folder = Path(folder)
+    return ["raw"] + ["mean"] * any(folder.glob("snapshot_*")) + ["ema"] * (folder / "ema.safetensors").exists()
+
+
+def least_loss(losses: Mapping[str, float]) -> str:
+    """The kind of weights with the least held-out loss; of equals the first. Raises ``ValueError`` for none finite."""
+    finite = {kind: loss for kind, loss in losses.items() if np.isfinite(loss)}
+    if not finite:
+        raise ValueError(f"average.kind best: found held-out losses {dict(losses)}, expected one that is finite")
+    return min(finite, key=finite.__getitem__)
 
 
 def load_model(meta: Mapping[str, Any], weights: Mapping[str, Tensor], device: str = "cpu") -> LanguageModel:

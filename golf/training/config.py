@@ -10,7 +10,7 @@ from typing import Any, Literal
 from golf.errors import GolfError
 from golf.training.schedule import Schedule, WarmdownShape
 
-__all__ = ["QatConfig", "TrainConfig", "qat_differences"]
+__all__ = ["QatConfig", "TrainConfig", "check_qat", "qat_differences"]
 
 _POSITIVE = ("matrix_lr", "embedding_lr", "control_lr", "checkpoint_seconds", "log_seconds", "snapshot_every")
 _COUNTS = ("iterations", "tokens_per_step", "sequence_length", "micro_batch_tokens")
@@ -39,16 +39,32 @@ class QatConfig:
                 raise ValueError(f"levels.{role}: found {most}, wanted 1 to 127")
 
 
+def check_qat(qat: QatConfig, quantize: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` naming both keys when QAT acts and the section ``quantize`` rounds to another grid.
+
+    QAT prepares for the grid of `sdclip` and loses under every other method (docs/results/gdn_hybrid.md). An empty
+    section says nothing.
+    """
+    if qat.below <= 0 or not quantize:
+        return
+    methods = {"quantize.method": quantize.get("method")}
+    for role, own in (quantize.get("roles") or {}).items():
+        if own.get("method") is not None:
+            methods[f"quantize.roles.{role}.method"] = own["method"]
+    for key, method in methods.items():
+        if method != "sdclip":
+            raise ValueError(
+                f"train.qat.below is {qat.below} and {key} is {method}: QAT trains for the grid of sdclip alone; "
+                f"set train.qat.below to 0 or {key} to sdclip"
+            )
+
+
 def qat_differences(qat: QatConfig, quantize: Mapping[str, Any]) -> list[str]:
-    """Where the grid that training prepares for is not the one of the parameter section ``quantize``, in sentences."""
-    if qat.below <= 0:
+    """Where steps that training prepares for are not those of the parameter section ``quantize``, in sentences."""
+    if qat.below <= 0 or not quantize:
         return []
     out = []
-    if quantize.get("method") != "sdclip":
-        out.append(
-            f"train.qat rounds to the grid of sdclip, quantize.method is {quantize.get('method')}; set it to sdclip"
-        )
-    elif quantize.get("clip") != qat.clip:
+    if quantize.get("clip") != qat.clip:
         out.append(f"train.qat.clip is {qat.clip}, quantize.clip {quantize.get('clip')}; make them equal")
     if dict(quantize.get("levels", {})) != qat.levels:
         out.append(f"train.qat.levels is {qat.levels}, quantize.levels {quantize.get('levels')}; make them equal")

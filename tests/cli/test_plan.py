@@ -29,16 +29,24 @@ def test_every_shipped_preset_fires_on_slow_and_fast_machines(root: Path, preset
     schedule, warnings = command.schedule_of(values)
     machines = command.machines_of(values)
     assert len(machines) == (2 if schedule.budget_seconds > 0 else 0)
-    assert warnings == [] or preset.startswith("gdn_hybrid")  # QAT on the plain grid before GPTQ: meant, and told
+    assert warnings == []
     for case in plan(schedule, machines).cases:
         assert case.warmdown_start and case.final_multiplier < 0.01 and len(case.snapshot_steps) >= 4
 
 
+QAT = ("train.qat.below=0.2", "quantize.method=sdclip")
+
+
+def test_qat_for_another_grid_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train.qat.below is 0.2 and quantize.method is gptq_trellis"):
+        call(root, tmp_path, "--preset", "h100x8_10min", "train.qat.below=0.2")
+
+
 def test_the_stored_plan(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _ = call(root, tmp_path, "--preset", "h100x8_10min", "--steps-per-second", "4", "train.qat.below=0.2")
+    code, _ = call(root, tmp_path, "--preset", "h100x8_10min", "--steps-per-second", "4", *QAT)
     out = capsys.readouterr().out
     assert code == 0 and "plan for 2360 steps (4 steps/s, 590 s):" in out and "QAT from step" in out
-    assert "warning: train.qat rounds to the grid of sdclip, quantize.method is gptq_trellis" in out
+    assert "warning: train.qat.clip is 12.85, quantize.clip 2.0; make them equal" in out
     stored = read_json(tmp_path / "h100x8_10min.json", made_by="test")
     assert stored["accepted"] and stored["cases"][0]["steps"] == 2360
     assert stored["step_seconds"]["4 steps/s"]["4"] == 0.25

@@ -11,7 +11,7 @@ from golf.cli.params import compose
 from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
 from golf.params import from_dict
-from golf.training.config import TrainConfig, qat_differences
+from golf.training.config import TrainConfig, check_qat, qat_differences
 from golf.training.plan import plan
 
 PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
@@ -61,7 +61,7 @@ def repository_again(folder: Path, **options: Any) -> Path:
 
 @pytest.fixture
 def values(root: Path) -> dict[str, Any]:
-    return forced(compose(root / "conf"), cuda=False, compiled=False)
+    return forced(compose(root / "conf", overrides=["quantize.method=sdclip"]), cuda=False, compiled=False)
 
 
 def seen(values: dict[str, Any], project: Path, work: Path) -> dict[str, bool]:
@@ -111,11 +111,13 @@ def test_forced_triggers_of_every_preset_pass_their_plan(root: Path, preset: str
     config = from_dict(TrainConfig, changed["train"])
     depth = getattr(config_from_dict(changed["model"]), "repeats", 1)
     (case,) = plan(config.schedule(depth)).cases
-    assert case.qat_steps >= 2 and len(case.snapshot_steps) >= 2 and case.steps <= 60
+    assert case.qat_steps == 0 and len(case.snapshot_steps) >= 2 and case.steps <= 60
     assert changed["quantize"] == original["quantize"]
-    changed["quantize"]["method"] = "sdclip"
-    again = forced(changed, cuda=cuda, compiled=False)["train"]
-    assert qat_differences(from_dict(TrainConfig, again).qat, changed["quantize"]) == []
+    changed["quantize"]["method"] = "sdclip"  # the grid that QAT trains for: it is rehearsed
+    again = from_dict(TrainConfig, forced(changed, cuda=cuda, compiled=False)["train"])
+    check_qat(again.qat, changed["quantize"])
+    assert qat_differences(again.qat, changed["quantize"]) == []
+    assert plan(again.schedule(depth)).cases[0].qat_steps >= 2
     if cuda:
         assert config.sequence_length == original["train"]["sequence_length"]
         assert config.micro_batch_tokens == original["train"]["micro_batch_tokens"]

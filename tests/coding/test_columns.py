@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from golf.coding.bytes import ArtifactError
 from golf.coding.columns import decode, encode, normal_tables
 from golf.coding.grouped import next_state, parities
-from golf.quantize.trellis import next_states, trellis_encode, trellis_values
+from golf.quantize.trellis import NEXT_STATES, trellis_values
+from quantizing import plain_trellis
 
 
 def _entropy_bytes(values: np.ndarray) -> float:
@@ -110,7 +111,7 @@ def test_parity_and_column_steps_save_bytes() -> None:
     rng = np.random.default_rng(3)
     codes = rng.integers(-8, 9, 80).astype(np.int8)
     weights = rng.normal(size=(60, 80)) * 2 ** (-codes / 4)
-    values = trellis_encode(weights.astype(np.float32), np.full(60, 0.7, np.float32))[0]
+    values = plain_trellis(weights.astype(np.float32), np.full(60, 0.7, np.float32))
     sizes = [
         len(encode(values, trellis=trellis, column_codes=hint) or b"")
         for trellis, hint in ((False, None), (True, None), (True, codes))
@@ -119,7 +120,7 @@ def test_parity_and_column_steps_save_bytes() -> None:
 
 
 def test_the_trellis_is_that_of_the_quantizer() -> None:
-    assert [int(next_state(state, bit)) for state in range(8) for bit in (0, 1)] == next_states().ravel().tolist()
+    assert [int(next_state(state, bit)) for state in range(8) for bit in (0, 1)] == np.ravel(NEXT_STATES).tolist()
     values = np.random.default_rng(0).integers(-9, 9, (20, 31)).astype(np.int32)
     assert np.array_equal(parities(values), 2 * (trellis_values(values.astype(np.int16)) - values))
 

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from golf.coding.bytes import ArtifactError
 from golf.coding.context import decode, encode
+from quantizing import plain_trellis
 
 
 def _entropy_bytes(values: np.ndarray) -> float:
@@ -99,10 +100,8 @@ def test_round_trip_on_a_trellis(seed: int, shape: tuple[int, int], scale: float
 
 def _path(rows: int, columns: int, step: float) -> np.ndarray:
     """Indices along the trellis for normal weights: with the parity of the state they cost less than without."""
-    from golf.quantize.trellis import trellis_encode
-
     weights = np.random.default_rng(7).normal(size=(rows, columns)).astype(np.float32)
-    return trellis_encode(weights, np.full(rows, step, np.float32))[0]
+    return plain_trellis(weights, np.full(rows, step, np.float32))
 
 
 @pytest.mark.parametrize(("linear", "shape"), [(False, (400, 60)), (True, (400, 60)), (True, (60, 400))])

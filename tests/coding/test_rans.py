@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from golf.coding.bytes import ArtifactError
 from golf.coding.coders import CODERS, SideInfo, encode_smallest
 from golf.coding.rans import decode, encode
-from golf.coding.tables import build_table, entropy_bits, normalise
+from golf.coding.tables import build_table, normalise
+from golf.quantize.rounding import entropy_bits
 from golf.report.baselines import integer_sizes, packed_bits
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "rans.json"

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.coding.bytes import ArtifactError, Reader, varint, zigzag
-from golf.coding.tables import TOTAL, Table, build_table, entropy_bits, normalise, read_table, write_table
+from golf.coding.tables import TOTAL, Table, build_table, normalise, read_table, write_table
+from golf.quantize.rounding import entropy_bits
 
 counts_lists = st.lists(st.integers(0, 10**9), min_size=1, max_size=80).filter(any)
 
@@ -95,14 +96,6 @@ def test_far_outliers_escape_instead_of_widening_the_table() -> None:
 def test_tables_that_no_writer_made_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         read_table(Reader(data, "t"), "t")
-
-
-def test_entropy_against_the_definition() -> None:
-    values = np.array([[3, 3, 5], [3, 900, -900]], np.int16)
-    wanted = -(3 * math.log2(3 / 6) + 3 * math.log2(1 / 6))
-    assert entropy_bits(values) == pytest.approx(wanted)
-    assert entropy_bits(np.zeros(0, np.int16)) == 0.0
-    assert entropy_bits(np.ones(9, np.int16)) == 0.0
 
 
 def test_table_knows_its_alphabet() -> None:

@@ -13,7 +13,7 @@ from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.decode import Decoded, decode_artifact
 from golf.models.registry import build_model, config_from_dict
 from golf.params import read_params, to_dict
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText
 from golf.textcodec import blocks
@@ -38,7 +38,7 @@ def decoded(root: Path) -> Decoded:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     method = QuantizeConfig("sdclip", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 12.85)
     meta = {"model": to_dict(config), "vocab_size": trained.vocab_size}
-    return decode_artifact(pack(quantize_model(state, model, method, meta=meta).model, trained.model))
+    return decode_artifact(pack(Quantizer(state, model, method, meta=meta).run().model, trained.model))
 
 
 def test_streaming_scores_equal_one_pass_over_the_whole_text(decoded: Decoded, root: Path) -> None:

@@ -43,14 +43,14 @@ def test_hessians_are_needed_when_one_role_needs_them() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("roles", {"mlp": {"method": None, "clip": None}}, "roles: found mlp, wanted exactly embedding"),
+        ("roles", {"mlp": {"method": None, "clip": None}}, "roles: found mlp, expected exactly embedding"),
         ("roles.mlp", {"method": "awq", "clip": None}, "roles.mlp.method: found 'awq'"),
         ("roles.mlp", {"method": None, "clip": -1.0}, "roles.mlp: clip: found -1.0"),
         ("roles.mlp", {"method": None}, "roles.mlp: missing key `clip`"),
         ("roles.mlp", {"method": None, "clip": None, "bits": 4}, "roles.mlp: unknown key `bits`"),
         ("target_bytes", -1, "target_bytes: found -1"),
-        ("split.by", "row", "split.by: found 'row'"),
-        ("split.tokens", 0, "tokens: found 0, wanted 1 or more"),
+        ("split.by", "role", "split.by: found 'role'"),
+        ("split.tokens", 0, "tokens: found 0, expected 1 or more"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from golf.quantize.gptq_lite import PERCENTILES, quantize_gptq_lite
-from golf.quantize.grid import SMALLEST_HALF, row_errors
-from golf.quantize.naive import naive_gptq_lite_row
+from golf.quantize.rounding import SMALLEST_HALF, row_errors
+from quantizing import naive_gptq_lite_row
 
 matrices = arrays(
     np.float32,
@@ -24,8 +24,8 @@ def test_never_worse_than_the_row_by_row_reference(weights: np.ndarray, levels: 
     errors = row_errors(weights, found.values, found.row_scale)
     for row, error in zip(weights, errors, strict=True):
         values, step = naive_gptq_lite_row(row, levels, PERCENTILES)
-        wanted = row_errors(row[None], np.array([values], np.int16), np.array([step]))[0]
-        assert error <= wanted * 1.01 + 1e-12
+        expected = row_errors(row[None], np.array([values], np.int16), np.array([step]))[0]
+        assert error <= expected * 1.01 + 1e-12
 
 
 def test_same_integers_as_the_reference_on_ordinary_rows() -> None:

@@ -11,55 +11,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.quantize.trellis import TrellisError, next_states, parent_table, trellis_encode, trellis_values
+from golf.quantize.gptq import GptqError
+from golf.quantize.rounding import entropy_bits
+from golf.quantize.trellis import NEXT_STATES, parent_table, trellis_values
+from quantizing import plain_trellis
 
-STATES = (4, 8, 16, 32, 64, 128, 256)
 
-
-def _naive_values(row: list[int], states: int) -> list[float]:
-    table, state, out = next_states(states), 0, []
+def _naive_values(row: list[int]) -> list[float]:
+    state, out = 0, []
     for k in row:
         out.append((2 * k + (state & 1)) / 2)
-        state = int(table[state][k & 1])
+        state = NEXT_STATES[state][k & 1]
     return out
 
 
-def _naive_viterbi(row: np.ndarray, step: float, states: int) -> float:
+def _naive_viterbi(row: np.ndarray, step: float) -> float:
     """Least squared error over all paths, trying five integers around the best at every branch."""
-    table = next_states(states)
     best = {0: 0.0}
     for x in row.tolist():
         after: dict[int, float] = {}
         for state, cost in best.items():
-            centre = round(x / step - (state & 1) / 2)
-            for k in range(centre - 2, centre + 3):
+            center = round(x / step - (state & 1) / 2)
+            for k in range(center - 2, center + 3):
                 total = cost + (x - (2 * k + (state & 1)) * step / 2) ** 2
-                target = int(table[state][k & 1])
+                target = NEXT_STATES[state][k & 1]
                 after[target] = min(after.get(target, math.inf), total)
         best = after
     return min(best.values())
 
 
-def test_the_default_table_is_the_formats() -> None:
-    assert next_states(8).tolist() == [[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]]
+def test_the_table_is_the_formats() -> None:
+    assert NEXT_STATES == ((0, 2), (5, 7), (1, 3), (4, 6), (2, 0), (7, 5), (3, 1), (6, 4))
 
 
-@pytest.mark.parametrize("states", STATES)
-def test_every_state_has_two_parents_that_offer_grids_two_quarter_steps_apart(states: int) -> None:
-    parents = parent_table(states)
-    table = next_states(states)
-    for state in range(states):
+def test_every_state_has_two_parents_that_offer_grids_two_quarter_steps_apart() -> None:
+    parents = parent_table()
+    assert parents.shape == (8, 2, 3)
+    for state in range(8):
         for source, bit, offset in parents[state].tolist():
-            assert table[source][bit] == state and offset == 2 * bit + (source & 1)
+            assert NEXT_STATES[source][bit] == state and offset == 2 * bit + (source & 1)
         assert abs(int(parents[state, 0, 2]) - int(parents[state, 1, 2])) == 2
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.sampled_from(STATES))
-def test_decoding_equals_the_naive_walk(seed: int, num_columns: int, states: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_decoding_equals_the_naive_walk(seed: int, num_columns: int) -> None:
     values = np.random.default_rng(seed).integers(-32768, 32768, (3, num_columns)).astype(np.int16)
-    decoded = trellis_values(values, states=states)
+    decoded = trellis_values(values)
     assert decoded.dtype == np.float32
-    assert decoded.tolist() == [_naive_values(row.tolist(), states) for row in values]
+    assert decoded.tolist() == [_naive_values(row.tolist()) for row in values]
 
 
 def test_decoding_takes_any_memory_layout_and_no_rows() -> None:
@@ -69,59 +68,34 @@ def test_decoding_takes_any_memory_layout_and_no_rows() -> None:
     assert trellis_values(np.zeros((5, 0), np.int16)).shape == (5, 0)
 
 
-@pytest.mark.parametrize("states", [4, 8, 16])
-def test_encoding_finds_the_best_path(states: int) -> None:
+def test_without_a_hessian_the_search_finds_the_best_path() -> None:
     weights = np.random.default_rng(1).standard_normal((6, 40)).astype(np.float32)
     steps = np.linspace(0.3, 1.2, 6).astype(np.float32)
-    values, costs = trellis_encode(weights, steps, states=states)
-    decoded = trellis_values(values, states=states) * steps[:, None]
+    decoded = trellis_values(plain_trellis(weights, steps)) * steps[:, None]
     errors = ((weights.astype(np.float64) - decoded) ** 2).sum(1)
-    np.testing.assert_allclose(costs, errors, rtol=1e-5)
     for row, step, error in zip(weights, steps.tolist(), errors, strict=True):
-        assert error == pytest.approx(_naive_viterbi(row, step, states), rel=1e-5)
-
-
-def test_column_steps_and_weights_reach_the_search() -> None:
-    rng = np.random.default_rng(2)
-    weights = rng.standard_normal((4, 50)).astype(np.float32)
-    steps = np.full(4, 0.5, np.float32)
-    columns = np.where(np.arange(50) % 2, 0.5, 2).astype(np.float32)
-    scaled, _ = trellis_encode(weights / columns, steps)
-    with_columns, _ = trellis_encode(weights, steps, column_steps=columns, column_weights=1 / columns)
-    np.testing.assert_array_equal(scaled, with_columns)
-    assert (with_columns != trellis_encode(weights, steps, column_steps=columns)[0]).any()
-
-
-def _entropy(values: np.ndarray) -> float:
-    share = np.unique(values, return_counts=True)[1] / values.size
-    return float(-(share * np.log2(share)).sum())
+        assert error == pytest.approx(_naive_viterbi(row, step), rel=1e-5)
 
 
 def test_one_decibel_below_rounding_at_equal_entropy_on_a_gaussian() -> None:
     weights = np.random.default_rng(3).standard_normal((400, 500)).astype(np.float32)
     step = np.float32(16 / 31)
-    values, costs = trellis_encode(weights, np.full(400, step))
+    values = plain_trellis(weights, np.full(400, step))
     decoded = trellis_values(values)
     parity = decoded != values  # coded with one table per parity, as the codec does
-    bits = sum(float((parity == p).mean()) * _entropy(values[parity == p]) for p in (False, True))
-    rounded = {k: np.rint(weights / (k / 31)) for k in np.linspace(14, 18, 17).tolist()}
-    curve = sorted((_entropy(q), float(((weights - q * (k / 31)) ** 2).mean())) for k, q in rounded.items())
-    error = float(costs.sum() / weights.size)
+    bits = sum(entropy_bits(values[parity == p]) for p in (False, True)) / values.size
+    rounded = {k: np.rint(weights / (k / 31)).astype(np.int16) for k in np.linspace(14, 18, 17).tolist()}
+    curve = sorted(
+        (entropy_bits(q) / q.size, float(((weights - q * (k / 31)) ** 2).mean())) for k, q in rounded.items()
+    )
+    error = float(((weights - decoded * step) ** 2).mean())
     at_equal_bits = np.exp(np.interp(bits, [b for b, _ in curve], [np.log(e) for _, e in curve]))
     assert 10 * np.log10(at_equal_bits / error) >= 1.0
 
 
-def test_more_states_never_cost_more_on_average() -> None:
-    weights = np.random.default_rng(4).standard_normal((200, 300)).astype(np.float32)
-    errors = [trellis_encode(weights, np.full(200, 0.5, np.float32), states=s)[1].sum() for s in STATES]
-    assert errors == sorted(errors, reverse=True)
-
-
-def test_unknown_states_and_overflow_are_errors() -> None:
-    with pytest.raises(TrellisError, match="states: found 7, wanted one of 4, 8, 16, 32, 64, 128, 256"):
-        next_states(7)
-    with pytest.raises(TrellisError, match="row 1: an integer exceeds 32000"):
-        trellis_encode(np.ones((2, 3), np.float32), np.array([1.0, 1e-6], np.float32))
+def test_overflow_is_an_error() -> None:
+    with pytest.raises(GptqError, match="row 1: an integer exceeds 32000"):
+        plain_trellis(np.ones((2, 3), np.float32), np.array([1.0, 1e-6], np.float32))
 
 
 def test_the_decoder_needs_no_compiler() -> None:
@@ -134,10 +108,9 @@ def test_the_decoder_needs_no_compiler() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("states", [4, 8, 256])
-def test_every_start_leads_everywhere(states: int) -> None:
-    """A wrong polynomial would leave states that no path from state 0 reaches."""
-    reached, table = {0}, next_states(states)
-    for _ in range(states):
-        reached |= {int(after) for state in reached for after in table[state]}
-    assert len(reached) == states
+def test_every_start_leads_everywhere() -> None:
+    """A wrong table would leave states that no path from state 0 reaches."""
+    reached = {0}
+    for _ in range(8):
+        reached |= {after for state in reached for after in NEXT_STATES[state]}
+    assert len(reached) == 8

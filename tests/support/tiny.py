@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from golf.container.write import pack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.pipeline import QuantizeConfig, quantize_model
+from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
 
-__all__ = ["flat", "pack_untrained", "recurrent", "shaken"]
+__all__ = ["flat", "pack_untrained", "quantize_model", "recurrent", "shaken"]
 
 _COMMON = {"heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
 _COMMON |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
@@ -36,6 +38,18 @@ def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: floa
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
     return model
+
+
+def quantize_model(
+    state: Mapping[str, np.ndarray],
+    model: LanguageModel,
+    config: QuantizeConfig,
+    *,
+    meta: dict[str, Any],
+    hessians: Mapping[str, np.ndarray | None] | None = None,
+) -> QuantizeResult:
+    """``state`` quantized once."""
+    return Quantizer(dict(state), model, config, meta=meta, hessians=hessians).run()
 
 
 def pack_untrained(shape: dict[str, Any], vocab_size: int, tokenizer: bytes, *, seed: int = 0) -> bytes:

@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from golf.files import FileError, save_torch
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.training.average import average_weights, heldout_loss, load_model, snapshot_paths
+from golf.training.average import (
+    available_kinds,
+    average_weights,
+    heldout_loss,
+    least_loss,
+    load_model,
+    snapshot_paths,
+)
 
 
 def write_snapshots(folder: Path, count: int) -> list[torch.Tensor]:
@@ -39,6 +46,18 @@ def test_missing_weights_name_the_key_that_makes_them(tmp_path: Path) -> None:
     write_snapshots(tmp_path, 2)
     with pytest.raises(ValueError, match="average.last: found 3, wanted at most 2"):
         snapshot_paths(tmp_path, 3)
+
+
+def test_the_best_weights_are_those_of_the_least_loss(tmp_path: Path) -> None:
+    assert least_loss({"raw": 3.5943, "mean": 3.5994, "ema": 3.6518}) == "raw"
+    assert least_loss({"raw": 3.6, "mean": 3.5, "ema": 3.5}) == "mean"  # of equals the first
+    assert least_loss({"raw": float("nan"), "ema": 4.0}) == "ema"
+    with pytest.raises(ValueError, match="average.kind best: found held-out losses .* expected one that is finite"):
+        least_loss({"raw": float("inf")})
+    assert available_kinds(tmp_path) == ["raw"]
+    write_snapshots(tmp_path, 1)
+    save_torch(tmp_path / "ema.safetensors", {"w": torch.zeros(1)}, {})
+    assert available_kinds(tmp_path) == ["raw", "mean", "ema"]
 
 
 @pytest.fixture

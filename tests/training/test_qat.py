@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from golf.models.registry import build_model, config_from_dict
 from golf.params import ParamsError, from_dict
-from golf.quantize.sdclip import quantize_sdclip
-from golf.training.config import QatConfig, qat_differences
+from golf.quantize.rounding import quantize_sdclip
+from golf.training.config import QatConfig, check_qat, qat_differences
 from golf.training.qat import LateQat, fake_quantize
 
 LEVELS = {"embedding": 31, "attention": 31, "mlp": 15}
@@ -22,6 +22,18 @@ LEVELS = {"embedding": 31, "attention": 31, "mlp": 15}
 
 def by_numpy(weights: np.ndarray, levels: int, clip: float) -> np.ndarray:
     return quantize_sdclip("w", weights, role="mlp", levels=levels, clip=clip).dequantize()
+
+
+def assert_same_grid(weights: np.ndarray, levels: int, clip: float) -> int:
+    """Rows that are not those of the quantizer; these too are multiples of a neighboring fp16 step."""
+    got = fake_quantize(torch.from_numpy(weights), levels=levels, clip=clip).numpy()
+    expected = quantize_sdclip("w", weights, role="mlp", levels=levels, clip=clip)
+    odd = np.flatnonzero((got != expected.dequantize()).any(axis=1))
+    for row in odd:
+        step = expected.row_scale[row]
+        steps = [np.nextafter(step, np.float16(side)).astype(np.float32) for side in (0, np.inf)]
+        assert any(np.array_equal(got[row], np.rint(weights[row] / other) * other) for other in steps), row
+    return len(odd)
 
 
 @given(
@@ -33,13 +45,12 @@ def by_numpy(weights: np.ndarray, levels: int, clip: float) -> np.ndarray:
     scale=st.integers(-24, 9),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_grid_is_that_of_sdclip_to_the_last_bit(
+def test_the_grid_is_that_of_sdclip_to_a_unit_of_fp16(
     seed: int, rows: int, columns: int, levels: int, clip: float, scale: int
 ) -> None:
     rng = np.random.default_rng(seed)
     weights = (rng.standard_t(3, (rows, columns)) * 2.0**scale).astype(np.float32)
-    got = fake_quantize(torch.from_numpy(weights), levels=levels, clip=clip)
-    assert np.array_equal(got.numpy(), by_numpy(weights, levels, clip))
+    assert_same_grid(weights, levels, clip)
 
 
 def test_rows_without_spread_outliers_and_zeros() -> None:
@@ -51,11 +62,9 @@ def test_rows_without_spread_outliers_and_zeros() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_many_steps_round_to_fp16_as_numpy_does(seed: int) -> None:
-    # torch's own float64 to fp16 goes through float32 and errs in about one row of 16,000
+def test_of_many_rows_a_few_differ_at_most(seed: int) -> None:
     weights = np.random.default_rng(seed).normal(size=(20_000, 8)).astype(np.float32)
-    got = fake_quantize(torch.from_numpy(weights), levels=31, clip=12.85)
-    assert np.array_equal(got.numpy(), by_numpy(weights, 31, 12.85))
+    assert assert_same_grid(weights, 31, 12.85) < 10
 
 
 @pytest.fixture
@@ -138,11 +147,22 @@ def test_bad_values(change: dict[str, Any], message: str) -> None:
         from_dict(QatConfig, {"below": 0.1, "clip": 12.85, "levels": LEVELS, **change})
 
 
-def test_a_grid_that_quantize_will_not_use_is_told() -> None:
+def test_steps_that_quantize_will_not_use_are_told() -> None:
     qat = QatConfig(0.2, 12.85, LEVELS)
     same = {"method": "sdclip", "clip": 12.85, "levels": dict(LEVELS)}
     assert qat_differences(qat, same) == []
-    assert qat_differences(QatConfig(0.0, 12.85, LEVELS), {}) == []
-    assert "quantize.method is gptq_lite" in qat_differences(qat, {**same, "method": "gptq_lite"})[0]
+    assert qat_differences(QatConfig(0.0, 12.85, LEVELS), {**same, "clip": 16.0}) == []
     assert "train.qat.clip is 12.85, quantize.clip 16.0" in qat_differences(qat, {**same, "clip": 16.0})[0]
     assert "train.qat.levels" in qat_differences(qat, {**same, "levels": {}})[0]
+
+
+def test_qat_for_another_grid_than_that_of_quantize_is_an_error_that_names_both_keys() -> None:
+    qat = QatConfig(0.2, 12.85, LEVELS)
+    own = {"embedding": {"method": None}, "attention": {"method": "gptq"}, "mlp": {"method": "sdclip"}}
+    check_qat(QatConfig(0.0, 12.85, LEVELS), {"method": "gptq_trellis"})
+    check_qat(qat, {"method": "sdclip", "roles": {"mlp": {"method": None}}})
+    check_qat(qat, {})
+    with pytest.raises(ValueError, match="train.qat.below is 0.2 and quantize.method is gptq_trellis"):
+        check_qat(qat, {"method": "gptq_trellis"})
+    with pytest.raises(ValueError, match="train.qat.below is 0.2 and quantize.roles.attention.method is gptq"):
+        check_qat(qat, {"method": "sdclip", "roles": own})

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import stages.average
 import stages.train
-from golf.files import read_json, read_meta, sha256_file
+from golf.files import load_torch, read_json, read_meta, sha256_file, write_json
+from golf.training.average import average_weights
 
 Workspace = Callable[[], Path]
 Sections = dict[str, dict[str, Any]]
@@ -84,6 +86,27 @@ def test_killed_and_stopped_runs_end_with_the_bytes_of_an_uninterrupted_one(
     assert {f"heldout_{kind}_nats_per_token" for kind in ("raw", "mean", "ema")} <= set(metrics)
     meta = read_meta(folder / "artifacts/average/model.safetensors", made_by="test")
     assert meta["model"]["family"] == "depth_recurrent" and meta["vocab_size"] == 64
+    assert meta["average"] == metrics["average_kind"] == "mean"
+    sections["average"]["kind"] = "best"
+    write_json(folder / "params.json", sections)
+    assert stages.average.run(folder / "params.json", folder) == 0
+    best = read_json(folder / "metrics/average.json", made_by="test")
+    losses = {kind: best[f"heldout_{kind}_nats_per_token"] for kind in ("raw", "mean", "ema")}
+    assert best["average_kind"] == min(losses, key=losses.__getitem__)
+    assert {key: value for key, value in metrics.items() if key != "average_kind"}.items() <= best.items()
+    tensors, meta = load_torch(folder / "artifacts/average/model.safetensors", made_by="test")
+    assert meta["average"] == best["average_kind"]
+    chosen = average_weights(folder / "artifacts/train", best["average_kind"])
+    assert all(torch.equal(tensors[name], weights) for name, weights in chosen.items())
+
+
+def test_qat_for_another_grid_stops_before_anything_is_trained(workspace: Workspace, sections: Sections) -> None:
+    sections["train"]["qat"]["below"] = 0.2
+    sections["quantize"] = {"method": "gptq_trellis", "clip": 8.0}
+    folder = workspace()
+    with pytest.raises(ValueError, match="train.qat.below is 0.2 and quantize.method is gptq_trellis"):
+        stages.train.run(folder / "params.json", folder)
+    assert not (folder / "artifacts/train").exists()
 
 
 def test_messages_of_bad_input(root: Path, workspace: Workspace, sections: Sections) -> None:

@@ -17,13 +17,11 @@ from ruamel.yaml import YAML
 from golf.container.write import pack
 from golf.data.shards import ShardWriter
 from golf.files import load_numpy, save_torch, write_bytes
-from golf.fit.damage import Divergence, training_windows
-from golf.fit.run import Group, fit_to_target, split_octaves, split_steps
-from golf.fit.search import TOLERANCE, TargetError
 from golf.models.registry import build_model, config_from_dict
 from golf.params import to_dict
-from golf.quantize.config import QuantizeConfig, SplitConfig
-from golf.quantize.full_gptq import GptqConfig
+from golf.quantize.config import GptqConfig, QuantizeConfig, SplitConfig
+from golf.quantize.damage import Divergence, training_windows
+from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
 from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
@@ -105,33 +103,33 @@ def test_a_split_gives_more_damaging_weights_finer_steps_at_equal_rate() -> None
     assert c.octaves - b.octaves <= 6.0  # no damage measured: bounded all the same
 
 
-@pytest.mark.parametrize("by", ["role", "tensor"])
-def test_a_split_lowers_the_divergence_at_equal_bytes(by: Any) -> None:
+def test_a_split_lowers_the_divergence_at_equal_bytes() -> None:
     """From parameters that spend bits on the MLP and starve attention."""
     levels = {"embedding": 31, "attention": 7, "mlp": 127}
     q = quantizer(dataclasses.replace(CONFIG, method="sdclip", levels=levels))
     damage = divergence(q)
     target = size(q.run().model)
     said: list[str] = []
-    fit = fit_to_target(q, size=size, target=target, split=by, damage=damage, say=said.append)
+    fit = fit_to_target(q, size=size, target=target, damage=damage, say=said.append)
     assert target * (1 - TOLERANCE) <= size(fit.result.model) <= target
     assert fit.divergence == damage(fit.result.model.state()) < fit.metrics["unsplit_divergence_nats"]
-    assert fit.metrics["split_kept"] == 1.0 and len(fit.groups) == (3 if by == "role" else len(q.quantized_names()))
-    alone = split_steps(q, split=by, damage=damage, say=said.append)
+    assert fit.metrics["split_kept"] == 1.0 and len(fit.groups) == len(q.quantized_names())
+    alone = split_steps(q, damage=damage, say=said.append)
     assert alone.metrics["divergence_nats"] < alone.metrics["unsplit_divergence_nats"]
     assert size(alone.result.model) == pytest.approx(target, rel=0.05)
     assert any("KL alone" in line for line in said)
 
 
-def test_damage_of_a_group_leaves_the_others_exact() -> None:
+def test_damage_of_a_tensor_leaves_the_others_exact() -> None:
     q = quantizer(dataclasses.replace(CONFIG, method="sdclip"))
     damage = divergence(q)
     assert damage(q.state) == pytest.approx(0.0, abs=1e-6)
-    fit = split_steps(q, split="role", damage=damage, say=lambda line: None)
+    fit = split_steps(q, damage=damage, say=lambda line: None)
     quantized = q.run().model.state()
     for group in fit.groups:
-        assert group.members == tuple(q.quantized_names(group.name))
-        mixed = {name: quantized[name] if name in group.members else array for name, array in q.state.items()}
+        assert group.members == (group.name,)
+        tied = {group.name, *(alias for alias, name in q.aliases.items() if name == group.name)}
+        mixed = {name: quantized[name] if name in tied else array for name, array in q.state.items()}
         assert group.damage == damage(mixed) > 0
 
 
@@ -144,7 +142,7 @@ def test_windows_of_damage_are_spread_and_off_those_of_calibrate() -> None:
 
     windows = training_windows(Text(), tokens=40, window=10)
     assert windows.shape == (4, 10) and windows[:, 0].tolist() == [5, 245, 495, 745]
-    with pytest.raises(ValueError, match="training split has 1000 tokens, wanted at least 1500 for one of 1000"):
+    with pytest.raises(ValueError, match="training split has 1000 tokens, expected at least 1500 for a window of 1000"):
         training_windows(Text(), tokens=40, window=1000)
 
 
@@ -175,7 +173,7 @@ def test_the_stage_fits_to_artifact_and_decoder(
     """`target_bytes` acts, with the coder of `compress` at its smallest and the code of the decoder counted."""
     free = project()
     assert "fit_total_bytes" not in free
-    split = SplitConfig(by="role", tokens=96, window=24)
+    split = SplitConfig(by="tensor", tokens=96, window=24)
     fitted = project(target_bytes=TOTAL, split=split)
     assert TOTAL * (1 - TOLERANCE) <= fitted["fit_total_bytes"] <= TOTAL
     shown = capsys.readouterr().out

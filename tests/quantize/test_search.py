@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.fit.search import RANGE_OCTAVES, TOLERANCE, Probe, TargetError, search_scale
+from golf.quantize.fit import RANGE_OCTAVES, TOLERANCE, Probe, TargetError, search_scale
 
 WEIGHTS = 1_000_000
 

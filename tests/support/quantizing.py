@@ -1,4 +1,4 @@
-"""One row at a time, as the definitions read: the reference that the vectorised quantizers are tested against."""
+"""Quantizers of one row, as the definitions read, for the fast ones to be tested against; and the plain trellis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["naive_gptq_lite_row", "naive_sdclip_row"]
+from golf.quantize.gptq import gptq
+from golf.quantize.hessian import identity_factor
+
+__all__ = ["naive_gptq_lite_row", "naive_sdclip_row", "plain_trellis"]
+
+
+def plain_trellis(weights: NDArray[np.float32], steps: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Integers (R, C) of the trellis without a Hessian, ``steps`` (R,)."""
+    return gptq(weights, identity_factor(weights.shape[1]), row_steps=steps, trellis=True).values
 
 
 def _half(step: float) -> np.float16:

@@ -6,12 +6,12 @@ Shapes: B windows, T tokens of a window, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.quantize.calibrate import TokenSource, spread_windows
 
 if TYPE_CHECKING:
     import torch
@@ -24,27 +24,13 @@ _BATCH = 4
 State = Mapping[str, NDArray[np.floating]]
 
 
-class TokenSource(Protocol):
-    """Random access to a token stream (``golf.data.shards.SplitReader``)."""
-
-    @property
-    def num_tokens(self) -> int: ...
-    def read(self, start: int, length: int) -> np.ndarray: ...
-
-
 def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArray[np.int64]:
     """Ids (B, T) of windows of ``window`` tokens spread evenly over ``source``, at most ``tokens`` in all.
 
     They begin half a window off those of `calibrate`, on which the Hessians were fitted. Raises ``ValueError`` when the
     stream is too short.
     """
-    most = (source.num_tokens - window // 2) // window
-    if most < 1:
-        found = f"the training split has {source.num_tokens} tokens"
-        raise GolfError(f"quantize.split.window: {found}, wanted at least {window + window // 2} for one of {window}")
-    count = max(1, min(most, tokens // window))
-    starts = [i * most // count * window + window // 2 for i in range(count)]
-    return np.stack([source.read(start, window) for start in starts]).astype(np.int64)
+    return spread_windows(source, tokens=tokens, window=window, offset=window // 2, key="quantize.split.window")
 
 
 class Divergence:

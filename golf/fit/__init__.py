@@ -1,1 +1,0 @@
-"""The step scale that makes an artifact end just below a number of bytes."""
