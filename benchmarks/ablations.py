@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from golf.container.write import pack
+from golf.artifact.decode import decode_artifact
+from golf.artifact.write import pack
+from golf.base.files import write_text
+from golf.base.params import from_dict
 from golf.data.shards import load_split, open_split
-from golf.decode import decode_artifact
-from golf.files import write_text
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig

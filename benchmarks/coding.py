@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from golf.coding.coders import CODERS, SideInfo, encode_smallest
+from golf.artifact.coders import CODERS, SideInfo, encode_smallest
 from golf.quantize.rounding import entropy_bits
 
 NAMES = {"static rANS": "rans", "column-aware": "columns", "context": "context", "context + prediction": "linear"}

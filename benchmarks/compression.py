@@ -25,15 +25,15 @@ import numpy as np
 
 from benchmarks.coding import general, lite6, matrices, measure, sdclip
 from benchmarks.rate_distortion import curve, curve_page, draw
+from golf.artifact.bytes import pack_block
+from golf.artifact.read import unpack
+from golf.artifact.scale_codes import CodeWriter
+from golf.artifact.ship import side_bytes
+from golf.artifact.write import pack
 from golf.cli.params import compose
-from golf.coding.bytes import pack_block
-from golf.container.read import unpack
-from golf.container.scale_codes import CodeWriter
-from golf.container.write import pack
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.steps import row_codes
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor, row_steps
-from golf.shipping import side_bytes
 
 Found = dict[str, Any]
 ON_MINILM = ("static", "coders", "scales", "general")

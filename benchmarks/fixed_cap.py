@@ -25,10 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks.ablations import MODEL, PERCENTILES, TRAIN, Variant, read_results, trained, validation_text
-from golf import files
-from golf.container.write import pack
+from golf.artifact.decode import decode_artifact
+from golf.artifact.ship import CompressConfig
+from golf.artifact.write import pack
+from golf.base import files
 from golf.data.shards import SplitReader, open_split
-from golf.decode import decode_artifact
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows
 from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
@@ -39,7 +40,6 @@ from golf.quantize.tensors import QuantizedModel
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
-from golf.shipping import CompressConfig
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LEVELS = dict.fromkeys(QUANTIZED_ROLES, 31)
@@ -91,20 +91,20 @@ def step_share(bench: Bench) -> float:
         ids = torch.randint(bench.text.vocab_size, (8, 257), generator=torch.Generator().manual_seed(0))
         described = [{**MODEL, "width": bench.widths[run]} for run in ("narrow", "wide")]
         models = [build_model(config_from_dict(keys), bench.text.vocab_size) for keys in described]
-        optimisers = [Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02)) for model in models]
+        optimizers = [Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02)) for model in models]
         means, begin = [0.0, 0.0], 0.0
         for until, depth in TRAIN["depth_phases"]:
             times: list[list[float]] = [[], []]
             for _ in range(6):
-                for place, (model, optimiser) in enumerate(zip(models, optimisers, strict=True)):
+                for place, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
                     model.set_depth(depth)
                     began = time.process_time()
                     model.loss(ids[:, :-1], ids[:, 1:]).backward()
                     for parameter in model.parameters():
                         if parameter.grad is None:  # of a repeat not yet in use
                             parameter.grad = torch.zeros_like(parameter)
-                    optimiser.step()
-                    optimiser.zero_grad()
+                    optimizer.step()
+                    optimizer.zero_grad()
                     times[place].append(time.process_time() - began)
             means = [mean + (until - begin) * min(found[1:]) for mean, found in zip(means, times, strict=True)]
             begin = until

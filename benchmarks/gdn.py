@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golf.files import write_text
+from golf.base.files import write_text
 from golf.models.gated_delta import chunked_delta_rule
 from golf.models.gated_delta_fla import disagreement, fla_delta_rule
 from golf.models.layers import causal_attention

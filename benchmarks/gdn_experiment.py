@@ -29,12 +29,12 @@ import numpy as np
 import torch
 
 from benchmarks.gdn_runs import CLIP, FAMILIES, Runs, parameters
-from golf.container.write import pack
+from golf.artifact.decode import decode_artifact
+from golf.artifact.write import pack
+from golf.base.files import read_meta, write_json
+from golf.base.params import from_dict
 from golf.data.shards import load_split, open_split
-from golf.decode import decode_artifact
-from golf.files import read_meta, write_json
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.network import iterate_rows, score_rows
@@ -185,7 +185,7 @@ def step_milliseconds(family: str, vocab_size: int) -> dict[str, Any]:
     """CPU milliseconds of an update at each depth, best of 5, and their mean over the depth phases."""
     values = parameters(family, ())
     model = build_model(config_from_dict(values["model"]), vocab_size)
-    optimisers = Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02))
+    optimizers = Optimizers(model, OptimizerConfig(0.02, 0.02, 0.02))
     ids = torch.randint(vocab_size, (4, 257), generator=torch.Generator().manual_seed(0))
     mean = begin = 0.0
     for until, depth in values["train"]["depth_phases"] or [[1.0, 1]]:
@@ -197,8 +197,8 @@ def step_milliseconds(family: str, vocab_size: int) -> dict[str, Any]:
             for parameter in model.parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            optimisers.step()
-            optimisers.zero_grad()
+            optimizers.step()
+            optimizers.zero_grad()
             times.append(1000 * (time.process_time() - start))
         mean, begin = mean + (until - begin) * min(times[1:]), until
     return {"step_ms": mean, "parameters": model.num_parameters()}

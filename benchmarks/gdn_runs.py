@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from golf.base.params import from_dict
 from golf.cli.params import compose
 from golf.data.shards import open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.training.checkpoint import open_checkpoints
 from golf.training.config import TrainConfig
 from golf.training.loop import Trainer

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from golf.decode import Decoded, load_artifact
-from golf.score import bits_per_byte
+from golf.artifact.decode import Decoded, load_artifact
+from golf.base.score import bits_per_byte
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText, load_text
 from golf.textcodec.files import CodecConfig, unzip_file, zip_tokens

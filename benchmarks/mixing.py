@@ -4,7 +4,7 @@
 
 FILE is a `.bin` of the competition (256 int32 header, then uint16 ids) or a `.npy` of ids; documents begin with id 1.
 The base is an interpolated n-gram model (absolute discounting, orders 1 to 5) of the training tokens: cheap, honest and
-fully normalised, in place of a neural model. Give the bytes of the text with `--bytes` to print bits per byte.
+fully normalized, in place of a neural model. Give the bytes of the text with `--bytes` to print bits per byte.
 Everything is measured on one core.
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.jit import kernel
-from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
-from golf.mixing.config import LayerConfig, MixtureConfig, RecordConfig
-from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.document import count_documents
-from golf.mixing.mixture import MixResult, mix
-from golf.mixing.record import NeuralRecord, summarise_row
-from golf.score import bits_per_byte
+from golf.base.jit import kernel
+from golf.base.score import bits_per_byte
+from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
+from golf.mixture.counts import candidates, count_contexts
+from golf.mixture.document import count_documents
+from golf.mixture.mixture import MixResult, mix
+from golf.mixture.record import NeuralRecord, summarize_row
 
 ORDERS, DISCOUNT, BOS = 5, 0.8, 1
 
@@ -105,7 +105,7 @@ class Base:
 def gather(rows, tokens, ids, begin, nll, entropy, argmax, top, chosen):  # type: ignore[no-untyped-def]
     for i in range(len(rows)):
         t = begin + i
-        entropy[t], argmax[t] = summarise_row(rows[i], np.exp(rows[i]))
+        entropy[t], argmax[t] = summarize_row(rows[i], np.exp(rows[i]))
         nll[t], top[t] = -rows[i, tokens[t]], rows[i, argmax[t]]
         for j in range(ids.shape[1]):
             chosen[t, j] = rows[i, max(ids[t, j], 0)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf import files
+from golf.base import files
 from golf.quantize.gptq import gptq
 from golf.quantize.hessian import Factor, HessianSums, factorize, identity_factor
 from golf.quantize.rounding import entropy_bits

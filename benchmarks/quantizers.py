@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from golf.container.write import pack
+from golf.artifact.ship import CompressConfig
+from golf.artifact.write import pack
+from golf.base.files import load_numpy
 from golf.data.shards import open_split
-from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
 from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import split_steps
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer
-from golf.shipping import CompressConfig
 
 PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
 PUBLIC = "gptq, order-0 rANS"

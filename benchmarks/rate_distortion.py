@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from golf.artifact.read import unpack
+from golf.artifact.ship import CompressConfig
+from golf.artifact.write import pack
+from golf.base.files import load_numpy
+from golf.base.params import from_dict
 from golf.cli.params import compose
-from golf.container.read import unpack
-from golf.container.write import pack
 from golf.data.shards import load_split
-from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.report.baselines import integer_sizes
 from golf.report.plots import new_figure, save_figure
-from golf.shipping import CompressConfig
 
 __all__ = ["curve", "curve_page", "draw"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from golf.base.params import read_params
 from golf.models.registry import build_model, config_from_dict, config_to_dict
-from golf.params import read_params
 from golf.quantize.rounding import stored_control
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor

@@ -75,9 +75,9 @@ def build_peer(peer: Any, shape: dict[str, Any], device: str, compiled: bool) ->
     loss: Loss = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
 
     def update() -> None:
-        for optimiser in (muon, adam):
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in (muon, adam):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     return loss, update, model
 
@@ -88,15 +88,15 @@ def build_ours(
     """Loss function, update and model of ours at one depth, with the peer's learning rates."""
     model = build_model(config_from_dict(shape), VOCAB).to(example.device)
     rates = OptimizerConfig(0.04, 0.05, 0.04, weight_decay=0.0, newton_schulz_precision="bf16")
-    optimisers = Optimizers(model, rates)
+    optimizers = Optimizers(model, rates)
     loss: Loss = model.loss
     if compiled:
         loss = prepare_loss(model, (depth,), (example, example), context, log=print)
     model.set_depth(depth)
 
     def update() -> None:
-        optimisers.step()
-        optimisers.zero_grad()
+        optimizers.step()
+        optimizers.zero_grad()
 
     return loss, update, model
 

@@ -22,16 +22,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from golf.base.files import load_numpy, load_torch, save_numpy
+from golf.base.params import load_section
+from golf.base.score import bits_per_byte
 from golf.data.shards import open_split
-from golf.files import load_numpy, load_torch, save_numpy
-from golf.mixing.config import MixtureConfig
-from golf.mixing.counts import count_contexts
-from golf.mixing.document import count_documents
-from golf.mixing.mixture import MixResult, mix
-from golf.mixing.record import NeuralRecord, StreamRecord
+from golf.mixture.config import MixtureConfig
+from golf.mixture.counts import count_contexts
+from golf.mixture.document import count_documents
+from golf.mixture.mixture import MixResult, mix
+from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.models.registry import build_model, config_from_dict
-from golf.params import load_section
-from golf.score import bits_per_byte
 from golf.scoring.hedge import NeuralScores, mix_hedge
 from golf.scoring.mixture_score import HedgeConfig
 from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats

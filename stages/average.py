@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.files import read_meta, save_torch, write_json
-from golf.guard import main_guard
-from golf.params import load_section
+from golf.base.files import read_meta, save_torch, write_json
+from golf.base.main import main_guard
+from golf.base.params import load_section
 
 
 def main() -> int:

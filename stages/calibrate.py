@@ -11,10 +11,10 @@ import os
 import time
 from pathlib import Path
 
-from golf import files
-from golf.distributed import place
-from golf.guard import main_guard
-from golf.params import load_section
+from golf.base import files
+from golf.base.distributed import place
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
 

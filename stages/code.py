@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.code import Code
-from golf.files import atomic_directory, sha256_file
-from golf.guard import main_guard
-from golf.params import read_params
+from golf.base.code import Code
+from golf.base.files import atomic_directory, sha256_file
+from golf.base.main import main_guard
+from golf.base.params import read_params
 
 SOURCES = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,6 @@
 """Stage `compress`: quantized model and tokenizer to one artifact, packed decoder beside it, sizes checked.
 
-In: artifacts/quantize/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.decode.
+In: artifacts/quantize/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.artifact.decode.
 Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.json. Above the limit it then fails.
 """
 
@@ -11,14 +11,14 @@ import os
 import time
 from pathlib import Path
 
-from golf import files
-from golf.container.read import unpack
-from golf.container.write import pack
-from golf.guard import main_guard
-from golf.params import load_section
+from golf.artifact.read import unpack
+from golf.artifact.ship import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows
+from golf.artifact.write import pack
+from golf.base import files
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.quantize.storage import load_quantized
 from golf.report.baselines import integer_sizes
-from golf.shipping import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows
 
 SOURCES = Path(__file__).resolve().parent.parent
 

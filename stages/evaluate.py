@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from golf.distributed import HOURS, joined, place
-from golf.files import atomic_directory, save_numpy, write_json
-from golf.guard import main_guard
-from golf.params import to_dict
+from golf.base.distributed import HOURS, joined, place
+from golf.base.files import atomic_directory, save_numpy, write_json
+from golf.base.main import main_guard
+from golf.base.params import to_dict
 from golf.report.baselines import xz
 from golf.scoring.modes import MODES, Scored, load_modes
 from golf.scoring.text import ScoringError, decode_documents, load_text
@@ -47,8 +47,8 @@ def run(mode: str, params: Path, root: Path) -> int:
 
     import torch
 
+    from golf.artifact.decode import load_artifact
     from golf.data.tokenizer import Tokenizer
-    from golf.decode import load_artifact
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}

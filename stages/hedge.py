@@ -11,10 +11,10 @@ import argparse
 import time
 from pathlib import Path
 
-from golf.files import atomic_directory, load_numpy, save_numpy, write_json
-from golf.guard import main_guard
-from golf.mixing.record import StreamRecord
-from golf.params import from_dict, load_section, to_dict
+from golf.base.files import atomic_directory, load_numpy, save_numpy, write_json
+from golf.base.main import main_guard
+from golf.base.params import from_dict, load_section, to_dict
+from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, score_mixture
 from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text

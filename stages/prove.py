@@ -10,11 +10,11 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.base.files import write_json
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.data.shards import load_split
 from golf.data.tokenizer import Tokenizer
-from golf.files import write_json
-from golf.guard import main_guard
-from golf.params import load_section
 from golf.report.baselines import text_sizes
 from golf.textcodec.prove import ProveConfig, prove, sample_tokens
 
@@ -32,7 +32,7 @@ def run(params: Path, root: Path) -> int:
     """Code, decode, compare, write."""
     config = load_section(params, "prove", ProveConfig)
 
-    from golf.decode import load_artifact
+    from golf.artifact.decode import load_artifact
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     split = load_split(root / "artifacts/tokens/val")

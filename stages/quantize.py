@@ -2,7 +2,7 @@
 
 In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate; for quantize.split
 and gptq.token_exponent artifacts/tokens/train; for quantize.target_bytes artifacts/tokens/tokenizer.model and the
-sources of golf.decode.
+sources of golf.artifact.decode.
 Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 """
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from golf import files
-from golf.guard import main_guard
+from golf.base import files
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.models.registry import build_model, config_from_dict
-from golf.params import load_section
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
 from golf.quantize.storage import save_quantized
@@ -97,8 +97,8 @@ def _say(line: str) -> None:
 
 def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
     """Bytes of artifact and decoder, with the coder that `compress` takes by default."""
-    from golf.container.write import pack
-    from golf.shipping import CompressConfig, pack_decoder
+    from golf.artifact.ship import CompressConfig, pack_decoder
+    from golf.artifact.write import pack
 
     tokenizer = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
     decoder_bytes = len(pack_decoder(SOURCES))

@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from golf.files import atomic_directory, write_json, write_text
-from golf.guard import main_guard
-from golf.params import load_section
+from golf.base.files import atomic_directory, write_json, write_text
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.report.plots import draw_all
 from golf.report.results import MODES, read_metrics, results_markdown, summary
 from golf.scoring.documents import load_documents

@@ -6,9 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.base.main import main_guard
+from golf.base.params import load_section
 from golf.data.tokenize import TokenizeConfig, tokenize_corpus
-from golf.guard import main_guard
-from golf.params import load_section
 
 
 def main() -> None:

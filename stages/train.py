@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf.code import Code
-from golf.distributed import PeerLostError, joined, place
-from golf.errors import GolfError
-from golf.files import sha256_file, write_json
-from golf.guard import main_guard
-from golf.params import load_section, read_params
+from golf.base.code import Code
+from golf.base.distributed import PeerLostError, joined, place
+from golf.base.errors import GolfError
+from golf.base.files import sha256_file, write_json
+from golf.base.main import main_guard
+from golf.base.params import load_section, read_params
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel

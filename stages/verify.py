@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.guard import main_guard
+from golf.base.main import main_guard
 from golf.verify.run import verify_files
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from golf.base.params import ParamsError
 from golf.cli import COMMANDS
 from golf.cli.params import compose, render
-from golf.params import ParamsError
 
 
 def golf(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -16,12 +16,12 @@ from ruamel.yaml import YAML
 
 import stages.evaluate as evaluate
 import stages.hedge as hedge
+from golf.artifact.decode import load_artifact
+from golf.base.files import load_numpy
+from golf.base.params import ParamsError
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
-from golf.decode import load_artifact
-from golf.files import load_numpy
 from golf.models.registry import build_model, config_from_dict
-from golf.params import ParamsError
 from golf.scoring.text import ScoringError, load_text
 from tiny import pack_untrained, recurrent
 
@@ -230,7 +230,7 @@ def test_every_knob_of_plain_hedge_moves_its_own_score_only(
 
 
 def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path: Path) -> None:
-    from golf.files import save_numpy
+    from golf.base.files import save_numpy
 
     run_hedge(project, tmp_path)
     path = tmp_path / "artifacts/evaluate/streaming_tokens.safetensors"

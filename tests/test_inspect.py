@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.artifact.bytes import ArtifactError
+from golf.artifact.read import unpack
+from golf.artifact.ship import size_rows
+from golf.artifact.write import pack
+from golf.base.files import FileError
 from golf.cli import inspect
-from golf.coding.bytes import ArtifactError
-from golf.container.read import unpack
-from golf.container.write import pack
-from golf.files import FileError
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
-from golf.shipping import size_rows
 
 
 def arguments(*words: object) -> argparse.Namespace:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from golf.base.params import load_section, read_params
 from golf.cli.params import compose, render
-from golf.params import load_section, read_params
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
 STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "compress", *SCORES, "report"}
@@ -93,6 +93,7 @@ def test_every_parameter_says_its_meaning(root: Path) -> None:
 
 
 def section_configs() -> dict[str, type]:
+    from golf.artifact.ship import CompressConfig
     from golf.data.tokenize import TokenizeConfig
     from golf.quantize.calibrate import CalibrateConfig
     from golf.quantize.pipeline import QuantizeConfig
@@ -100,7 +101,6 @@ def section_configs() -> dict[str, type]:
     from golf.scoring.network import RoundtripConfig, SlidingConfig
     from golf.scoring.record_stream import StreamingConfig
     from golf.scoring.ttt import TttConfig
-    from golf.shipping import CompressConfig
     from golf.textcodec.prove import ProveConfig
     from golf.training.average import AverageConfig
     from golf.training.config import TrainConfig
@@ -204,7 +204,7 @@ def check_code_edits(project: Path) -> None:
         assert files > 100 and repro(project) == set()
     for file, expected in [
         ("golf/models/gdn_hybrid.py", set()),
-        ("golf/coding/rans.py", {"quantize", "compress", *SCORES} - {"hedge"}),
+        ("golf/artifact/rans.py", {"quantize", "compress", *SCORES} - {"hedge"}),
         ("golf/scoring/ttt.py", {"ttt", "verify"}),
         ("golf/report/plots.py", {"report"}),
     ]:

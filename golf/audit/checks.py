@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from golf.audit.fingerprints import STREAMS, Stream, nearest_miscount
 from golf.audit.read import Run
-from golf.score import bits_per_byte
+from golf.base.score import bits_per_byte
 
 __all__ = ["Finding", "audit_run", "audit_seeds"]
 

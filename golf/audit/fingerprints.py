@@ -2,7 +2,7 @@
 
 Sources: logs of merged openai/parameter-golf records (bytes per token of each tokenizer), audit threads #1719, #1804
 (leading space), #1143 and #1289 (byte fallback), #2071 and #2138 (CaseOps sentinels), #897 (missing space piece).
-Units: tokens are scored targets, bytes are UTF-8 bytes of the normalised validation text.
+Units: tokens are scored targets, bytes are UTF-8 bytes of the normalized validation text.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["AuditError", "Run", "read_run"]
 

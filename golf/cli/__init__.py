@@ -9,7 +9,7 @@ import argparse
 import importlib
 import sys
 
-from golf.guard import main_guard
+from golf.base.main import main_guard
 
 __all__ = ["COMMANDS", "main"]
 

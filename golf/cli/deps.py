@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from golf.code import Code
-from golf.params import read_params
+from golf.base.code import Code
+from golf.base.params import read_params
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.coding.bytes import ArtifactError
-from golf.container.layout import Unpacked
-from golf.container.read import unpack
-from golf.errors import GolfError
-from golf.files import FileError, atomic_file
+from golf.artifact.bytes import ArtifactError
+from golf.artifact.layout import Unpacked
+from golf.artifact.read import unpack
+from golf.artifact.ship import side_bytes, size_rows
+from golf.base.errors import GolfError
+from golf.base.files import FileError, atomic_file
 from golf.quantize.tensors import ROLES
-from golf.shipping import side_bytes, size_rows
 
 __all__ = ["Contents", "add_arguments", "compare", "describe", "load", "run"]
 

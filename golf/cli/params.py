@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.files import write_text
-from golf.params import ParamsError
+from golf.base.files import write_text
+from golf.base.params import ParamsError
 
 __all__ = ["add_arguments", "compose", "render", "run"]
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from golf.files import atomic_file, write_json
+from golf.base.files import atomic_file, write_json
 
 if TYPE_CHECKING:
     from golf.training.plan import Machine, PlanCase
@@ -77,8 +77,8 @@ def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
 
     Raises ``ValueError`` where QAT's very grid is another.
     """
+    from golf.base.params import from_dict
     from golf.models.registry import config_from_dict
-    from golf.params import from_dict
     from golf.training.config import TrainConfig, check_qat, qat_differences
 
     config = from_dict(TrainConfig, values["train"], where="train")
@@ -96,8 +96,8 @@ def machines_of(
     """
     import torch
 
+    from golf.base.params import from_dict
     from golf.models.registry import build_model, config_from_dict
-    from golf.params import from_dict
     from golf.training.config import TrainConfig
     from golf.training.plan import Machine, credible_machines
 

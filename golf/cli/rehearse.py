@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from golf.files import read_json, write_json, write_text
+from golf.base.files import read_json, write_json, write_text
 
 __all__ = ["Branch", "add_arguments", "forced", "rehearse", "run", "smaller", "stage_commands", "synthetic_corpus"]
 

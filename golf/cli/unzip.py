@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from golf.files import FileError
+from golf.base.files import FileError
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or args.file.with_suffix("")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
-    from golf.decode import load_artifact
+    from golf.artifact.decode import load_artifact
     from golf.textcodec.files import unzip_file
 
     report = unzip_file(args.file, target, load_artifact(args.artifact), threads=args.threads)

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from golf.files import FileError
+from golf.base.files import FileError
 
 __all__ = ["add_arguments", "run"]
 
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or args.file.with_name(args.file.name + ".golfz")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
-    from golf.decode import load_artifact
-    from golf.score import bits_per_byte
+    from golf.artifact.decode import load_artifact
+    from golf.base.score import bits_per_byte
     from golf.textcodec.files import CodecConfig, zip_file
 
     config = CodecConfig(

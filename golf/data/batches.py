@@ -1,6 +1,6 @@
 """Which tokens the model sees at which step: a pure function of (seed, step, shards).
 
-The stream is cut into ``num_sequences`` windows of ``sequence_length + 1`` tokens (neighbours share one token, so that
+The stream is cut into ``num_sequences`` windows of ``sequence_length + 1`` tokens (neighbors share one token, so that
 every token but the first is a target once per epoch). Draw ``k`` of the run takes window ``permute(k mod n)`` with a
 permutation keyed by the seed and the epoch ``k // n``; step ``s`` takes draws ``s B`` to ``(s + 1) B - 1``. Nothing
 depends on the number of processes, the micro batch or a resume. The permutation is a Feistel network with cycle
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["Batches", "TokenSource", "permute", "prefetch"]
 
@@ -42,7 +42,7 @@ class TokenSource(Protocol):
 
 
 def _hash(values: np.ndarray, key: int) -> np.ndarray:
-    """SplitMix64 finaliser of ``values + key * golden``, uint64 in and out (arithmetic modulo 2**64)."""
+    """SplitMix64 finalizer of ``values + key * golden``, uint64 in and out (arithmetic modulo 2**64)."""
     with np.errstate(over="ignore"):
         mixed = values + np.uint64((key * int(_MIX[0])) & 0xFFFFFFFFFFFFFFFF)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[1]

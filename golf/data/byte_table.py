@@ -6,7 +6,7 @@ Shapes: V tokens of the vocabulary. The rule is that of the competition (openai/
 
 Control, unknown and unused pieces: 0 bytes, boundary. Byte-fallback pieces: 1 byte. Other pieces: the UTF-8 length
 without one leading U+2581, which is a space unless a boundary (the start of the document) precedes it, where a
-normalising tokenizer drops it. A lossless tokenizer drops nothing: there nothing is a boundary.
+normalizing tokenizer drops it. A lossless tokenizer drops nothing: there nothing is a boundary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from golf.files import save_numpy
+from golf.base.files import save_numpy
 
 __all__ = ["SPACE", "ByteTable", "PieceModel", "byte_table", "piece_bytes"]
 

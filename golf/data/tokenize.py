@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from golf.base.files import atomic_directory, sha256_file, write_bytes, write_json
+from golf.base.params import to_dict
+from golf.base.progress import bar
 from golf.data.competition import CompetitionShards
 from golf.data.documents import Corpus, CorpusError, Document, Position
 from golf.data.enwik8 import Enwik8
@@ -25,9 +28,6 @@ from golf.data.readers import JsonLines, TextFiles
 from golf.data.shards import ShardWriter
 from golf.data.split import SPLITS, Splitter
 from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, TokenizerError, train_tokenizer
-from golf.files import atomic_directory, sha256_file, write_bytes, write_json
-from golf.params import to_dict
-from golf.progress import bar
 
 __all__ = ["SourceKind", "TokenizeConfig", "open_corpus", "source_sha256", "tokenize_corpus"]
 

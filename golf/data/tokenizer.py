@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from golf.base.errors import GolfError
+from golf.base.files import require
 from golf.data.byte_table import SPACE, byte_table, piece_bytes
-from golf.errors import GolfError
-from golf.files import require
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
 
@@ -42,7 +42,7 @@ class Tokenizer:
     """A SentencePiece model with its bytes-per-token table.
 
     ``lossless`` is found by trial on ``PROBE``: then ``decode(encode(text))`` is the text, byte for byte, and a text's
-    bytes are the divisor of its score ("raw"). A model that normalises has the divisor "decoded": the bytes of what
+    bytes are the divisor of its score ("raw"). A model that normalizes has the divisor "decoded": the bytes of what
     its tokens decode to. ``encode`` proves its result on every text. ``token_bytes`` holds the bytes of each piece.
     """
 
@@ -82,7 +82,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` without BOS, proved to decode to it.
 
-        Of a normalising model it is only proved that no piece is unknown. Raises ``TokenizerError``.
+        Of a normalizing model it is only proved that no piece is unknown. Raises ``TokenizerError``.
         """
         if self.lossless:
             ids = self._encode_exact(text)
@@ -167,7 +167,7 @@ def _difference(found: bytes, wanted: bytes) -> str:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train BPE on ``texts`` (held in memory by the trainer) with ids pad 0, bos 1, eos 2, unk 3.
 
-    No normalisation, no dummy prefix, whitespace kept, byte fallback: nothing of a text is lost. One thread, an
+    No normalization, no dummy prefix, whitespace kept, byte fallback: nothing of a text is lost. One thread, an
     iterator for input and a writer for output, as the model file would otherwise record paths and thread counts.
     Raises ``TokenizerError`` when the text is too small (or has too many characters) for ``vocab_size``.
     """
@@ -199,7 +199,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             raise guarded.error from None
         raise TokenizerError(_explain(str(error), vocab_size)) from error
     tokenizer = Tokenizer(model.getvalue())
-    assert tokenizer.lossless, "identity normalisation with byte fallback restores the probe"
+    assert tokenizer.lossless, "identity normalization with byte fallback restores the probe"
     return tokenizer
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
 
 __all__ = ["LanguageModel", "Role", "check_attention", "check_positive"]
@@ -115,7 +115,7 @@ class LanguageModel(nn.Module, ABC):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def role(self, name: str) -> Role:
-        """What the parameter ``name`` is to the optimiser and the quantizer; raises ``KeyError`` for unknown names.
+        """What the parameter ``name`` is to the optimizer and the quantizer; raises ``KeyError`` for unknown names.
 
         ``embedding``: lookup tables. ``attention`` and ``mlp``: matrices of those modules. ``control``: all else
         (gains, scales, mixes, depth tables), kept in high precision.

@@ -74,7 +74,7 @@ class GatedDeltaNet(nn.Module):
         output_scale: float,
         owns_kv: bool = True,
     ) -> None:
-        """``output_scale`` multiplies the default initialisation of the output projection."""
+        """``output_scale`` multiplies the default initialization of the output projection."""
         super().__init__()
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
         self.norm_eps, self.chunk, self.beta_max = norm_eps, chunk, 2.0 if negative_eigenvalues else 1.0

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.models.base import LanguageModel, Role, check_attention, check_positive
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule

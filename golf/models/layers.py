@@ -88,7 +88,7 @@ def softcap(z: Tensor, cap: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with per-head RMS-normalised, rotated, gained queries and optional XSA.
+    """Grouped-query attention with per-head RMS-normalized, rotated, gained queries and optional XSA.
 
     Input and output (B,T,D). The output projection starts at zero, so a new block is the identity.
     """

@@ -10,8 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from golf import params
-from golf.errors import GolfError
+from golf.base import params
+from golf.base.errors import GolfError
 from golf.models.base import LanguageModel
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "build_model", "config_from_dict", "config_to_dict"]
 
-FAMILIES = {  # name: module, config class, model class; `golf.code` reads this table without importing it
+FAMILIES = {  # name: module, config class, model class; `golf.base.code` reads this table without importing it
     "depth_recurrent": ("golf.models.depth_recurrent", "DepthRecurrentConfig", "DepthRecurrent"),
     "gdn_hybrid": ("golf.models.gdn_hybrid", "GdnHybridConfig", "GdnHybrid"),
     "transformer": ("golf.models.transformer", "TransformerConfig", "Transformer"),
@@ -53,7 +53,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
-    """A freshly initialised float32 model; the weights follow from torch's global seed alone."""
+    """A freshly initialized float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:
         raise GolfError(f"vocab_size: found {vocab_size}, wanted 2 or more")
     model: LanguageModel = _load(config.family, 2)(config, vocab_size)

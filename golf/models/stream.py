@@ -31,7 +31,7 @@ class StreamState:
     Slot ``i`` below ``filled`` holds the key of token ``position - filled + i``.
     """
 
-    keys: Tensor  # (L,B,K,C,E), normalised and rotated
+    keys: Tensor  # (L,B,K,C,E), normalized and rotated
     values: Tensor  # (L,B,K,C,E)
     band: Tensor  # (BLOCK or less, window + as many): 0 where a query of a block sees a key, -inf elsewhere
     first: Tensor  # (B,) int64, earliest position that each stream may attend to

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from golf.errors import GolfError
-from golf.progress import bar
+from golf.base.errors import GolfError
+from golf.base.progress import bar
 from golf.quantize.hessian import HessianError, HessianSums
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["QUANTIZED_ROLES", "GptqConfig", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.quantize.pipeline import Quantizer, QuantizeResult
 from golf.quantize.tensors import QuantizedModel
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.quantize.config import GptqConfig
 from golf.quantize.hessian import Factor, HessianError, factorize, identity_factor
 from golf.quantize.rounding import check_matrix

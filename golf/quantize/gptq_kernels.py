@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from golf.jit import kernel, step
+from golf.base.jit import kernel, step
 
 __all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper"]
 

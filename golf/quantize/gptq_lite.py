@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.quantize.rounding import check_matrix, half_steps, round_rows, row_errors
 from golf.quantize.tensors import QuantizedTensor
 

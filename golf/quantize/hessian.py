@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from golf import files
-from golf.errors import GolfError
+from golf.base import files
+from golf.base.errors import GolfError
 
 __all__ = ["Factor", "HessianError", "HessianSums", "factorize", "identity_factor", "load_hessians", "save_hessians"]
 

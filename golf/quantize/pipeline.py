@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
-from golf.progress import progress
+from golf.base.errors import GolfError
+from golf.base.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.quantize.steps import row_steps_by_spread
 from golf.quantize.tensors import QuantizedTensor
 

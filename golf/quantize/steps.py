@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["StepError", "column_codes", "row_codes", "row_steps_by_spread", "step_codes", "token_factors"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from golf import files
+from golf.base import files
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 __all__ = ["load_quantized", "save_quantized"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["ROLES", "QuantizedModel", "QuantizedTensor", "column_steps", "row_steps"]
 

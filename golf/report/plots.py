@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from golf.files import require
+from golf.base.files import require
 from golf.report.results import Metrics
 
 __all__ = ["MIXTURE_TABLES", "draw_all", "draw_mixture", "new_figure", "read_table", "running_mean", "save_figure"]
@@ -180,7 +180,7 @@ def draw_mixture(folder: Path, tables: Mapping[str, Columns], save: Callable[[An
 
 
 def running_mean(values: list[float], width: int) -> list[float]:
-    """Mean of each value and its neighbours, at most ``width`` in all; the window shrinks at both ends."""
+    """Mean of each value and its neighbors, at most ``width`` in all; the window shrinks at both ends."""
     half = width // 2
     pieces = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(piece) / len(piece) for piece in pieces]

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from golf.files import read_json
+from golf.base.files import read_json
 
 __all__ = ["MODES", "Metrics", "read_metrics", "results_markdown", "summary"]
 

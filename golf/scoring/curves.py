@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.files import write_text
-from golf.mixing.counts import CountTable
-from golf.mixing.mixture import MixResult, row_calibration
-from golf.mixing.record import NeuralRecord
+from golf.base.files import write_text
+from golf.mixture.counts import CountTable
+from golf.mixture.mixture import MixResult, row_calibration
+from golf.mixture.record import NeuralRecord
 from golf.scoring.hedge import HedgeResult
 from golf.scoring.text import ValidationText
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.files import load_numpy
+from golf.base.files import load_numpy
 from golf.scoring.text import ScoringError
 
 __all__ = ["DocumentTable", "load_documents"]

@@ -5,7 +5,7 @@ Shapes: n targets, K experts, V vocabulary, P sampled targets.
 Experts: the neural model, the same with its logits divided by each temperature, and unigram, bigram and trigram counts
 of the stream so far, additively smoothed. Each is a distribution over the whole vocabulary fixed before the target is
 read, so the weighted mean is one too. Prediction of target t is ``sum_k w_k p_k(x_t)``; then
-``w_k <- w_k p_k(x_t)^eta``, normalised, and a ``share`` of the mass is spread evenly (Herbster and Warmuth
+``w_k <- w_k p_k(x_t)^eta``, normalized, and a ``share`` of the mass is spread evenly (Herbster and Warmuth
 1998, fixed share; eta = 1 is Bayes). The public mixer with this name (openai/parameter-golf #688 and its line) has an
 "entropy" expert that is no distribution: ``docs/scores.md``.
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golf.jit import kernel
+from golf.base.jit import kernel
 from golf.scoring.text import ScoringError, ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]

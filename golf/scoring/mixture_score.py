@@ -2,7 +2,7 @@
 
 Shapes: n targets, N = n + 1 tokens, B bins.
 
-The headline is the whole mixture of golf.mixing: document bias, candidate cascade, back-off chain, the
+The headline is the whole mixture of golf.mixture: document bias, candidate cascade, back-off chain, the
 exponentiated-gradient mean of these two, counts of the document. Beside it, on the same logits: its parts, the same
 without the bias, and plain Hedge with fixed share (golf.scoring.hedge). Which of them is the headline is said by the
 parameters, never by the result.
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from golf.mixing.config import LayerConfig, MixtureConfig
-from golf.mixing.counts import count_contexts
-from golf.mixing.document import count_documents
-from golf.mixing.mixture import MixResult, mix
-from golf.mixing.record import StreamRecord
-from golf.score import bits_per_byte
+from golf.base.score import bits_per_byte
+from golf.mixture.config import LayerConfig, MixtureConfig
+from golf.mixture.counts import count_contexts
+from golf.mixture.document import count_documents
+from golf.mixture.mixture import MixResult, mix
+from golf.mixture.record import StreamRecord
 from golf.scoring.curves import Curves, make_curves
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
 from golf.scoring.record_stream import StreamingConfig

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from golf.distributed import ALONE, Ranks
-from golf.params import load_section
+from golf.base.distributed import ALONE, Ranks
+from golf.base.params import load_section
 from golf.scoring.mixture_score import HedgeConfig, score_mixture
 from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats
 from golf.scoring.record_stream import StreamingConfig, record_stream

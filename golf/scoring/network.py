@@ -7,7 +7,7 @@ context: the score comparable with the public leaderboard's sliding rows, see ``
 Shapes: n targets, B windows in a forward pass, W tokens in a window, R scored rows, V vocabulary.
 
 Only scored rows pass through the output head, at most ``HEAD_ROWS`` at a time. The log-partition function is taken
-in float64, so a row is normalised to 1e-15 whatever the precision of the logits. Every forward pass has whole
+in float64, so a row is normalized to 1e-15 whatever the precision of the logits. Every forward pass has whole
 windows (short ones are padded behind their last token, which a causal model cannot see) and at least ``MIN_ROWS``
 rows: with that, matrix products on a CPU give each row the same bits in a batch of any size.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from golf.distributed import ALONE, Ranks
+from golf.base.distributed import ALONE, Ranks
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 

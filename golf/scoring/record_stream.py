@@ -3,7 +3,7 @@
 Shapes: n targets, N = n + 1 tokens, K temperatures, J candidates, R rows, S sampled rows, V vocabulary.
 
 One pass over the logits, in reading order, gives the plain score, its tempered copies, and the ``NeuralRecord`` of the
-plain distribution and of the same distribution under the document bias (golf.mixing.bias), which learns from
+plain distribution and of the same distribution under the document bias (golf.mixture.bias), which learns from
 each chunk after it was scored. Everything that needs whole rows happens here; the mixture then runs from the file.
 """
 
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from golf.distributed import ALONE, Ranks
-from golf.mixing.bias import ArrayOps, DocumentBias, chunk_bounds
-from golf.mixing.config import RecordConfig
-from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.record import NeuralRecord, StreamRecord
+from golf.base.distributed import ALONE, Ranks
+from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
+from golf.mixture.config import RecordConfig
+from golf.mixture.counts import candidates, count_contexts
+from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.streaming import PassConfig, iterate_stream_rows
 from golf.scoring.text import ScoringError, ValidationText
@@ -123,7 +123,7 @@ def _apply_bias(
 
 
 class _Gatherer:
-    """Fills the arrays of one ``NeuralRecord`` from pieces of normalised rows."""
+    """Fills the arrays of one ``NeuralRecord`` from pieces of normalized rows."""
 
     def __init__(self, text: ValidationText, ids: np.ndarray, config: StreamingConfig) -> None:
         num, self._ids = len(text.tokens), ids

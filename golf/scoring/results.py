@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from golf.score import bits_per_byte
+from golf.base.score import bits_per_byte
 from golf.scoring.text import ValidationText
 
 __all__ = ["Score", "document_nats", "make_score"]
@@ -37,7 +37,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """``golf.score.bits_per_byte`` of the whole stream."""
+        """``golf.base.score.bits_per_byte`` of the whole stream."""
         return bits_per_byte(self.total_nats, int(self.doc_bytes.sum()))
 
     def tensors(self) -> dict[str, np.ndarray]:

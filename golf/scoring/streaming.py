@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from golf.distributed import ALONE, Ranks
+from golf.base.distributed import ALONE, Ranks
 from golf.scoring.network import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import check_window

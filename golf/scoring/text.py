@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from golf.base.errors import GolfError
 from golf.data.shards import MADE_BY, load_split
-from golf.errors import GolfError
 
 __all__ = ["ScoringError", "ValidationText", "decode_documents", "load_text"]
 

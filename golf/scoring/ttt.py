@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from golf.distributed import ALONE
+from golf.base.distributed import ALONE
 from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from golf.mixing.config import MixtureConfig
+from golf.mixture.config import MixtureConfig
 from golf.textcodec.predictor import new_predictor
 from golf.textcodec.range_coder import RangeDecoder, RangeEncoder, frequencies
 

@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from golf.artifact.decode import Decoded
+from golf.base.files import atomic_file, require
+from golf.base.progress import bar
 from golf.data.tokenizer import Tokenizer
-from golf.decode import Decoded
-from golf.files import atomic_file, require
-from golf.mixing.config import MixtureConfig
-from golf.progress import bar
+from golf.mixture.config import MixtureConfig
 from golf.textcodec.blocks import BlockCodec
 from golf.textcodec.layout import BLOCK, Arithmetic, CodecError, Header, header_size
 from golf.textcodec.predictor import mixture_hash
@@ -228,7 +228,7 @@ def _lossless(decoded: Decoded) -> Tokenizer:
     tokenizer = Tokenizer(decoded.tokenizer_model, name="the artifact's tokenizer")
     if not tokenizer.lossless:
         raise CodecError(
-            "the artifact's tokenizer changes text (it normalises), so no coding with it can be undone; "
+            "the artifact's tokenizer changes text (it normalizes), so no coding with it can be undone; "
             "use an artifact whose tokenizer is lossless (tokenize.tokenizer: train)"
         )
     if tokenizer.vocab_size != decoded.vocab_size:

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"]
 

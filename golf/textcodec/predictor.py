@@ -15,10 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
-from golf.mixing.bias import DocumentBias, numpy_ops
-from golf.mixing.config import MixtureConfig
-from golf.mixing.stream import MixtureState
-from golf.params import to_dict
+from golf.base.params import to_dict
+from golf.mixture.bias import DocumentBias, numpy_ops
+from golf.mixture.config import MixtureConfig
+from golf.mixture.stream import MixtureState
 
 __all__ = ["GivenPredictor", "MixturePredictor", "NeuralPredictor", "Predictor", "mixture_hash", "new_predictor"]
 
@@ -40,7 +40,7 @@ class NeuralPredictor:
         """Nothing to remember."""
 
     def row(self, log_probs: np.ndarray, stream: int) -> np.ndarray:
-        """Probabilities (V,) float64 from normalised ``log_probs`` (V,)."""
+        """Probabilities (V,) float64 from normalized ``log_probs`` (V,)."""
         return np.asarray(np.exp(log_probs))
 
     def learn(self, token: int, stream: int, *, starts_document: bool) -> None:
@@ -56,7 +56,7 @@ class GivenPredictor(NeuralPredictor):
 
 
 class MixturePredictor:
-    """Document bias, then the mixture of ``golf.mixing``, with state shared by ``streams``."""
+    """Document bias, then the mixture of ``golf.mixture``, with state shared by ``streams``."""
 
     def __init__(self, config: MixtureConfig, *, vocab_size: int, streams: int) -> None:
         self._state = MixtureState(config, vocab_size=vocab_size, streams=streams)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from golf.artifact.decode import Decoded
 from golf.data.shards import Split
 from golf.data.tokenizer import Tokenizer
-from golf.decode import Decoded
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
 from golf.textcodec.layout import Arithmetic, CodecError
 

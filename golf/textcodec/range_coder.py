@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from golf.errors import GolfError
-from golf.jit import kernel
+from golf.base.errors import GolfError
+from golf.base.jit import kernel
 
 __all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "frequencies"]
 
@@ -42,7 +42,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
             "at least one more than the symbols fill"
         )
     counts = np.empty(len(probs), np.uint64) if out is None else out
-    total = _quantise(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
+    total = _quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise RangeError(
             f"frequencies: the row of {len(probs)} probabilities sums to {total}, wanted 1; "
@@ -52,7 +52,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
 
 
 @kernel
-def _quantise(probs, bits, counts):  # type: ignore[no-untyped-def]
+def _quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
     """Fill ``counts``; the sum of ``probs``, or NaN when an entry is no probability."""
     size = len(probs)
     free = float((np.int64(1) << bits) - size)

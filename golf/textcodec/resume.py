@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from golf.files import FileError, read_json, write_json
-from golf.params import ParamsError, from_dict
+from golf.base.files import FileError, read_json, write_json
+from golf.base.params import ParamsError, from_dict
 from golf.textcodec.blocks import CodedBlock
 from golf.textcodec.layout import CodecError
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golf.jit import kernel
+from golf.base.jit import kernel
 from golf.textcodec.integer.exact import LOGIT_STEPS
 from golf.textcodec.integer.network import IntegerNetwork
 from golf.textcodec.integer.rows import probabilities
@@ -111,7 +111,7 @@ class IntegerStepper:
 
 @kernel
 def log_softmax_rows(logits):  # type: ignore[no-untyped-def]
-    """Normalised float64 log-probabilities (S, V), each row summed in index order."""
+    """Normalized float64 log-probabilities (S, V), each row summed in index order."""
     rows = np.empty(logits.shape, np.float64)
     for s in range(logits.shape[0]):
         top = logits[s, 0]

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.errors import GolfError
-from golf.files import FileError, load_torch, require
+from golf.base.errors import GolfError
+from golf.base.files import FileError, load_torch, require
+from golf.base.progress import bar
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.progress import bar
 from golf.training.compiling import autocast
 
 __all__ = [

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from golf.errors import GolfError
-from golf.files import load_torch, save_torch
+from golf.base.errors import GolfError
+from golf.base.files import load_torch, save_torch
 
 __all__ = ["CheckpointError", "CheckpointFolder", "open_checkpoints", "run_key"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.training.schedule import Schedule, WarmdownShape
 
 __all__ = ["QatConfig", "TrainConfig", "check_qat", "qat_differences"]

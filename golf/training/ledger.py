@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.training.plan import Plan, PlanCase
 from golf.training.state import TrainState
 

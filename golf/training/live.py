@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 
 __all__ = ["Sink", "live_sink"]
 

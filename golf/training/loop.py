@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from golf.base.distributed import Ranks
+from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
-from golf.distributed import Ranks
-from golf.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.training import schedule
 from golf.training.checkpoint import CheckpointError, CheckpointFolder

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.models.base import LanguageModel
 from golf.training.muon import Coefficients, Muon
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from golf.files import atomic_directory, save_torch, write_json, write_text
+from golf.base.files import atomic_directory, save_torch, write_json, write_text
 from golf.training.checkpoint import CheckpointFolder
 from golf.training.state import HISTORY_COLUMNS, TrainState
 

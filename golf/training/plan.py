@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.training.schedule import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:

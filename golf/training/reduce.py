@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from golf.distributed import Ranks
+from golf.base.distributed import Ranks
 
 __all__ = ["BUCKET_BYTES", "GradientMean"]
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from golf.artifact.decode import Decoded, load_artifact
+from golf.artifact.ship import CompressConfig
+from golf.base.errors import GolfError
+from golf.base.files import read_json, write_json
+from golf.base.params import load_section
 from golf.data.tokenizer import Tokenizer
-from golf.decode import Decoded, load_artifact
-from golf.errors import GolfError
-from golf.files import read_json, write_json
-from golf.params import load_section
 from golf.scoring.modes import MODES, load_modes
 from golf.scoring.network import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
-from golf.shipping import CompressConfig
 from golf.verify import checks, text
 from golf.verify.checks import CheckResult
 from golf.verify.sandbox import check_self_contained
@@ -200,11 +200,11 @@ def _scorer_checks(
         yield checks.check_commits(whole, tokens[: window + 2])
     yield checks.check_coverage(cut, tokens)
     prefixes = prefixes_of(tokens, _prefix_length(scorer), window)
-    few = whole.changed(sampled_rows=1)  # thousands of runs follow, and each would materialise them
+    few = whole.changed(sampled_rows=1)  # thousands of runs follow, and each would materialize them
     yield checks.check_row_sums(few, prefixes)
     if scorer.name == "hedge":
         yield _reported_rows(whole, tokens)
-    yield checks.check_target_unread(few.memoised(), prefixes, choices=config.choices, seed=config.seed)
+    yield checks.check_target_unread(few.memoized(), prefixes, choices=config.choices, seed=config.seed)
     variants, exact = _variants(cut, child), cut.changed(precision="fp32")
     halved = _half_the_chunk(exact)
     if exact.config == cut.config:
@@ -224,7 +224,7 @@ def _prefix_length(scorer: ModeScorer) -> int:
 
 
 def _reported_rows(scorer: ModeScorer, tokens: np.ndarray) -> CheckResult:
-    """Errors of the whole rows that the mode materialises in every run, by its own report."""
+    """Errors of the whole rows that the mode materializes in every run, by its own report."""
     details = scorer.run(tokens).details
     errors = {key: float(details[key]) for key in details if key.endswith(("sum_error", "row_error", "mismatches"))}
     rows = sum(int(value) for key, value in details.items() if key.endswith("sampled_rows"))

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from golf.files import FileError, require
+from golf.base.files import FileError, require
 from golf.verify import sandbox_child
 from golf.verify.checks import CheckResult
 

@@ -80,7 +80,7 @@ def main() -> None:
     from safetensors.numpy import load_file
 
     import golf
-    from golf.decode import load_artifact
+    from golf.artifact.decode import load_artifact
 
     try:
         import socket

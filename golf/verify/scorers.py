@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from golf.distributed import ALONE, Ranks
-from golf.mixing.config import MixtureConfig
-from golf.mixing.stream import MixtureState
+from golf.base.distributed import ALONE, Ranks
+from golf.mixture.config import MixtureConfig
+from golf.mixture.stream import MixtureState
 from golf.scoring.modes import run_mode
 from golf.scoring.network import Rows, iterate_rows, target_nats
 from golf.scoring.record_stream import record_stream
@@ -90,7 +90,7 @@ class ModeScorer:
         """The same scorer with other values of its parameters."""
         return dataclasses.replace(self, config=with_values(self.config, **values))
 
-    def memoised(self) -> ModeScorer:
+    def memoized(self) -> ModeScorer:
         """The same scorer over a network that computes equal inputs once."""
         return dataclasses.replace(self, model=MemoModel(self.model))
 
@@ -179,12 +179,12 @@ class TttScorer(NeuralScorer):
         """As of any network, on the plan in use; the stand-in network has nothing that could learn."""
         return NeuralScorer.coverage(self.changed(learning_rate=0.0), num_targets)  # type: ignore[arg-type]
 
-    def memoised(self) -> ModeScorer:
+    def memoized(self) -> ModeScorer:
         """Itself: a network that learns is no function of its inputs."""
         return self
 
     def replay(self, tokens: np.ndarray) -> Iterator[Commit]:
-        """Hashes of weights and optimiser around each token's score; what a pass taught shows behind its last token."""
+        """Hashes of weights and optimizer around each token's score; what a pass taught shows behind its last token."""
         weights = LowRank(self.model, self.config)
         before, last = weights.digest(), None
         for pieces in iterate_ttt(self.model, self.text(tokens), self.config, weights=weights):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.files import load_numpy, require
+from golf.base.files import load_numpy, require
 from golf.verify.checks import CheckResult
 
 __all__ = ["check_bytes", "check_disjoint", "check_divisor", "check_size", "documents_of", "official_decoder"]

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from golf.decode import load_artifact
-from golf.distributed import Ranks
-from golf.params import from_dict, to_dict
+from golf.artifact.decode import load_artifact
+from golf.base.distributed import Ranks
+from golf.base.params import from_dict, to_dict
 from golf.scoring.modes import MODES
 from golf.scoring.text import ScoringError
 from golf.verify.scorers import mode_scorer

@@ -96,7 +96,7 @@ def test_phases_that_fired_are_not_complained_of(tmp_path: Path) -> None:
     assert [f for f in findings if f.check == "phases"] == []
 
 
-def test_population_standard_deviation_is_recognised(tmp_path: Path) -> None:
+def test_population_standard_deviation_is_recognized(tmp_path: Path) -> None:
     paths = [log(tmp_path, f"seed:{i}\nval_loss:2.0 val_bpb:{b}\n", f"{i}.log") for i, b in ((1, 1.06), (2, 1.062))]
     paths.append(log(tmp_path, "seed:3\nval_loss:2.0 val_bpb:1.061\n", "3.log"))
     runs = [read_run(path) for path in paths]

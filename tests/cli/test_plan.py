@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from golf.base.files import read_json
 from golf.cli import plan as command
 from golf.cli.params import compose
-from golf.files import read_json
 from golf.training.plan import PlanError, plan
 
 PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))

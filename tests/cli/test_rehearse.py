@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from golf.base.params import from_dict
 from golf.cli.params import compose
 from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
-from golf.params import from_dict
 from golf.training.config import TrainConfig, check_qat, qat_differences
 from golf.training.plan import plan
 

@@ -44,7 +44,7 @@ def test_permute_golden() -> None:
     assert permute(np.arange(8, dtype=np.int64), 10**9, 1).tolist() == want
 
 
-def test_permute_spreads_neighbours() -> None:
+def test_permute_spreads_neighbors() -> None:
     out = permute(np.arange(10_000, dtype=np.int64), 10_000, 9)
     assert abs(np.corrcoef(out, np.arange(10_000))[0, 1]) < 0.05
     assert abs(np.corrcoef(out[:-1], out[1:])[0, 1]) < 0.05

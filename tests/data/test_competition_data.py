@@ -39,7 +39,7 @@ def test_head_of_the_validation_shard_has_the_published_counts(documents):
     assert len(documents[-1].ids) == 237
 
 
-def test_the_model_normalises_and_reencoding_gives_the_published_ids(tokenizer, documents, texts):
+def test_the_model_normalizes_and_reencoding_gives_the_published_ids(tokenizer, documents, texts):
     assert not tokenizer.lossless and tokenizer.divisor == "decoded"
     assert sum(len(text.encode()) for text in texts) == 2_504_310
     decoded_bytes = 0

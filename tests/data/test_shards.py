@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.base.files import FileError, load_numpy, save_numpy
 from golf.data.shards import ShardWriter, load_split, open_split
-from golf.files import FileError, load_numpy, save_numpy
 
 META = {"vocab_size": 300, "bos_id": 1, "tokenizer_sha256": "ab"}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.base.files import read_json, save_numpy
 from golf.data.documents import CorpusError
 from golf.data.shards import load_split, open_split
 from golf.data.tokenize import TokenizeConfig, tokenize_corpus
 from golf.data.tokenizer import Tokenizer
-from golf.files import read_json, save_numpy
 
 CONFIG = TokenizeConfig(
     source="jsonl",

@@ -127,7 +127,7 @@ def test_damaged_model_is_named(tmp_path):
         {"normalization_rule_name": "identity", "add_dummy_prefix": False},  # runs of spaces collapsed
     ],
 )
-def test_a_normalising_model_is_found_out_and_its_divisor_is_the_decoded_text(options):
+def test_a_normalizing_model_is_found_out_and_its_divisor_is_the_decoded_text(options):
     tokenizer = trained(vocab_size=400, byte_fallback=True, **options)
     assert not tokenizer.lossless and tokenizer.divisor == "decoded"
     text = "  the   cat sat on\u2581a mat  "

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from golf.container.write import pack
+from golf.artifact.decode import Decoded, decode_artifact
+from golf.artifact.write import pack
+from golf.base.params import read_params, to_dict
 from golf.data.tokenizer import Tokenizer, train_tokenizer
-from golf.decode import Decoded, decode_artifact
 from golf.models.registry import build_model, config_from_dict
-from golf.params import read_params, to_dict
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText

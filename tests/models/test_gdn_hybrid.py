@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from golf.base.params import ParamsError, read_params
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.params import ParamsError, read_params
 from golf.training.optimizers import group_ledger
 
 TINY: dict[str, Any] = {
@@ -27,7 +27,7 @@ BOS = 1
 
 
 def _model(changes: dict[str, Any] | None = None, *, vocab: int = 50, noise: float = 0.1) -> LanguageModel:
-    """A model whose zero-initialised parts are shaken, so that every path shows."""
+    """A model whose zero-initialized parts are shaken, so that every path shows."""
     torch.manual_seed(0)
     model = build_model(config_from_dict(TINY | (changes or {})), vocab)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_small_configuration_has_about_1_8_million_parameters(root: Path) -> Non
     assert 1_600_000 < _shipped(root, "gdn_hybrid_small").num_parameters() < 2_000_000
 
 
-def test_roles_and_optimiser_groups(root: Path) -> None:
+def test_roles_and_optimizer_groups(root: Path) -> None:
     model = _shipped(root, "gdn_hybrid")
     by_role: dict[str, set[str]] = {}
     for name in model.unique_parameters():

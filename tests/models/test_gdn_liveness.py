@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from golf.base.params import read_params
 from golf.models.base import LanguageModel
 from golf.models.delta_layer import GatedDeltaNet
 from golf.models.gdn_hybrid import GdnHybrid
 from golf.models.layers import Attention, Rope, causal_attention, rms_norm, rope_tables
 from golf.models.registry import build_model, config_from_dict
 from golf.models.sliding_attention import SlidingAttention
-from golf.params import read_params
 from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.schedule import lr_multiplier, progress_at
 
@@ -109,15 +109,15 @@ def test_d2_rope() -> None:
 
 def check_everything_learns(model: LanguageModel, steps: int = 4) -> None:
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimisers = Optimizers(model, OptimizerConfig(weight_decay=0.0))
+    optimizers = Optimizers(model, OptimizerConfig(weight_decay=0.0))
     largest = dict.fromkeys(start, 0.0)
     for step in range(steps):
         ids = _ids(33, seed=step)
-        optimisers.zero_grad()
+        optimizers.zero_grad()
         model.loss(ids[:, :-1], ids[:, 1:]).backward()
         for name, parameter in model.named_parameters():
             largest[name] = max(largest[name], float(parameter.grad.abs().max()))  # type: ignore[union-attr]
-        optimisers.step()
+        optimizers.step()
     still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, start[name])]
     flat = [name for name, gradient in largest.items() if gradient == 0]
     assert not still and not flat, f"never moved: {still}; never a gradient: {flat}"
@@ -228,8 +228,8 @@ def check_gates_do_not_decay(model: LanguageModel, step: Callable[[], None]) -> 
 
 def test_d7_decay_rates_have_no_weight_decay(root: Path) -> None:
     model = _small(root)
-    optimisers = Optimizers(model, OptimizerConfig(weight_decay=0.04))
-    check_gates_do_not_decay(model, optimisers.step)
+    optimizers = Optimizers(model, OptimizerConfig(weight_decay=0.04))
+    check_gates_do_not_decay(model, optimizers.step)
     broken = _small(root)
     adamw = torch.optim.AdamW(broken.parameters(), lr=0.02, weight_decay=0.04)
     with pytest.raises(AssertionError, match="decayed without a gradient.*A_log.*dt_bias"):

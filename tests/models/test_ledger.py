@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from golf.base.params import ParamsError, read_params
 from golf.models.base import LanguageModel
 from golf.models.registry import FAMILIES, build_model, config_from_dict, config_to_dict
-from golf.params import ParamsError, read_params
 
 
 def _shipped(root: Path, name: str, **changes: object) -> LanguageModel:

@@ -1,4 +1,4 @@
-"""Behaviour of whole models: the naive forward pass, step-0 loss, causality, depth, streaming, compilation, knobs."""
+"""Behavior of whole models: the naive forward pass, step-0 loss, causality, depth, streaming, compilation, knobs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILIES = pytest.mark.parametrize("data", [RECURRENT, FLAT], ids=lambda d: d["f
 
 
 def _model(data: dict[str, Any], *, vocab: int = 50, noise: float = 0.1) -> LanguageModel:
-    """A model whose zero-initialised parts are shaken, so that every path shows."""
+    """A model whose zero-initialized parts are shaken, so that every path shows."""
     torch.manual_seed(0)
     model = build_model(config_from_dict(data), vocab)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from golf.params import ParamsError, from_dict, to_dict
+from golf.base.params import ParamsError, from_dict, to_dict
 from golf.quantize.config import QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
 from tiny import flat, shaken

@@ -14,11 +14,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from golf.container.write import pack
+from golf.artifact.ship import CompressConfig, pack_decoder
+from golf.artifact.write import pack
+from golf.base.files import load_numpy, save_torch, write_bytes
+from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
-from golf.files import load_numpy, save_torch, write_bytes
 from golf.models.registry import build_model, config_from_dict
-from golf.params import to_dict
 from golf.quantize.config import GptqConfig, QuantizeConfig, SplitConfig
 from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
@@ -26,7 +27,6 @@ from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel
-from golf.shipping import CompressConfig, pack_decoder
 from stages import quantize as stage
 from tiny import recurrent
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.files import FileError
+from golf.base.files import FileError
 from golf.quantize.hessian import HessianError, HessianSums, factorize, load_hessians, save_hessians
 
 

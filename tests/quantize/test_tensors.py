@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.files import FileError, save_numpy, sha256_file
+from golf.base.files import FileError, save_numpy, sha256_file
 from golf.quantize.storage import load_quantized, save_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor, column_steps, row_steps
 

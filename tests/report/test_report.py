@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.files import FileError
+from golf.base.files import FileError
 from golf.report.plots import draw_all, read_table
 from golf.report.results import read_metrics, results_markdown, summary
 

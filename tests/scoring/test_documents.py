@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.files import FileError, save_numpy
+from golf.base.files import FileError, save_numpy
 from golf.scoring.documents import load_documents
 from golf.scoring.text import ScoringError
 

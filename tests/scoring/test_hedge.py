@@ -1,4 +1,4 @@
-"""Hedge: against a naive mixture of whole rows, causal, normalised; and why the entropy expert is none of this."""
+"""Hedge: against a naive mixture of whole rows, causal, normalized; and why the entropy expert is none of this."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def test_published_entropy_expert_is_no_distribution() -> None:
     assert mixture.sum(axis=1).min() > 2.0
     expected_nats = -(rows * np.log(mixture)).sum(axis=1)  # the truth is drawn from the model itself
     assert (expected_nats < entropy - 0.05).all(), "shorter than the entropy: no code can do that"
-    normalised = mixture / mixture.sum(axis=1, keepdims=True)
-    assert (-(rows * np.log(normalised)).sum(axis=1) > entropy).all()
+    normalized = mixture / mixture.sum(axis=1, keepdims=True)
+    assert (-(rows * np.log(normalized)).sum(axis=1) > entropy).all()
 
 
 @pytest.mark.parametrize(

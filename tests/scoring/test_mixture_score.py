@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.mixture import row_calibration
-from golf.mixing.record import StreamRecord
-from golf.params import load_section
+from golf.base.params import load_section
+from golf.mixture.counts import candidates, count_contexts
+from golf.mixture.mixture import row_calibration
+from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, MixtureScore, score_mixture
 from golf.scoring.record_stream import StreamingConfig, probe_targets
 from golf.scoring.text import ScoringError, ValidationText

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from golf.files import load_numpy, save_numpy
-from golf.mixing.bias import DocumentBias, chunk_bounds, numpy_ops
-from golf.mixing.counts import candidates, count_contexts
-from golf.mixing.record import NeuralRecord, StreamRecord
+from golf.base.files import load_numpy, save_numpy
+from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixture.counts import candidates, count_contexts
+from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ScoringError, ValidationText

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.base.files import FileError
 from golf.data.shards import ShardWriter
-from golf.files import FileError
 from golf.scoring.results import document_nats, make_score
 from golf.scoring.text import ScoringError, ValidationText, decode_documents, load_text
 

@@ -1,6 +1,6 @@
 """The mixture written plainly: dictionaries of counts, whole vectors, no shared code with the fast kernels.
 
-It materialises the whole distribution at every position before it sees the token, so it is the yardstick of the fast
+It materializes the whole distribution at every position before it sees the token, so it is the yardstick of the fast
 forms (agreement to 1e-9) and shows what a decoder must be able to do. About 1,000 tokens a second; single stream.
 Shapes: N tokens, V vocabulary, K orders, J candidates.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from golf.mixing.config import MixtureConfig
-from golf.mixing.record import NeuralRecord, summarise_row
+from golf.mixture.config import MixtureConfig
+from golf.mixture.record import NeuralRecord, summarize_row
 
 __all__ = ["ReferenceMixture", "record_from_log_probs"]
 
@@ -22,14 +22,14 @@ __all__ = ["ReferenceMixture", "record_from_log_probs"]
 def record_from_log_probs(
     tokens: np.ndarray, log_probs: np.ndarray, candidate_ids: np.ndarray, *, first_scored: int = 1, samples: int = 0
 ) -> NeuralRecord:
-    """The record of normalised rows ``log_probs`` (N, V), for text small enough to hold them all.
+    """The record of normalized rows ``log_probs`` (N, V), for text small enough to hold them all.
 
-    ``candidate_ids`` (N, J) come from ``golf.mixing.candidates``; positions before ``first_scored`` are not scored;
+    ``candidate_ids`` (N, J) come from ``golf.mixture.candidates``; positions before ``first_scored`` are not scored;
     ``samples`` positions, evenly spread, keep their whole row.
     """
     rows = np.arange(len(tokens))
     exact = np.ascontiguousarray(log_probs, dtype=np.float64)
-    summaries = [summarise_row(row, probs) for row, probs in zip(exact, np.exp(exact), strict=True)]
+    summaries = [summarize_row(row, probs) for row, probs in zip(exact, np.exp(exact), strict=True)]
     entropy = np.array([entropy for entropy, _ in summaries])
     argmax = np.array([best for _, best in summaries], dtype=np.int32)
     scored = rows >= first_scored
@@ -47,7 +47,7 @@ def record_from_log_probs(
 
 
 class ReferenceMixture:
-    """``row = distribution(log_probs)`` then ``update(token)``, as ``golf.mixing.MixtureState``, one stream."""
+    """``row = distribution(log_probs)`` then ``update(token)``, as ``golf.mixture.MixtureState``, one stream."""
 
     def __init__(self, config: MixtureConfig, *, vocab_size: int) -> None:
         self.config = config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from golf.container.write import pack
+from golf.artifact.write import pack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult

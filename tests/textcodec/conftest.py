@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from golf.artifact.decode import Decoded, load_artifact
 from golf.data.tokenizer import train_tokenizer
-from golf.decode import Decoded, load_artifact
 from tiny import pack_untrained, recurrent
 
 

@@ -17,9 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf.artifact.decode import Decoded, load_artifact
+from golf.base.files import FileError
 from golf.data.tokenizer import Tokenizer
-from golf.decode import Decoded, load_artifact
-from golf.files import FileError
 from golf.textcodec import blocks, files, resume, text
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_file, zip_tokens
 from golf.textcodec.layout import CodecError, Header

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from golf.decode import Decoded
+from golf.artifact.decode import Decoded
 from golf.textcodec import blocks, files, stepper
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
 from golf.textcodec.layout import CodecError, Header

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import stages.prove
+from golf.artifact.decode import Decoded
+from golf.base.params import ParamsError
 from golf.data.shards import ShardWriter, load_split
 from golf.data.tokenizer import Tokenizer
-from golf.decode import Decoded
-from golf.params import ParamsError
 from golf.report.baselines import text_sizes
 from golf.textcodec import prove as library
 from golf.textcodec.files import unzip_file

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golf.base.files import write_json
 from golf.data.shards import ShardWriter
-from golf.files import write_json
 from tiny import recurrent
 
 MODEL = recurrent(xsa_last=2)

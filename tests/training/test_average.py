@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from golf.files import FileError, save_torch
+from golf.base.files import FileError, save_torch
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.training.average import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from golf.params import ParamsError, from_dict, load_section
+from golf.base.params import ParamsError, from_dict, load_section
 from golf.training.config import TrainConfig
 from golf.training.plan import plan
 

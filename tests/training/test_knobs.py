@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from golf.base.params import from_dict
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.training.checkpoint import open_checkpoints
 from golf.training.compiling import has_bf16
 from golf.training.config import TrainConfig

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from golf.distributed import Ranks
+from golf.base.distributed import Ranks
+from golf.base.params import from_dict
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.training import checkpoint
 from golf.training.checkpoint import CheckpointFolder, open_checkpoints
 from golf.training.config import TrainConfig
@@ -107,7 +107,7 @@ def test_moving_average_is_the_weighted_mean_of_the_weights_after_each_step(trai
 
 
 def test_the_last_snapshot_is_the_final_weights(trainer: Callable[..., Trainer]) -> None:
-    from golf.files import load_torch
+    from golf.base.files import load_torch
 
     run = trainer()
     result = run.run()

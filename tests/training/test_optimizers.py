@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from golf.base.params import read_params
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.params import read_params
 from golf.training.optimizers import OptimizerConfig, Optimizers, group_ledger
 
 

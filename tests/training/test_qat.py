@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf.base.params import ParamsError, from_dict
 from golf.models.registry import build_model, config_from_dict
-from golf.params import ParamsError, from_dict
 from golf.quantize.rounding import quantize_sdclip
 from golf.training.config import QatConfig, check_qat, qat_differences
 from golf.training.qat import LateQat, fake_quantize

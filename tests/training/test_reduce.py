@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from golf.distributed import Ranks
+from golf.base.distributed import Ranks
 from golf.training.reduce import GradientMean
 
 

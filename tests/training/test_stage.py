@@ -16,7 +16,7 @@ import torch
 
 import stages.average
 import stages.train
-from golf.files import load_torch, read_json, read_meta, sha256_file, write_json
+from golf.base.files import load_torch, read_json, read_meta, sha256_file, write_json
 from golf.training.average import average_weights
 
 Workspace = Callable[[], Path]

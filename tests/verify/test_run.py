@@ -15,13 +15,13 @@ from ruamel.yaml import YAML
 
 import golf.cli
 import stages.verify as stage
+from golf.artifact.decode import Decoded, load_artifact
+from golf.artifact.ship import pack_decoder
 from golf.cli.params import compose
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
-from golf.decode import Decoded, load_artifact
 from golf.scoring.modes import MODES, load_modes
 from golf.scoring.text import ScoringError, load_text
-from golf.shipping import pack_decoder
 from golf.verify import checks
 from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_tokens
 from golf.verify.sandbox import check_self_contained
@@ -136,7 +136,7 @@ def test_an_artifact_that_needs_more_than_its_decoder_fails(project: Path, tmp_p
     full = project / "artifacts/compress/decoder.zip"
     with zipfile.ZipFile(full) as source, zipfile.ZipFile(tmp_path / "decoder.zip", "w") as target:
         for name in source.namelist():
-            if name != "golf/coding/rans.py":
+            if name != "golf/artifact/rans.py":
                 target.writestr(name, source.read(name))
     alone: dict[str, Any] = {"expected_nats": 1.0, "window": 32, "num_tokens": 65, "threads": 1}
     artifact, val = project / "artifacts/compress/model.golf", project / "artifacts/tokens/val"
@@ -176,7 +176,7 @@ def test_rows_scored_against_another_target_are_seen() -> None:
 def test_memory_of_a_network_changes_no_score(project: Path, decoded: Decoded, tokens: np.ndarray) -> None:
     for name in MODES:
         scorer = scorer_of(name, project, decoded)
-        memo = scorer.memoised()
+        memo = scorer.memoized()
         assert isinstance(memo.model, MemoModel) == (name != "ttt")  # one that learns is no function of its input
         changed = tokens.copy()
         changed[100:] = changed[100:][::-1]  # a known beginning, then something new

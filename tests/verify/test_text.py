@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from golf.base.files import FileError
 from golf.data.byte_table import ByteTable
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
-from golf.files import FileError
 from golf.verify import text
 
 TEXTS = ["the cat sat on the mat, the cat ran " * 20, "caf\u00e9 \u8a9e\U0001f600 \n\n  the end ", "", " the mat"]

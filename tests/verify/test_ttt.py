@@ -85,7 +85,7 @@ def test_it_passes_every_check(model: torch.nn.Module, tokens: np.ndarray) -> No
     scorer = mode_scorer("ttt", model, CONFIG, vocab_size=VOCAB, bos_id=1)
     verdicts = run_all(scorer, tokens)
     assert verdicts == dict.fromkeys(verdicts, "PASS")
-    assert scorer.memoised() is scorer
+    assert scorer.memoized() is scorer
 
 
 def test_who_learns_first_is_caught(model: torch.nn.Module, tokens: np.ndarray) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from golf.base.params import from_dict
 from golf.cli.params import compose
 from golf.models.registry import build_model, config_from_dict
-from golf.params import from_dict
 from golf.scoring.record_stream import StreamingConfig
 from golf.verify import checks, run, two_processes
 from golf.verify.scorers import mode_scorer

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from golf.errors import GolfError
+from golf.base.errors import GolfError
 from golf.textcodec.integer import kernels
 from golf.textcodec.integer.kernels import LN2_HIGH, LN2_LOW, LOG2E, LOWEST, TAYLOR
 

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from golf.jit import kernel, step
+from golf.base.jit import kernel, step
 
 __all__ = [
     "LOG2E", "LN2_HIGH", "LN2_LOW", "LOWEST", "TAYLOR", "attend_one", "cap_rows", "norm_rows", "snap_rows",

@@ -134,7 +134,7 @@ class _Block:
         gain = attention.query_gain.detach().double() * (1.0 / math.sqrt(self.head_dim))
         self.gain = gain.detach().view(self.kv_heads, self.heads // self.kv_heads)
         check_exact(self.head_dim, BITS, BITS, what=f"{name}: head width {self.head_dim}")
-        # a normalised head has length sqrt(E), a normalised row sqrt(D): bounds of keys and of values
+        # a normalized head has length sqrt(E), a normalized row sqrt(D): bounds of keys and of values
         self.unit_exponent = math.ceil(math.log2(self.head_dim) / 2)
         values = self.qkv[-self.kv_heads * self.head_dim :]
         longest = float((values * values).sum(-1).max()) * values.size(1)

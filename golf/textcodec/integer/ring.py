@@ -20,7 +20,7 @@ __all__ = ["KeyRing", "RingPass"]
 class KeyRing:
     """What the network remembers of the tokens before; changed in place. float32 holds snapped numbers exactly."""
 
-    keys: Tensor  # (L,B,K,C,E) float32, normalised, rotated, snapped
+    keys: Tensor  # (L,B,K,C,E) float32, normalized, rotated, snapped
     values: Tensor  # (L,B,K,C,E) float32, snapped
     slots: Tensor  # (C,) int64, position of the token whose key is in each slot; -1 is empty
     first: Tensor  # (B,) int64, earliest position that each stream may attend to

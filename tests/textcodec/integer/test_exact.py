@@ -1,4 +1,4 @@
-"""Sums that are exact in any order, elementwise functions that do not know their neighbours."""
+"""Sums that are exact in any order, elementwise functions that do not know their neighbors."""
 
 from __future__ import annotations
 

@@ -1,0 +1,272 @@
+"""Context-mixing coder of an integer matrix, below its order-0 entropy; integer arithmetic only.
+
+``R`` rows, ``C`` columns. Values are coded row by row as paths in an alphabetic tree; each decision is predicted by
+``golf.artifact.context_model`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a
+linear prediction from the left part of the row (``golf.artifact.predict``), which pays on embeddings and most matrices.
+
+Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, center zigzag, below varint, above varint, code bytes.
+Values outside ``center - below .. center + above`` escape, so any int32 can be coded. Source: docs/results/coding.md.
+
+On a trellis an integer ``k`` read in an odd state means ``k + 1/2``: all running means are of that value, the counters
+are kept apart by the parity of the state, and the state is followed along the rows as they were before transposing.
+Column steps, where a tensor has them, set the deviation that a column starts with.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from golf.artifact import binary, context_model, fixed, grouped, predict
+from golf.artifact.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
+from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
+from golf.artifact.context_model import (
+    ERROR_INVERSE,
+    ERROR_SPREAD,
+    FAST,
+    INVERSE,
+    ROW_CELLS,
+    SLOW,
+    SPREAD,
+    ZONES,
+    code_leaf,
+    expectation,
+    learn,
+    new_state,
+    new_weights,
+    refresh,
+    row_context,
+)
+from golf.artifact.fixed import normal_cdf, squash_table, stretch_table
+from golf.artifact.grouped import next_state
+from golf.artifact.tables import MAX_LINEAR
+from golf.base.jit import kernel, part, step
+
+__all__ = ["decode", "encode"]
+
+_LINEAR, _TRANSPOSED = 1, 2
+_MAX_HALF = 127  # integers on each side of the center that the tree covers at most
+_MAX_VALUE_BYTES = 1024  # 254 decisions of 16 bits and an escape are fewer
+_BY_ROWS, _BY_COLUMNS = 1, 2  # where the path along the trellis runs in the matrix that is coded; 0: no trellis
+_MIN_ROWS_FOR_COLUMNS = 256  # below this, columns share one set of counters: they could not learn, only cost memory
+_RIDGE, _FORGET_ROWS, _FIRST_FIT, _MAX_GAP = 128, 8192, 16, 1024
+
+
+_Header = tuple[int, int, int, int, int]  # shift, spread code, center, below, above
+
+
+@lru_cache(maxsize=1)
+def _reciprocals() -> NDArray[np.int64]:
+    return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
+
+
+@part
+def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, shape: Any) -> Any:
+    """Code what the tree left open, the distance of an escape and the low bits; returns the whole integer."""
+    shift, center, below, above = shape[0], shape[1], shape[2], shape[3]
+    top = inside
+    if inside == above:
+        top += code_escape(coder, data, decoding, (value >> shift) - center - above)
+    elif inside == -below:
+        top -= code_escape(coder, data, decoding, -below - (value >> shift) + center)
+    result = (top + center) << shift
+    for i in range(shift - 1, -1, -1):
+        result |= code_bit(coder, data, decoding, (value >> i) & 1, 32768) << i
+    return result
+
+
+@step
+def _observe(
+    found: Any, fast: Any, expected: Any, to_units: Any, fitted: Any, factor: Any, c: Any, deviations: Any,
+    predictions: Any,
+) -> None:  # fmt: skip
+    """Keep the deviation of the value ``found`` (Q8) of column ``c``; let its innovation move those to the right."""
+    away = (found - fast) * to_units
+    deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
+    if fitted:
+        innovation = ((found - expected) * to_units + 32768) >> 16
+        predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
+
+
+@part
+def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> Any:
+    """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
+    if not linear:
+        return summed
+    predict.accumulate(covariance, deviations)
+    summed += 1
+    if summed == _FORGET_ROWS:
+        predict.halve(covariance)
+        summed >>= 1
+    return summed
+
+
+@kernel(parts=(binary, context_model, fixed, grouped, predict))
+def _code_matrix(
+    values: Any, data: Any, decoding: bool, linear: bool, trellis: int, deviation: Any, shape: Any, tree: Any,
+    stretch: Any, squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any,
+    factor: Any, paths: Any,
+) -> Any:  # fmt: skip
+    """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
+    rows, columns = values.shape
+    nodes, shift, center, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
+    stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
+    first_row_cell = columns * stride + (nodes if stride == 0 else 0)
+    first_zone = first_row_cell + ROW_CELLS * nodes
+    odd_half = first_zone + ZONES * nodes  # counters of weights that lie half a step higher
+    predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
+    coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
+    to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
+    start(coder, data, decoding)
+    next_refresh, next_fit, summed, scale = 0, _FIRST_FIT, 0, deviation
+    for r in range(rows):
+        fast_rate, slow_rate = 65536 // min(r + 16, 48), 65536 // min(r + 16, 512)
+        if r == next_refresh:
+            scale = refresh(state)
+            next_refresh = r + 1 + min(r >> 4, 15)
+        if linear and r == next_fit:
+            predict.fit(covariance, summed, _RIDGE, factor)
+            next_fit = r + min(max(r // 4, 1), _MAX_GAP)
+        predictions[:] = 0
+        paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
+        row_sum, row_size = np.int64(0), np.int64(0)
+        for c in range(columns):
+            if c & 7 == 0:
+                row_context(row_sum, row_size, c, scale, context)
+            fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
+            if linear:
+                expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
+                spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
+            else:
+                expected = slow + context[0]
+                spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+            path = c if trellis == _BY_COLUMNS else 0
+            odd = paths[path] & 1
+            half, cells = (odd << 7) >> shift, odd * odd_half
+            value = np.int64(values[r, c])
+            place = min(max((value >> shift) - center, -below), above)
+            inside = code_leaf(
+                coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
+                cells + c * stride, cells + first_row_cell + context[2] * nodes,
+                cells + first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast - half,
+                state[c, INVERSE], expected - half, (inverse * context[1]) >> 16,
+            ) - below  # fmt: skip
+            result = inside + center
+            if shift or inside == above or inside == -below:
+                result = _code_rest(coder, data, decoding, value, inside, shape)
+                if result > 2147483647 or result < -2147483648:
+                    return -1
+            if decoding:
+                values[r, c] = result
+            elif coder[3] > len(data) - _MAX_VALUE_BYTES:
+                return -1
+            paths[path] = next_state(paths[path], result) if trellis else 0
+            found = (inside << 8) + half
+            row_sum, row_size = row_sum + found - slow, row_size + abs(found)
+            if linear:
+                _observe(found, fast, expected, to_units, r >= _FIRST_FIT, factor, c, deviations, predictions)
+            learn(state, c, found, expected, fast_rate, slow_rate)
+        summed = _rows_end(linear, covariance, deviations, summed)
+        if decoding and coder[3] > len(data):
+            return -1
+    return coder[3] if decoding else finish(coder, data)
+
+
+def _run(
+    matrix: NDArray[np.int32], data: NDArray[np.uint8], decoding: bool, flags: int, header: _Header, trellis: bool,
+    column_codes: NDArray[np.int8] | None,
+) -> int:  # fmt: skip
+    linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
+    way = (_BY_COLUMNS if transposed else _BY_ROWS) if trellis else 0
+    shift, spread, center, below, above = header
+    tree = build_tree(spread, below, above)
+    rows, columns = matrix.shape
+    cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
+    counters = (2 if trellis else 1) * cells * len(tree)
+    side = columns if linear else 1
+    deviation = int(spreads()[spread])
+    state = new_state(columns, deviation * deviation, None if transposed else column_codes)
+    return int(_code_matrix(
+        matrix, data, decoding, linear, way, deviation, np.array([shift, center, below, above], np.int64), tree,
+        stretch_table(), squash_table(), normal_cdf(), _reciprocals(), state, new_weights(len(tree)),
+        np.zeros(counters, np.uint32), np.zeros((side, side), np.int32), np.zeros((side, side), np.int32),
+        np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
+    ))  # fmt: skip
+
+
+def _header(values: NDArray[np.int32]) -> _Header:
+    """Shift, spread code, center, below, above: encoder's choice, any other would decode as well."""
+    center = int(np.median(values))
+    deviation = float(np.abs(values.astype(np.int64) - center).mean()) * 1.25
+    shift = 0
+    while deviation / (1 << shift) > 24:
+        shift += 1
+    center >>= shift
+    top = (values >> shift).astype(np.int64) - center
+    deviation = max(float(np.sqrt(np.mean(np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)))), 0.25)
+    spread = int(np.clip(round(4 * np.log2(deviation)) + 8, 0, SPREADS - 1))
+    reach = min(int(6 * deviation) + 2, _MAX_HALF)
+    below, above = min(max(1 - int(top.min()), 1), reach), min(max(1 + int(top.max()), 1), reach)
+    return shift, spread, center, below, above
+
+
+def encode(
+    values: NDArray[np.integer], *, linear: bool = False, trellis: bool = False,
+    column_codes: NDArray[np.int8] | None = None,
+) -> bytes:  # fmt: skip
+    """Code integers (R, C) of the int32 range; ``linear`` turns the linear prediction on (min(R, C) <= 1024).
+
+    ``trellis``: they are indices along the 8-state trellis; ``column_codes`` (C,): the column steps, if there are any.
+    Both must be given to ``decode`` again.
+
+    Raises ``ValueError`` for a wrong shape, integers outside int32, or ``linear`` on a matrix too wide for it.
+    """
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+    if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
+        raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
+    if linear and min(values.shape) > MAX_LINEAR:
+        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {MAX_LINEAR}")
+    if values.size == 0:
+        return b""
+    transposed = linear and values.shape[1] > values.shape[0]
+    matrix = np.ascontiguousarray(values.T if transposed else values, np.int32)
+    header, flags = _header(matrix), _LINEAR * linear | _TRANSPOSED * transposed
+    capacity, size = matrix.size * 2 + 2 * _MAX_VALUE_BYTES, -1
+    while size < 0:  # incompressible input only: code again with more room
+        capacity *= 2
+        data = np.zeros(capacity, np.uint8)
+        size = _run(matrix, data, False, flags, header, trellis, column_codes)
+    shift, spread, center, below, above = header
+    return bytes([flags, shift, spread]) + zigzag(center) + varint(below) + varint(above) + data[:size].tobytes()
+
+
+def decode(
+    data: bytes, rows: int, columns: int, *, what: str, trellis: bool = False,
+    column_codes: NDArray[np.int8] | None = None,
+) -> NDArray[np.int32]:  # fmt: skip
+    """Inverse of ``encode``: integers (R, C) int32; ``what`` names the tensor in errors.
+
+    Raises ``ArtifactError`` for a header no encoder writes and for a stream that is too short or too long.
+    """
+    reader = Reader(data, f"{what} context stream")
+    if rows * columns == 0:
+        reader.end()
+        return np.zeros((rows, columns), np.int32)
+    flags, shift, spread = reader.byte("flags"), reader.byte("shift"), reader.byte("spread")
+    center = reader.signed("center", most=1 << 31)
+    below, above = reader.varint("below", most=_MAX_HALF), reader.varint("above", most=_MAX_HALF)
+    linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
+    if flags > 3 or shift > 31 or spread >= SPREADS or min(below, above) < 1:
+        raise ArtifactError("tensor", f"{what}: context header {flags}, {shift}, {spread}, {below}, {above} unknown")
+    if linear and ((columns > rows) != transposed or min(rows, columns) > MAX_LINEAR):
+        raise ArtifactError("tensor", f"{what}: {rows} x {columns} does not fit linear prediction {transposed=}")
+    values = np.zeros((columns, rows) if transposed else (rows, columns), np.int32)
+    stream = np.frombuffer(reader.take(reader.left, "code"), np.uint8).copy()
+    size = _run(values, stream, True, flags, (shift, spread, center, below, above), trellis, column_codes)
+    if size != len(stream):
+        raise ArtifactError("payload", f"{what}: {len(stream)} code bytes, the model read {size}: damaged stream")
+    return np.ascontiguousarray(values.T) if transposed else values

@@ -1,0 +1,101 @@
+"""From artifact to a model ready to score. The import closure of this module is the shipped decoder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from golf.artifact.bytes import ArtifactError
+from golf.artifact.read import unpack
+from golf.models.base import LanguageModel
+from golf.models.registry import build_model, config_from_dict
+from golf.quantize.tensors import QuantizedModel
+
+__all__ = ["ArtifactError", "Decoded", "decode_artifact", "load_artifact"]
+
+_ELEMENTWISE = frozenset({"add", "mul", "neg", "log", "exp", "expm1", "clamp"})
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A model with the artifact's weights (float32, CPU, eval mode) and everything needed to score text with it."""
+
+    model: LanguageModel
+    tokenizer_model: bytes
+    tokenizer_sha256: str
+    config: dict[str, Any]
+    vocab_size: int
+    sha256: str
+    num_bytes: int
+
+
+def load_artifact(path: str | Path) -> Decoded:
+    """Read and decode the artifact at ``path``; ``ArtifactError`` when it is missing, damaged or of another model."""
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError("missing", f"{path}: not found; it is made by `compress`")
+    return decode_artifact(path.read_bytes(), where=str(path))
+
+
+def decode_artifact(data: bytes, *, where: str = "artifact") -> Decoded:
+    """Decode artifact bytes; ``where`` begins every message."""
+    unpacked = unpack(data, where=where)
+    stored = unpacked.model
+    names = len(stored.tensors) + len(stored.plain) + len(stored.aliases)
+    for key in ("blocks", "layers"):  # a lie here would build modules for ever before shapes could be compared
+        if isinstance(stored.config.get(key), int) and stored.config[key] > names:
+            message = f"model.{key} is {stored.config[key]}, more than the {names} names stored"
+            raise ArtifactError("index", f"{where}: {message}")
+    try:
+        config = config_from_dict(stored.config, where="model")
+        # no memory and no random numbers: every weight comes from the file
+        with torch.device("meta"), _ShapesAlone():
+            model = build_model(config, stored.vocab_size)
+    except ValueError as error:
+        raise ArtifactError("index", f"{where}: {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = _shapes(stored)
+    if wanted != found:
+        odd = sorted(set(wanted.items()) ^ set(found.items()))[0]
+        raise ArtifactError("tensor", f"{where}: tensors do not fit the model config, first difference {odd}")
+    arrays = stored.state()
+    state = {name: torch.from_numpy(arrays[name]) for name in arrays if name not in stored.aliases}
+    state |= {alias: state[name] for alias, name in stored.aliases.items()}
+    if any(buffer.is_meta for buffer in model.buffers()):  # buffers outside the state dict: the real constructor
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config, stored.vocab_size)
+    model.load_state_dict(state, strict=True, assign=True)
+    return Decoded(
+        model=model.eval(),
+        tokenizer_model=unpacked.tokenizer,
+        tokenizer_sha256=hashlib.sha256(unpacked.tokenizer).hexdigest(),
+        config=stored.config,
+        vocab_size=stored.vocab_size,
+        sha256=unpacked.sha256,
+        num_bytes=unpacked.num_bytes,
+    )
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Initial values are not computed, only their shapes: torch's own meta arithmetic imports its compiler (3.5 s of
+    CPU time) for the first product."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        elif func is torch.stack:
+            return torch.empty(len(args[0]), *args[0][0].shape)
+        elif args and isinstance(args[0], torch.Tensor) and func.__name__ in _ELEMENTWISE:
+            return args[0]  # a constructor only combines equal shapes and scalars
+        return func(*args, **(kwargs or {}))
+
+
+def _shapes(stored: QuantizedModel) -> dict[str, tuple[int, ...]]:
+    shapes = {name: tensor.shape for name, tensor in stored.tensors.items()}
+    shapes |= {name: array.shape for name, array in stored.plain.items()}
+    return shapes | {alias: shapes[name] for alias, name in stored.aliases.items()}

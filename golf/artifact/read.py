@@ -1,0 +1,184 @@
+"""Reading the artifact: every field is checked before anything is allocated on its word."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from golf.artifact.bytes import ArtifactError, Reader, unpack_block
+from golf.artifact.coders import CODERS, SideInfo
+from golf.artifact.layout import (
+    BLOCKS,
+    HASH_AT,
+    MAGIC,
+    MAX_CONFIG,
+    MAX_INDEX,
+    MAX_NAME,
+    MAX_RANK,
+    MAX_TABLES,
+    MAX_TENSORS,
+    MAX_TOKENIZER,
+    MAX_VOCAB,
+    PLAIN,
+    PREFIX,
+    VERSION,
+    Record,
+    Unpacked,
+    validate,
+)
+from golf.artifact.pieces import join_pieces
+from golf.artifact.scale_codes import CodeReader
+from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
+
+__all__ = ["unpack"]
+
+
+def unpack(data: bytes, *, where: str = "artifact") -> Unpacked:
+    """Decode and check an artifact; ``where`` (the file) begins every message.
+
+    Raises ``ArtifactError`` for anything but a file that ``pack`` of this version could have written.
+    """
+    try:
+        return _unpack(data)
+    except ArtifactError as error:
+        raise ArtifactError(error.cause, f"{where}: {error}") from error
+
+
+def _unpack(data: bytes) -> Unpacked:
+    num_weights, payload_bytes = _check_prefix(data)
+    reader = Reader(data[PREFIX.size :], "artifact")
+    sections = {"prefix": PREFIX.size}
+
+    def block(name: str, most: int) -> bytes:
+        before = reader.left
+        raw = unpack_block(reader, name, most=most)
+        sections[name] = before - reader.left
+        return raw
+
+    config, vocab_size, records, aliases = _read_index(Reader(block("index", MAX_INDEX), "index"), num_weights)
+    streams = {name: Reader(block(name, most), name) for name, most in _stream_bytes(records).items()}
+    tokenizer = join_pieces(block("tokenizer", MAX_TOKENIZER))
+    sections["payload"] = reader.left
+    if reader.left != payload_bytes or payload_bytes != sum(record.payload_bytes for record in records):
+        wanted = f"the prefix says {payload_bytes}, the index {sum(record.payload_bytes for record in records)}"
+        raise ArtifactError("length", f"payload has {reader.left} bytes, {wanted}")
+    tensors, plain = {}, {}
+    codes = CodeReader(streams["codes"])
+    for record in records:
+        if record.grid < 2:
+            plain[record.name] = _read_planes(streams, PLAIN[record.grid], record.shape)
+        else:
+            tensors[record.name] = _read_tensor(record, streams, codes, reader)
+    for stream in streams.values():
+        stream.end()
+    model = QuantizedModel(config, vocab_size, tensors, plain, aliases)
+    validate(model, tokenizer)
+    return Unpacked(model, tokenizer, records, sections, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _stream_bytes(records: tuple[Record, ...]) -> dict[str, int]:
+    """What each stream must hold by the index, so that no block may claim more."""
+    return {name: sum(record.raw_bytes[name] for record in records) for name in BLOCKS}
+
+
+def _check_prefix(data: bytes) -> tuple[int, int]:
+    """Magic, version, length and hash, in this order; returns the declared weights and payload bytes."""
+    if data[:4] != MAGIC[: len(data[:4])] or not data:
+        raise ArtifactError("magic", f"begins with {data[:4]!r}, wanted {MAGIC!r}: not a golf artifact")
+    if len(data) < PREFIX.size:
+        raise ArtifactError("length", f"has {len(data)} bytes, the prefix alone has {PREFIX.size}: truncated")
+    _, version, zero, file_bytes, num_weights, payload_bytes, digest = PREFIX.unpack_from(data)
+    if version != VERSION or zero:
+        raise ArtifactError("version", f"format version {version}.{zero}, this decoder reads {VERSION}.0")
+    if file_bytes != len(data):
+        state = "truncated" if file_bytes > len(data) else "extended"
+        raise ArtifactError("length", f"has {len(data)} bytes, its prefix says {file_bytes}: {state}")
+    body = memoryview(data)
+    hashed = hashlib.sha256(body[:HASH_AT])
+    hashed.update(body[PREFIX.size :])
+    if hashed.digest() != digest:
+        raise ArtifactError("checksum", f"SHA-256 is {hashed.hexdigest()[:16]}…, its prefix says {digest.hex()[:16]}…")
+    most = 64 * len(data) + (1 << 24)  # less than 1/8 bit a weight on average is a lie, whatever the coder
+    if num_weights > most:
+        raise ArtifactError("length", f"declares {num_weights} weights in {len(data)} bytes, at most {most} allowed")
+    return num_weights, payload_bytes
+
+
+def _read_index(reader: Reader, num_weights: int) -> tuple[dict[str, Any], int, tuple[Record, ...], dict[str, str]]:
+    vocab_size = reader.varint("vocabulary size", most=MAX_VOCAB)
+    try:
+        config = json.loads(reader.take(reader.varint("config length", most=MAX_CONFIG), "config"))
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, ArtifactError) else ArtifactError("index", f"config: {error}") from error
+    count = reader.varint("number of tensors", most=MAX_TENSORS)
+    records, left = [], num_weights
+    for _ in range(count):
+        records.append(_read_record(reader, left))
+        left -= records[-1].weights
+    names = [record.name for record in records]
+    if left or names != sorted(set(names)):
+        raise ArtifactError("index", f"{num_weights - left} weights under {count} names, the prefix says {num_weights}")
+    aliases = {}
+    for _ in range(reader.varint("number of aliases", most=MAX_TENSORS)):
+        alias = _read_name(reader)
+        place = reader.varint(f"{alias} target", most=max(count - 1, 0))
+        if not records or alias in aliases:
+            raise ArtifactError("index", f"{alias}: tied twice or to nothing")
+        aliases[alias] = names[place]
+    reader.end()
+    return config, vocab_size, tuple(records), aliases
+
+
+def _read_name(reader: Reader) -> str:
+    raw = reader.take(reader.varint("name length", most=MAX_NAME), "name")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError("index", f"tensor name {raw!r} is not UTF-8") from error
+
+
+def _read_record(reader: Reader, most: int) -> Record:
+    name = _read_name(reader)
+    role, grid, coder = reader.take(3, f"{name} role, grid and coder")
+    if role >= len(ROLES) or grid > 9 or coder not in CODERS or (grid < 2 and coder):
+        known = f"roles 0-{len(ROLES) - 1}, grids 0-9, coders {sorted(CODERS)}"
+        raise ArtifactError("index", f"{name}: role {role}, grid {grid}, coder {coder}; this decoder knows {known}")
+    rank = reader.varint(f"{name} rank", most=MAX_RANK)
+    shape = tuple(reader.varint(f"{name} dimension", most=max(most, 0)) for _ in range(rank))
+    if math.prod(shape) > most or (grid >= 2 and rank < 2):
+        raise ArtifactError("index", f"{name}: shape {shape} in grid {grid}, {most} weights are left")
+    if grid < 2:
+        return Record(name, ROLES[role], grid, shape)
+    side_bytes = reader.varint(f"{name} side bytes", most=4 * math.prod(shape) + MAX_TABLES)
+    payload_bytes = reader.varint(f"{name} payload bytes", most=1 << 40)
+    return Record(name, ROLES[role], grid, shape, coder, side_bytes, payload_bytes)
+
+
+def _read_planes(streams: dict[str, Reader], dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    count, width = math.prod(shape), dtype.itemsize
+    planes = np.empty((count, width), np.uint8)
+    low = streams["low"].take(count * (width - 1), f"low bytes of {count} floats")
+    planes[:, :-1] = np.frombuffer(low, np.uint8).reshape(width - 1, count).T
+    planes[:, -1] = np.frombuffer(streams["high"].take(count, f"high bytes of {count} floats"), np.uint8)
+    return planes.reshape(-1).view(dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _read_tensor(
+    record: Record, streams: dict[str, Reader], code_stream: CodeReader, payload: Reader
+) -> QuantizedTensor:
+    rows, columns, field = record.rows, record.shape[-1], f"{record.name} scale codes"
+    scale = code_stream.take(rows, field) if record.octave_rows else _read_planes(streams, PLAIN[0], (rows,))
+    codes = code_stream.take(columns, field) if record.column_codes else None
+    side = streams["side"].take(record.side_bytes, f"{record.name} side data")
+    coded = payload.take(record.payload_bytes, f"{record.name} payload")
+    values = CODERS[record.coder].decode(
+        side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis)
+    )
+    try:
+        return QuantizedTensor(record.name, record.role, record.shape, values, scale, codes, record.trellis)
+    except ValueError as error:
+        raise ArtifactError("tensor", str(error)) from error

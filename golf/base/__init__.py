@@ -1,0 +1,1 @@
+"""What every layer uses: parameters, files, errors, fingerprints, compilation, processes."""

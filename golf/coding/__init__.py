@@ -1,1 +1,0 @@
-"""Frequency tables and entropy coders: integers in, bytes out."""

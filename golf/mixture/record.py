@@ -1,0 +1,115 @@
+"""What a neural pass hands to the mixture, per token.
+
+Shapes: N tokens, J context candidates, S sampled positions, V vocabulary. Row t speaks of ``p(. | tokens[:t])``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from golf.base.errors import GolfError
+from golf.base.jit import kernel
+
+__all__ = ["NeuralRecord", "StreamRecord", "summarize_row"]
+
+
+@kernel
+def summarize_row(log_probs, probs):  # type: ignore[no-untyped-def]
+    """Entropy in nats and argmax of one row of log-probabilities (V,) and their exponentials, float64."""
+    entropy, best = 0.0, 0
+    for v in range(len(log_probs)):
+        if probs[v] > 0.0:
+            entropy -= probs[v] * log_probs[v]
+        if log_probs[v] > log_probs[best]:
+            best = v
+    return entropy, best
+
+
+@dataclass(frozen=True)
+class NeuralRecord:
+    """Numbers of the neural distribution ``p`` at every position, under the document bias when that is on.
+
+    Row t belongs to the prediction of ``tokens[t]`` from ``tokens[:t]``; where ``scored[t]`` is false (the first
+    token of a stream, which nothing predicts) the other fields are ignored, the token is only counted.
+    Natural logarithms; float32 (29 bytes a token with J = 3) is enough for scores, float64 when the numbers are to
+    be proved against whole rows or by coding: all fields of a row must come from ONE array of log-probabilities.
+
+    - ``nll`` (N,): ``-log p(tokens[t])``, nats
+    - ``entropy`` (N,): ``-sum p log p``, nats
+    - ``argmax`` (N,) int32: most likely id, the lowest one on ties
+    - ``argmax_log_prob`` (N,)
+    - ``candidate_log_prob`` (N, J): ``log p`` at the ids of ``golf.mixture.counts.candidates``; anything where it is -1
+    - ``scored`` (N,) bool
+    - ``sample_positions`` (S,) int64 rising and ``sample_log_probs`` (S, V): whole rows, kept by the neural pass at a
+      few positions, on which ``mix`` materializes the whole mixture and checks its sum; S may be 0
+    """
+
+    nll: np.ndarray
+    entropy: np.ndarray
+    argmax: np.ndarray
+    argmax_log_prob: np.ndarray
+    candidate_log_prob: np.ndarray
+    scored: np.ndarray
+    sample_positions: np.ndarray
+    sample_log_probs: np.ndarray
+
+    def __post_init__(self) -> None:
+        num = len(self.nll)
+        for name in ("entropy", "argmax", "argmax_log_prob", "scored"):
+            if getattr(self, name).shape != (num,):
+                raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
+        if self.candidate_log_prob.ndim != 2 or len(self.candidate_log_prob) != num:
+            raise GolfError(f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
+                             f"wanted ({num}, candidates)")
+        if self.scored.dtype != np.bool_:
+            raise GolfError(f"neural record: scored is {self.scored.dtype}, wanted bool")
+        bad = self.scored & ~(np.isfinite(self.nll) & np.isfinite(self.entropy) & np.isfinite(self.argmax_log_prob))
+        if bad.any():
+            raise GolfError(f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
+                             f"nll {self.nll[bad.argmax()]}")
+        if len(self.sample_positions) != len(self.sample_log_probs):
+            raise GolfError(f"neural record: {len(self.sample_positions)} sample positions for "
+                             f"{len(self.sample_log_probs)} rows")
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the per-token arrays, bytes."""
+        arrays = (self.nll, self.entropy, self.argmax, self.argmax_log_prob, self.candidate_log_prob, self.scored)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """``plain`` and, when the pass had the bias, ``biased``: N rows each, row t speaks of token t.
+    ``tempered`` float64 (K, n): nats of each target under logits / temperature."""
+
+    plain: NeuralRecord
+    biased: NeuralRecord | None
+    tempered: np.ndarray
+
+    @property
+    def nats(self) -> np.ndarray:
+        """float64 (n,): the plain streaming score of every target."""
+        return self.plain.nll[1:]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Flat arrays for one safetensors file."""
+        flat = {"tempered": self.tempered}
+        for name, record in (("plain", self.plain), ("biased", self.biased)):
+            if record is not None:
+                flat |= {f"{name}.{field}": array for field, array in vars(record).items()}
+        return flat
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
+        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
+
+        def part(name: str) -> NeuralRecord:
+            start = f"{name}."
+            return NeuralRecord(**{key[len(start) :]: array for key, array in flat.items() if key.startswith(start)})
+
+        biased = part("biased") if "biased.nll" in flat else None
+        return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from golf.artifact.read import unpack
+from golf.artifact.ship import (
+    CompressConfig,
+    check_limit,
+    decoder_sources,
+    minify,
+    pack_decoder,
+    size_metrics,
+    size_rows,
+)
+from golf.artifact.write import pack
+from golf.base.files import load_numpy, save_torch, write_bytes
+from golf.base.params import read_params
+from golf.models.registry import build_model, config_from_dict
+from golf.quantize.storage import load_quantized
+from golf.quantize.tensors import QuantizedModel, QuantizedTensor
+from tiny import recurrent
+
+TINY = recurrent()
+
+
+def run(command: list[str], cwd: Path, path: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an averaged tiny model, both stages run on it."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = build_model(config_from_dict(TINY), 60)
+    model.state_dict()["token_embedding"].mul_(torch.logspace(0, -2, 16))  # what the compiled coders are made for
+    meta = {"model": TINY, "vocab_size": 60}
+    save_torch(folder / "artifacts/average/model.safetensors", model.state_dict(), meta)
+    write_bytes(folder / "artifacts/tokens/tokenizer.model", b"\n\x05piece" * 60)
+    write_params(folder, 16_000_000)
+    for stage in ("quantize", "compress"):
+        done = run(["-m", f"stages.{stage}", "--root", str(folder), "--params", "params.yaml"], folder, str(root))
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def write_params(folder: Path, limit: int, **changes: object) -> None:
+    """The repository's parameters of both stages, with the quickest quantizer, ``limit`` and ``changes``."""
+    sections = read_params(Path(__file__).resolve().parent.parent / "params.yaml")
+    quantize = {**sections["quantize"], "method": "gptq_lite", "percentiles": [0.999, 1.0], "clip": 12.85}
+    for key, value in changes.items():
+        quantize[key] = {**quantize[key], **value} if key == "gptq" and isinstance(value, dict) else value
+    with open(folder / "params.yaml", "w") as file:
+        YAML().dump({"quantize": quantize, "compress": {**sections["compress"], "limit_bytes": limit}}, file)
+
+
+def test_stages_write_what_the_architecture_promises(project: Path) -> None:
+    metrics = json.loads((project / "metrics/compress.json").read_text())
+    artifact, decoder = project / "artifacts/compress/model.golf", project / "artifacts/compress/decoder.zip"
+    assert metrics["artifact_bytes"] == artifact.stat().st_size
+    assert metrics["decoder_bytes"] == decoder.stat().st_size
+    assert metrics["total_bytes"] == metrics["artifact_bytes"] + metrics["decoder_bytes"]
+    assert metrics["margin_bytes"] == 16_000_000 - metrics["total_bytes"]
+    sections = {key: value for key, value in metrics.items() if key.startswith("section_")}
+    assert sum(sections.values()) == metrics["artifact_bytes"]
+    assert {"raw_bytes", "zlib_bytes", "zstd_bytes", "xz_bytes", "payload_bytes", "order0_bytes"} <= set(metrics)
+    lines = (project / "artifacts/compress/tensors.tsv").read_text().splitlines()
+    assert {"tensor", "bytes", "role", "coder"} <= set(lines[0].split("\t"))
+    state, _ = load_numpy(project / "artifacts/average/model.safetensors", made_by="test")
+    assert len(lines) - 1 == len(state)
+    errors = (project / "artifacts/quantize/errors.tsv").read_text().splitlines()
+    assert len(errors) == len(lines) and errors[0].startswith("tensor\trole\tshape")
+    assert 0 < json.loads((project / "metrics/quantize.json").read_text())["quantized_relative_error"] < 0.01
+
+
+def test_artifact_holds_the_integers_of_quantize(project: Path) -> None:
+    model, _ = load_quantized(project / "artifacts/quantize/model.safetensors")
+    unpacked = unpack((project / "artifacts/compress/model.golf").read_bytes())
+    assert unpacked.tokenizer == b"\n\x05piece" * 60
+    for name, array in model.state().items():
+        assert np.array_equal(unpacked.model.state()[name], array)
+
+
+def test_shipped_decoder_alone_gives_the_same_loss(project: Path, root: Path, tmp_path: Path) -> None:
+    """In an empty directory, with nothing of this repository but the zip; streams of the compiled coders included."""
+    records = unpack((project / "artifacts/compress/model.golf").read_bytes()).records
+    assert any(record.coder >= 2 for record in records)
+    script = (
+        "import sys, torch, golf.artifact.decode as d\n"
+        "assert '.zip' in d.__file__, d.__file__\n"
+        "decoded = d.load_artifact('model.golf')\n"
+        "ids = torch.arange(40).reshape(2, 20)\n"
+        "with torch.no_grad(): print(decoded.model.loss(ids, ids + 1).item().hex(), decoded.sha256)\n"
+    )
+    for name in ("model.golf", "decoder.zip"):
+        (tmp_path / name).write_bytes((project / "artifacts/compress" / name).read_bytes())
+    shipped = run(["-c", script], tmp_path, str(tmp_path / "decoder.zip"))
+    assert shipped.returncode == 0, shipped.stderr
+    full = run(["-c", script.replace("assert", "0 and")], tmp_path, str(root))
+    assert shipped.stdout == full.stdout and len(shipped.stdout.split()) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.zip", "model.golf"]
+
+
+def test_both_stages_give_the_same_bytes_again(project: Path, root: Path, tmp_path: Path) -> None:
+    for name in ("artifacts/average/model.safetensors", "artifacts/tokens/tokenizer.model", "params.yaml"):
+        write_bytes(tmp_path / name, (project / name).read_bytes())
+    for stage in ("quantize", "compress"):
+        assert run(["-m", f"stages.{stage}"], tmp_path, f"{root}").returncode == 0
+    for name in ("quantize/model.safetensors", "compress/model.golf", "compress/decoder.zip", "compress/tensors.tsv"):
+        assert (tmp_path / "artifacts" / name).read_bytes() == (project / "artifacts" / name).read_bytes(), name
+
+
+def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, root: Path, tmp_path: Path) -> None:
+    for name in ("artifacts/quantize/model.safetensors", "artifacts/tokens/tokenizer.model"):
+        write_bytes(tmp_path / name, (project / name).read_bytes())
+    write_params(tmp_path, 1000)
+    done = run(["-m", "stages.compress"], tmp_path, str(root))
+    metrics = json.loads((tmp_path / "metrics/compress.json").read_text())
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{metrics['total_bytes'] - 1000} above compress.limit_bytes=1000" in done.stderr
+    assert "lower quantize.levels" in done.stderr
+    assert metrics["margin_bytes"] == 1000 - metrics["total_bytes"] < 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"levels": {"embedding": 31}}, "levels: found embedding, expected exactly embedding, attention, mlp"),
+        ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5, expected 7"),
+        ({"percentiles": [99.9]}, "percentiles: found"),
+        ({"clip": 0.0}, "clip: found 0.0"),
+        ({"method": "awq"}, "quantize.method: found 'awq'"),
+        ({"gptq": {"damping": 0.0}}, "damping: found 0.0"),
+        ({"gptq": {"column_exponent": 2.0}}, "column_exponent: found 2.0"),
+        (
+            {"method": "gptq_trellis", "gptq": {"act_order": True}},
+            "gptq.act_order: found true",
+        ),
+    ],
+)
+def test_wrong_parameters_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    from golf.base.params import ParamsError, load_section
+    from golf.quantize.pipeline import QuantizeConfig
+
+    write_params(tmp_path, 1, **changes)
+    with pytest.raises(ParamsError, match=message):
+        load_section(tmp_path / "params.yaml", "quantize", QuantizeConfig)
+
+
+def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
+    write_params(tmp_path, 1)
+    done = run(["-m", "stages.compress"], tmp_path, str(root))
+    assert done.returncode == 1
+    assert "artifacts/quantize/model.safetensors: not found; it is made by `quantize`" in done.stderr
+
+
+def test_compress_config_is_checked() -> None:
+    with pytest.raises(ValueError, match="limit_bytes: found 0"):
+        CompressConfig("rans", 0)
+
+
+def test_minified_source_runs_the_same_and_loses_its_words() -> None:
+    source = (
+        '"""Module words."""\n'
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Point:\n"
+        '    """Class words."""\n'
+        "    x: int  # a field\n"
+        "def double(point: Point, *more: int, scale: float = 2.0) -> float:\n"
+        '    """Function words."""\n'
+        "    return point.x * scale + sum(more)\n"
+        "class Empty(Exception):\n"
+        '    """Only words."""\n'
+    )
+    small = minify(source)
+    assert "words" not in small and "# a field" not in small and "-> float" not in small
+    space: dict[str, object] = {}
+    exec(compile(small, "small", "exec"), space)
+    assert space["double"](space["Point"](4), 1, scale=3.0) == 13.0  # type: ignore[operator]
+
+
+def test_decoder_zip_is_deterministic_and_holds_the_closure(root: Path) -> None:
+    first, second = pack_decoder(root), pack_decoder(root)
+    assert first == second
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert archive.namelist() == decoder_sources(root)
+        names = set(archive.namelist())
+        assert {"golf/artifact/decode.py", "golf/artifact/read.py", "golf/models/registry.py"} <= names
+    packed = [name for name in decoder_sources(root) if "training" in name or "cli" in name or "report" in name]
+    assert packed == []
+
+
+def test_code_changes_the_decoder_zip_and_words_do_not(root: Path, tmp_path: Path) -> None:
+    """Why the stages behind compress depend on the zip instead of on the decoder's sources."""
+    for name in decoder_sources(root):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    before = pack_decoder(tmp_path)
+    source = tmp_path / "golf/models/head.py"
+    source.write_text(source.read_text() + "# more words\n")
+    assert pack_decoder(tmp_path) == before
+    source.write_text(source.read_text() + "MORE = 1\n")
+    assert pack_decoder(tmp_path) != before
+
+
+def test_size_table_adds_up() -> None:
+    values = np.rint(np.random.default_rng(0).normal(0, 3, (50, 40))).astype(np.int16)
+    tensor = QuantizedTensor("w", "mlp", (50, 40), values, np.ones(50, np.float16))
+    model = QuantizedModel({"family": "x"}, 9, {"w": tensor}, {"g": np.ones(7, np.float16)})
+    unpacked = unpack(pack(model, b"t"))
+    rows = size_rows(unpacked)
+    assert [row["tensor"] for row in rows] == ["w", "g"]
+    assert rows[0]["bytes"] == rows[0]["payload_bytes"] + rows[0]["table_bytes"] + 100
+    assert (rows[1]["bytes"], rows[1]["coder"], rows[1]["bits_per_weight"]) == (14, "fp16", 16.0)
+    metrics = size_metrics(unpacked, decoder_bytes=10, limit_bytes=20_000)
+    assert metrics["payload_bytes"] <= 1.02 * metrics["order0_bytes"] + 40
+    check_limit(metrics)
+    with pytest.raises(ValueError, match=r"decoder 20000 = .* above compress.limit_bytes=20000. Save"):
+        check_limit(size_metrics(unpacked, decoder_bytes=20_000, limit_bytes=20_000))

@@ -1,0 +1,100 @@
+"""Expected errors are one line and an exit code; a fault of the program shows its traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, os, sys
+import numpy as np
+from golf.base.errors import GolfError
+from golf.base.files import save_numpy, write_text
+from golf.base.main import main_guard
+from golf.base.params import ParamsError
+
+def main():
+    {body}
+
+main_guard(main, name="stage")
+"""
+
+
+def run(body: str, root: Path, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", PROGRAM.format(body=body)]
+    return subprocess.run(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+
+
+@pytest.mark.parametrize("error", ["GolfError", "ParamsError"])
+def test_an_expected_error_is_one_line(root: Path, error: str) -> None:
+    done = run(f"raise {error}('params.yaml: no such file')", root)
+    assert (done.returncode, done.stderr) == (1, "stage: error: params.yaml: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "last"),
+    [
+        ("raise ValueError('planted')", "ValueError: planted"),
+        ("raise RuntimeError('planted')", "RuntimeError: planted"),
+        ("np.zeros(3).reshape(2, 2)", "ValueError: cannot reshape array of size 3 into shape (2,2)"),
+        ("json.loads('{')", "json.decoder.JSONDecodeError: Expecting property name"),
+    ],
+)
+def test_bug_a_fault_of_the_program_hid_its_traceback(root: Path, body: str, last: str) -> None:
+    done = run(body, root)
+    assert done.returncode == 1 and done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.splitlines()[-1].startswith(last)
+
+
+def test_an_interrupt_is_one_line(root: Path) -> None:
+    done = run("raise KeyboardInterrupt", root)
+    assert (done.returncode, done.stderr) == (130, "stage: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open({0!r} + '/gone/file')", "{0}/gone/file: No such file or directory"),
+        ("open({0!r})", "{0}: Is a directory"),
+        ("write_text({0!r} + '/file/below', 'x')", "{0}/file: File exists"),
+        ("write_text({0!r} + '/folder', 'x')", "{0}/folder: Is a directory"),
+        ("os.rename({0!r} + '/a', {0!r} + '/b')", "{0}/a -> {0}/b: No such file or directory"),
+    ],
+)
+def test_an_error_of_the_system_names_its_file(root: Path, tmp_path: Path, body: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    done = run(body.format(str(tmp_path)), root)
+    assert (done.returncode, done.stderr) == (1, f"stage: error: {message.format(tmp_path)}\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+# RLIMIT_FSIZE stands for a full disk: the system's error for a write beyond it names no file either
+LIMIT = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+LIMIT += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+
+
+@pytest.mark.parametrize("call", ["write_text({0!r}, 'x' * 9999)", "save_numpy({0!r}, dict(a=np.ones(10**6)), dict())"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(root: Path, tmp_path: Path, call: str) -> None:
+    done = run(LIMIT + call.format(str(tmp_path / "out")), root)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"stage: error: {tmp_path / 'out'}: ") and "too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("body", ["print('x')", "print('x' * 10**6)"])
+def test_a_full_or_closed_output_is_one_line(root: Path, body: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(body, root, stdout=full.fileno())
+    assert done.returncode == 1 and re.fullmatch(r"stage: error: standard output.*: No space left .*\n", done.stderr)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(body, root, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "stage: error: standard output: Broken pipe\n")

@@ -1,0 +1,52 @@
+"""Counts of the current document: a plain search of the earlier tokens against the sorted walk and the dictionaries."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from golf.mixture.document import DocumentCounter, count_documents, recount
+
+ORDERS = (0, 1, 2, 5)
+NEAR = 5
+
+
+def naive(tokens: list[int], documents: list[int], t: int, length: int) -> list[int]:
+    """Earlier positions whose context equals that of ``t``, in the same document."""
+
+    def context(e: int) -> list[int] | None:
+        inside = e >= max(1, length) and documents[e - max(1, length)] == documents[e - 1]
+        return [documents[e - 1], *tokens[e - length : e]] if inside else None
+
+    return [e for e in range(1, t) if context(t) is not None and context(e) == context(t)]
+
+
+@settings(max_examples=40)
+@given(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=50), data=st.data())
+def test_table_recount_and_dictionaries_agree_with_a_plain_search(tokens: list[int], data: st.DataObject) -> None:
+    starts = {0, *data.draw(st.sets(st.integers(0, len(tokens) - 1), max_size=3))}
+    documents = np.cumsum([t in starts for t in range(len(tokens))]).tolist()
+    ids = np.array(tokens, dtype=np.int32)
+    table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
+    online = DocumentCounter(ORDERS, near_tokens=NEAR)
+    for t, target in enumerate(tokens):
+        found = online.matches()
+        again = recount(ids, table, t)
+        for i, length in enumerate(ORDERS):
+            places = naive(tokens, documents, t, length)
+            followers = [tokens[e] for e in places]
+            part = slice(found.bounds[i], found.bounds[i + 1])
+            assert found.n[i] == again.n[i] == table.n[t, i] == len(places) == found.times[part].sum()
+            assert found.u[i] == again.u[i] == table.u[t, i] == len(set(followers))
+            assert found.of_target(target)[i] == again.of_target(target)[i] == table.c[t, i] == followers.count(target)
+            near = (3 if t - places[-1] <= NEAR else 2) if places else 0
+            assert found.r[i] == again.r[i] == table.r[t, i] == near
+        online.update(target, starts_document=t in starts)
+
+
+def test_the_document_of_a_target_is_not_read_from_the_target() -> None:
+    ids = np.array([0, 1, 2, 1, 2, 1, 2], dtype=np.int32)
+    one = count_documents(ids, np.array([0]), ORDERS, near_tokens=NEAR)
+    two = count_documents(ids, np.array([0, 6]), ORDERS, near_tokens=NEAR)
+    assert np.array_equal(one.n, two.n) and np.array_equal(one.u, two.u) and np.array_equal(one.r, two.r)
