@@ -153,14 +153,14 @@ def test_coverage_is_measured_on_the_plan_in_use(
     scorer = scorer_of(name, project, decoded).changed(segment=30)
     assert scorer.coverage(101).tolist() == [1] * 101
 
-    import golf.verify.scorers as scorers
+    import golf.scoring.modes as modes
 
-    real = scorers.make_score
+    real = modes.make_score
 
-    def twice(mode: str, text: Any, nats: np.ndarray) -> Any:
+    def twice(mode: str, text: Any, nats: np.ndarray, **more: Any) -> Any:
         return real(mode, text, np.concatenate([nats[:-8], 4.0 * nats[-8:-4], np.zeros(4)]))
 
-    monkeypatch.setattr(scorers, "make_score", twice)
+    monkeypatch.setattr(modes, "make_score", twice)
     assert scorer.coverage(101).tolist() == [1] * 93 + [4] * 4 + [0] * 4
 
 
