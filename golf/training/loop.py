@@ -267,8 +267,7 @@ class Trainer:
         bound = _DIVERGED * math.log(self.model.vocab_size)
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value) or value > bound:
-                saved = self.checkpoints.load()
-                last = f"step {saved[1]['events']['step']} in {self.checkpoints.path}" if saved else "none yet"
+                last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
                     f"loss is {value:.3f} nats per token at step {step}, wanted a number below {bound:.1f}; last good "
                     f"checkpoint: {last}; lower train.matrix_lr, train.embedding_lr or train.control_lr"
@@ -285,7 +284,7 @@ class Trainer:
     def _save(self) -> None:
         self._read_losses()
         if self.group.rank == 0:
-            self.checkpoints.save(*self.state.to_checkpoint())
+            self.checkpoints.save(self.state.events.step, *self.state.to_checkpoint())
         self._saved = time.monotonic()
 
     def _log_line(self, now: float) -> None:
