@@ -1,8 +1,8 @@
 """Files written whole or not at all, safetensors with reproducible bytes, checked metadata, and hashes.
 
-Two faults of safetensors 0.8 are fenced in here, so nothing else in the repository calls it to save:
-metadata with more than one key is written in random order (issue #584), and the numpy writer stores wrong data for
-arrays that are not C-contiguous (issue #825).
+Faults of safetensors 0.8 are fenced in here, so nothing else in the repository calls it to save: metadata with more
+than one key is written in random order (issue #584), the numpy writer stores wrong data for arrays that are not
+C-contiguous (issue #825), and ``save_file`` goes through a temporary file of its own, with mode 0600 (hence ``save``).
 
 Outputs grow under a temporary name beside them, ``.NAME.xxxxxxxx.tmp``, locked while its process lives; the next writer
 of the same output removes those whose process is dead. Modes follow the umask. A symbolic link is followed, except to
@@ -240,33 +240,23 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
-    return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
-
-
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    _save(save_file, path, {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, meta)
+    write_bytes(path, save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, _metadata(meta)))
 
 
 def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
     """Save torch tensors (moved to the CPU, made contiguous, tied storages copied) as ``save_numpy`` does."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    _save(save_file, path, {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}, meta)
+    cpu = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    write_bytes(path, save(cpu, _metadata(meta)))
 
 
-def _save(save_file: Any, path: str | Path, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    from safetensors import SafetensorError
-
-    metadata = {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
-    with atomic_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # a full disk, among others
-            raise OSError(str(error)) from error
+def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
+    return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
 
 
 def _open(path: str | Path, framework: str, made_by: str) -> Any:

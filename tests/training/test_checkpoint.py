@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
 from golf.training.checkpoint import CheckpointError, CheckpointFolder, open_checkpoints, run_key
 
@@ -28,11 +27,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
     with open_checkpoints(tmp_path / "a") as folder:
         folder.save(1, {"w": torch.ones(2)}, {"step": 1})
 
-        def full(tensors: Any, path: Any, metadata: Any) -> None:
-            path.write_bytes(b"half")
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        def full(path: Path, data: bytes) -> None:
+            with open(path, "wb") as file:
+                file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("safetensors.torch.save_file", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(CheckpointError, match=r"No space left on device.*the previous .* is whole.*free"):
             folder.save(2, {"w": torch.zeros(2)}, {"step": 2})
         loaded = folder.load()
