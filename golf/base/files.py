@@ -156,7 +156,8 @@ def _temporary(path: Path, *, directory: bool) -> Iterator[Path]:
 
 
 def _refused(path: Path, error: OSError) -> FileError:
-    reason = error.strerror or error
+    where = f" at {error.filename}" if error.filename and not str(error.filename).endswith(".tmp") else ""
+    reason = f"{error.strerror or error}{where}"
     return FileError(f"{path}: could not be written ({reason}); look at its folder's free space and permissions")
 
 
@@ -242,6 +243,7 @@ def sha256_file(path: str | Path) -> str:
 
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
+    import numpy as np
     from safetensors.numpy import save
 
     write_bytes(path, save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, _metadata(meta)))
@@ -301,6 +303,7 @@ _NUMPY_KINDS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F
 
 def _bfloat16(path: Path, names: list[str], made_by: str) -> dict[str, np.ndarray]:
     """Tensors of bfloat16, which numpy lacks, as float32."""
+    import numpy as np
     from safetensors import deserialize
 
     stored, out = dict(deserialize(path.read_bytes())), {}

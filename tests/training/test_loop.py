@@ -15,8 +15,8 @@ import torch
 
 from golf.base.distributed import Ranks
 from golf.base.files import FileError
-from golf.models.registry import build_model, config_from_dict
 from golf.base.params import from_dict
+from golf.models.registry import build_model, config_from_dict
 from golf.training import checkpoint
 from golf.training.checkpoint import CheckpointFolder, open_checkpoints
 from golf.training.config import TrainConfig
