@@ -62,17 +62,22 @@ class NeuralRecord:
             if getattr(self, name).shape != (num,):
                 raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
         if self.candidate_log_prob.ndim != 2 or len(self.candidate_log_prob) != num:
-            raise GolfError(f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
-                             f"wanted ({num}, candidates)")
+            raise GolfError(
+                f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
+                f"wanted ({num}, candidates)"
+            )
         if self.scored.dtype != np.bool_:
             raise GolfError(f"neural record: scored is {self.scored.dtype}, wanted bool")
         bad = self.scored & ~(np.isfinite(self.nll) & np.isfinite(self.entropy) & np.isfinite(self.argmax_log_prob))
         if bad.any():
-            raise GolfError(f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
-                             f"nll {self.nll[bad.argmax()]}")
+            raise GolfError(
+                f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
+                f"nll {self.nll[bad.argmax()]}"
+            )
         if len(self.sample_positions) != len(self.sample_log_probs):
-            raise GolfError(f"neural record: {len(self.sample_positions)} sample positions for "
-                             f"{len(self.sample_log_probs)} rows")
+            raise GolfError(
+                f"neural record: {len(self.sample_positions)} sample positions for {len(self.sample_log_probs)} rows"
+            )
 
     @property
     def num_bytes(self) -> int:

@@ -65,11 +65,14 @@ def score_mixture(
 ) -> MixtureScore:
     """Mix the recorded scores; raises ``ScoringError`` when the record is not of this text or lacks the bias."""
     if len(record.nats) != text.num_targets:
-        raise ScoringError(f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run "
-                           "`dvc repro`")
+        raise ScoringError(
+            f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run `dvc repro`"
+        )
     if config.bias and record.biased is None:
-        raise ScoringError("evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
-                           "wanted it true there too")
+        raise ScoringError(
+            "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
+            "wanted it true there too"
+        )
     begin = time.perf_counter()
     mixture = MixtureConfig(streaming, config)
     tokens = text.tokens.astype(np.int32)
