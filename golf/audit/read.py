@@ -162,7 +162,8 @@ def _from_log(path: Path, text: str) -> Run:
     loss, bpb = (_Printed(number) for number in pairs[-1]) if pairs else (None, None)
     for line in text.splitlines():
         for name, pattern in (("total", _SIZE), ("code", _CODE), ("tokens", _TOKENS), ("data", _DATASET)):
-            last |= {name: number for number in pattern.findall(line)}
+            if found := pattern.findall(line):
+                last[name] = found[-1]
         if "val_loader" in line and (match := _LOADED.search(line)):
             last["tokens"] = match.group(1)
         if "seed" not in last and (match := _SEED.search(line)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from golf.audit.checks import Finding, audit_run, audit_seeds
 from golf.audit.fingerprints import STREAMS
@@ -14,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `golf audit`."""
-    parser.add_argument("files", nargs="+", metavar="LOG_OR_JSON", help="training logs or submission.json files")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training logs or submission.json files")
     parser.add_argument(
         "--tokenizer",
         choices=[stream.name for stream in STREAMS],
@@ -31,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
     for path in args.files:
         try:
             runs.append(read_run(path))
-            report[path] = audit_run(runs[-1], stream=stream)
+            report[str(path)] = audit_run(runs[-1], stream=stream)
         except AuditError as error:
             if len(args.files) == 1:
                 raise
-            report[path] = [Finding("read", "ERROR", str(error))]
+            report[str(path)] = [Finding("read", "ERROR", str(error))]
     if len(runs) > 1:
         report["all files"] = audit_seeds(runs, claimed_std=args.claimed_std)
     if args.json:
