@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from golf.base.params import ParamsError
-from golf.cli import COMMANDS
+from golf.cli import COMMANDS, __version__, build_parser
 from golf.cli.params import compose, render
 
 
@@ -23,10 +24,55 @@ def test_help_lists_every_command(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help(root: Path, name: str) -> None:
+def test_every_command_has_help_and_an_example_that_parses(root: Path, name: str) -> None:
+    help_line, example = COMMANDS[name]
     done = golf(name, "--help", cwd=root)
     assert done.returncode == 0 and "usage: golf" in done.stdout
-    assert COMMANDS[name][1:] in " ".join(done.stdout.split())
+    assert help_line[1:] in " ".join(done.stdout.split()) and f"example:\n  {example}\n" in done.stdout
+    words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"'))
+    parser, modules = build_parser([name])
+    args = parser.parse_args(words[1:])
+    assert words[0] == "golf" and args.command == name and callable(modules[name].run)
+
+
+@pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])
+def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.log").write_text("final val_loss:2.80405024 val_bpb:1.08553523\n")
+    for link in ("conf", "golf", "stages", "params.yaml"):
+        (tmp_path / link).symlink_to(root / link)
+    done = golf(*shlex.split(COMMANDS[name][1])[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistyped_command_suggests_the_right_one(root: Path) -> None:
+    done = golf("audti", "x.log", cwd=root)
+    assert done.returncode == 2 and "unknown command 'audti'; did you mean `audit`?" in done.stderr
+    done = golf("\x1b[2Jqqq", cwd=root)
+    assert r"unknown command '\x1b[2Jqqq'; the commands are audit, " in done.stderr
+
+
+def test_no_command_is_help_and_version_is_told(root: Path) -> None:
+    done = golf(cwd=root)
+    assert done.returncode == 0 and "usage: golf" in done.stdout
+    assert golf("--version", cwd=root).stdout == f"golf {__version__}\n"
+
+
+def test_bash_completes_commands_options_and_files(root: Path, tmp_path: Path) -> None:
+    done = golf("completion", "bash", cwd=root)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "golf.bash").write_text(done.stdout)
+    (tmp_path / "book.txt").write_text("")
+    script = """
+        source golf.bash
+        complete_line() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            _shtab_golf
+            echo "${COMPREPLY[@]}"
+        }
+        complete_line golf au; complete_line golf verify --js; complete_line golf zip boo
+    """
+    shown = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines() == ["audit", "--json", "book.txt"]
 
 
 def test_params_keep_their_comments(root: Path) -> None:
