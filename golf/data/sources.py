@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from golf.base.files import sha256_file
 from golf.data.competition import CompetitionShards
@@ -15,31 +14,32 @@ from golf.data.documents import Corpus, Document, Files, Position
 from golf.data.enwik8 import Enwik8
 from golf.data.readers import JsonLines, Parquet, Tables, TextFiles
 
-__all__ = ["SourceKind", "WithValidation", "open_corpus", "source_sha256"]
-
-SourceKind = Literal["enwik8", "jsonl", "text", "table", "parquet", "shards"]
+__all__ = ["KINDS", "Options", "WithValidation", "open_corpus", "source_sha256"]
 
 
-def open_corpus(
-    kind: SourceKind,
-    path: str | Path,
-    *,
-    pool: ProcessPoolExecutor | None = None,
-    text_key: str = "text",
-    vocab_size: int = 0,
-    bos_id: int = 1,
-) -> Corpus:
-    """Open a corpus; ``vocab_size`` and ``bos_id`` matter to ``shards`` alone. Raises ``CorpusError`` when missing."""
-    path = Path(path)
-    kinds: dict[str, Any] = {
-        "enwik8": lambda: Enwik8(path, pool),
-        "jsonl": lambda: JsonLines(path, text_key),
-        "text": lambda: TextFiles(path),
-        "table": lambda: Tables(path, text_key),
-        "parquet": lambda: Parquet(path, text_key),
-        "shards": lambda: CompetitionShards(path, vocab_size, bos_id),
-    }
-    corpus: Corpus = kinds[kind]()
+@dataclass(frozen=True)
+class Options:
+    """What some kinds of corpus need: workers, the key of the text, and the vocabulary and BOS of given ids."""
+
+    pool: ProcessPoolExecutor | None = None
+    text_key: str = "text"
+    vocab_size: int = 0
+    bos_id: int = 1
+
+
+KINDS: dict[str, Callable[[Path, Options], Corpus]] = {  # the values of tokenize.source
+    "enwik8": lambda path, options: Enwik8(path, options.pool),
+    "jsonl": lambda path, options: JsonLines(path, options.text_key),
+    "text": lambda path, options: TextFiles(path),
+    "table": lambda path, options: Tables(path, options.text_key),
+    "parquet": lambda path, options: Parquet(path, options.text_key),
+    "shards": lambda path, options: CompetitionShards(path, options.vocab_size, options.bos_id),
+}
+
+
+def open_corpus(kind: str, path: str | Path, options: Options | None = None) -> Corpus:
+    """Open a corpus of one of the ``KINDS``. Raises ``CorpusError`` when its files are missing."""
+    corpus = KINDS[kind](Path(path), options or Options())
     corpus.files()
     return corpus
 

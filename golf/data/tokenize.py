@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from golf.base.params import to_dict
 from golf.base.progress import bar
 from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
 from golf.data.encode import Encoded, encode_corpus
-from golf.data.sources import SourceKind, WithValidation, open_corpus, source_sha256
+from golf.data.sources import KINDS, Options, WithValidation, open_corpus, source_sha256
 from golf.data.split import SPLITS, Splitter
 from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
 
@@ -30,7 +30,7 @@ __all__ = ["TokenizeConfig", "summary", "tokenize_corpus"]
 class TokenizeConfig:
     """Section ``tokenize`` of the parameters; meanings and units stand in ``conf/config.yaml``."""
 
-    source: SourceKind
+    source: str
     path: str
     val_path: str
     text_key: str
@@ -45,6 +45,8 @@ class TokenizeConfig:
     split_seed: int
 
     def __post_init__(self) -> None:
+        if self.source not in KINDS:
+            raise ValueError(f"source is {self.source!r}, wanted one of {', '.join(KINDS)}")
         for name in ("max_bytes", "val_max_bytes", "holdout_max_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted bytes >= 0 (0 means no limit)")
@@ -127,11 +129,12 @@ class _workers:
 
 
 def _open(config: TokenizeConfig, root: Path, given: Tokenizer | None, pool: ProcessPoolExecutor | None) -> Corpus:
-    ids = {"vocab_size": given.vocab_size, "bos_id": given.bos_id} if given else {}
+    options = Options(pool, config.text_key)
+    if given:
+        options = replace(options, vocab_size=given.vocab_size, bos_id=given.bos_id)
 
     def at(path: str) -> Corpus:
-        absolute = root / Path(path).expanduser()
-        return open_corpus(config.source, absolute, pool=pool, text_key=config.text_key, **ids)
+        return open_corpus(config.source, root / Path(path).expanduser(), options)
 
     corpus = at(config.path)
     return corpus if config.val_path == "none" else WithValidation(at(config.val_path), corpus)

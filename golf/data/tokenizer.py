@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -223,7 +224,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _train(texts: Iterable[str], vocab_size: int, **options: str) -> bytes:
+def _train(texts: Iterable[str], vocab_size: int, **options: Any) -> bytes:
     model = io.BytesIO()
     guarded = _Guarded(texts)
     try:

@@ -17,7 +17,7 @@ import zstandard
 
 from golf.data import documents
 from golf.data.documents import CorpusError, Position, find_files
-from golf.data.sources import open_corpus
+from golf.data.sources import Options, open_corpus
 
 ZSTD = zstandard.ZstdCompressor(write_checksum=True)  # as the command zstd does
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": ZSTD.compress}
@@ -25,7 +25,7 @@ PROSE = "A cat is a small animal that lives with people and hunts mice. " * 30
 
 
 def texts(kind: str, path: Path, **options: str) -> list[str | None]:
-    return [document.text for document in open_corpus(kind, path, **options).documents(Position())]  # type: ignore[arg-type]
+    return [document.text for document in open_corpus(kind, path, Options(**options)).documents(Position())]
 
 
 def lines(*values: object) -> bytes:

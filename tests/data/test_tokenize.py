@@ -134,6 +134,7 @@ def test_empty_split_names_its_key(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"source": "csv"}, "source is 'csv', wanted one of enwik8, jsonl, text, table, parquet, shards"),
         ({"vocab_size": 200}, "vocab_size is 200, wanted 261 to 65536"),
         ({"vocab_size": 70_000}, "vocab_size is 70000"),
         ({"val_fraction": 0.9, "holdout_fraction": 0.2}, "val_fraction, holdout_fraction are"),
