@@ -31,6 +31,7 @@ from golf.base.files import write_text
 from golf.base.params import from_dict
 from golf.data.shards import load_split, open_split
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.config import GptqConfig
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
@@ -60,7 +61,7 @@ TRAIN: dict[str, Any] = {
     "precision": "bf16", "compile": False, "checkpoint_seconds": 1e9, "log_seconds": 1e9, "live": False,
 }  # fmt: skip
 PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
-QUANTIZE = QuantizeConfig("sdclip", LEVELS, PERCENTILES, 12.85)
+QUANTIZE = QuantizeConfig("sdclip", LEVELS, PERCENTILES, 12.85, GptqConfig(token_exponent=0.0), control_step=0.0)
 WEIGHTS = ("raw", "swa", "ema")
 
 

@@ -43,8 +43,8 @@ from golf.scoring.text import ValidationText
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LEVELS = dict.fromkeys(QUANTIZED_ROLES, 31)
-LITE = QuantizeConfig("gptq_lite", LEVELS, PERCENTILES, 8.0)
-STACK = QuantizeConfig("gptq_trellis", LEVELS, PERCENTILES, 12.0, gptq=GptqConfig(token_exponent=0.5))
+LITE = QuantizeConfig("gptq_lite", LEVELS, PERCENTILES, 8.0, GptqConfig(token_exponent=0.0), control_step=0.0)
+STACK = QuantizeConfig("gptq_trellis", LEVELS, PERCENTILES, 12.0, GptqConfig(token_exponent=0.5), control_step=0.0)
 CALIBRATE = CalibrateConfig(tokens=16384, window=256, batch=8)
 SLIDING = SlidingConfig(256, 128, 8, "fp32")
 TITLES = {

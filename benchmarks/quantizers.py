@@ -77,6 +77,7 @@ class Bench:
             PERCENTILES,
             8.0 if lite else setting,
             gptq=GptqConfig(column_exponent=recipe.column_exponent, token_exponent=recipe.token_exponent),
+            control_step=0.0,
         )
         model = build_model(config_from_dict(self.meta["model"]), self.meta["vocab_size"])
         quantizer = Quantizer(

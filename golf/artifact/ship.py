@@ -11,12 +11,13 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from golf.artifact.coders import CODERS
 from golf.artifact.layout import BLOCKS, Unpacked
 from golf.base.code import import_closure, minify
 from golf.base.errors import GolfError
+from golf.base.params import Ge, Le
 from golf.quantize.rounding import entropy_bits
 
 __all__ = [
@@ -30,11 +31,7 @@ class CompressConfig:
     """Section `compress` of the parameters."""
 
     coder: Literal["smallest", "rans"]
-    limit_bytes: int
-
-    def __post_init__(self) -> None:
-        if self.limit_bytes < 1:
-            raise ValueError(f"limit_bytes: found {self.limit_bytes}, wanted a positive number of bytes")
+    limit_bytes: Annotated[int, Ge(1), Le(10**12)]
 
     @property
     def coders(self) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from golf.base.files import atomic_directory, write_bytes, write_json
-from golf.base.params import to_dict
+from golf.base.params import Ge, Gt, Le, Lt, Natural, Seed, to_dict
 from golf.base.progress import bar
 from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
 from golf.data.encode import Encoded, encode_corpus
@@ -34,33 +34,26 @@ class TokenizeConfig:
     path: str
     val_path: str
     text_key: str
-    max_bytes: int
+    max_bytes: Natural
     tokenizer: str
-    vocab_size: int
-    train_bytes: int
-    val_fraction: float
-    val_max_bytes: int
-    holdout_fraction: float
-    holdout_max_bytes: int
-    split_seed: int
+    vocab_size: Annotated[int, Ge(MIN_VOCAB_SIZE), Le(1 << 16)]
+    train_bytes: Annotated[int, Ge(1), Le(10**12)]
+    val_fraction: Annotated[float, Gt(0), Lt(1)]
+    val_max_bytes: Natural
+    holdout_fraction: Annotated[float, Gt(0), Lt(1)]
+    holdout_max_bytes: Natural
+    split_seed: Seed
 
     def __post_init__(self) -> None:
         if self.source not in KINDS:
-            raise ValueError(f"source is {self.source!r}, wanted one of {', '.join(KINDS)}")
-        for name in ("max_bytes", "val_max_bytes", "holdout_max_bytes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted bytes >= 0 (0 means no limit)")
-        if not MIN_VOCAB_SIZE <= self.vocab_size <= 1 << 16:
-            raise ValueError(f"vocab_size is {self.vocab_size}, wanted {MIN_VOCAB_SIZE} to 65536 (ids are uint16)")
-        if self.train_bytes <= 0:
-            raise ValueError(f"train_bytes is {self.train_bytes}, wanted bytes > 0")
+            raise ValueError(f"source: found {self.source!r}, expected one of {', '.join(KINDS)}")
         shares = (self.val_fraction, self.holdout_fraction)
-        if not (all(0.0 < share < 1.0 for share in shares) and sum(shares) < 1.0):
-            raise ValueError(f"val_fraction, holdout_fraction are {shares}, wanted each in (0, 1) and a sum below 1")
+        if sum(shares) >= 1.0:
+            raise ValueError(f"val_fraction, holdout_fraction: found {shares}, expected a sum below 1")
         if self.source == "shards" and self.tokenizer == "train":
-            raise ValueError("tokenizer is `train`, wanted the path of the .model that the shards were made with")
+            raise ValueError("tokenizer: found `train`, expected the path of the .model that the shards were made with")
         if self.source == "shards" and self.val_path != "none":
-            raise ValueError(f"val_path is {self.val_path}, wanted none: shards bring their own validation side")
+            raise ValueError(f"val_path: found {self.val_path}, expected none: shards bring their own validation side")
 
 
 def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int = 1) -> dict[str, Any]:

@@ -7,6 +7,10 @@ Constants were compared on the very text of the benchmark, over a weak base (2.1
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from golf.base.errors import GolfError
+from golf.base.params import Count, Ge, Le, NonNegative, Share, Size
 
 __all__ = ["LayerConfig", "MixtureConfig", "RecordConfig"]
 
@@ -21,20 +25,14 @@ class RecordConfig:
     """
 
     bias: bool = True
-    bias_chunk_tokens: int = 64
-    bias_global_rate: float = 0.002
-    bias_document_rate: float = 0.1
-    candidates: int = 3
-    candidate_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+    bias_chunk_tokens: Size = 64
+    bias_global_rate: NonNegative = 0.002
+    bias_document_rate: NonNegative = 0.1
+    candidates: Annotated[int, Ge(1), Le(8)] = 3
+    candidate_orders: tuple[Count, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 
     def __post_init__(self) -> None:
         _check_orders(self, "candidate_orders")
-        _check_positive(self, "bias_chunk_tokens", "candidates")
-        if self.candidates > 8:
-            raise ValueError(f"candidates: found {self.candidates}, wanted 1 to 8")
-        for name in ("bias_global_rate", "bias_document_rate"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, wanted 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +45,24 @@ class LayerConfig:
     """
 
     chain: bool = True
-    chain_orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-    chain_forgetting: float = 0.9998
+    chain_orders: tuple[Count, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+    chain_forgetting: Share = 0.9998
     cascade: bool = True
-    cascade_rate: float = 0.01
+    cascade_rate: NonNegative = 0.01
     final: bool = True
-    final_rate_floor: float = 0.005
-    document_orders: tuple[int, ...] = (1, 2)
-    near_tokens: int = 900
+    final_rate_floor: Share = 0.005
+    document_orders: tuple[Annotated[int, Ge(0), Le(64)], ...] = (1, 2)
+    near_tokens: Count = 900
     entropy_edges_nats: tuple[float, ...] = (0.5, 1.5, 2.5, 3.5)
 
     def __post_init__(self) -> None:
         _check_orders(self, "chain_orders")
         if list(self.entropy_edges_nats) != sorted(self.entropy_edges_nats) or not self.entropy_edges_nats:
-            raise ValueError(f"entropy_edges_nats: found {list(self.entropy_edges_nats)}, wanted rising numbers")
-        documents = list(self.document_orders)
-        if documents != sorted(set(documents)) or any(not 0 <= order <= 64 for order in documents):
-            raise ValueError(f"document_orders: found {documents}, wanted rising context lengths from 0 to 64")
-        _check_positive(self, "near_tokens")
-        if not self.cascade_rate >= 0:
-            raise ValueError(f"cascade_rate: found {self.cascade_rate}, wanted 0 or more")
-        for name in ("chain_forgetting", "final_rate_floor"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, wanted a number from 0 to 1")
+            raise ValueError(f"entropy_edges_nats: found {list(self.entropy_edges_nats)}, expected rising numbers")
+        if list(self.document_orders) != sorted(set(self.document_orders)):
+            raise ValueError(f"document_orders: found {list(self.document_orders)}, expected rising context lengths")
         if self.final and not (self.chain and self.cascade):
-            raise ValueError("final: found true without both `chain` and `cascade`, wanted both or `final: false`")
+            raise ValueError("final: found true without both `chain` and `cascade`, expected both or `final: false`")
 
 
 @dataclass(frozen=True)
@@ -90,10 +81,4 @@ class MixtureConfig:
 def _check_orders(config: object, name: str) -> None:
     orders = getattr(config, name)
     if not orders or list(orders) != sorted(set(orders)) or orders[0] < 1 or len(orders) > 30:
-        raise ValueError(f"{name}: found {list(orders)}, wanted 1 to 30 rising context lengths >= 1")
-
-
-def _check_positive(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}: found {getattr(config, name)}, wanted more than 0")
+        raise GolfError(f"{name}: found {list(orders)}, wanted 1 to 30 rising context lengths >= 1")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
 
-__all__ = ["LanguageModel", "Role", "check_attention", "check_positive"]
+__all__ = ["LanguageModel", "Role", "check_shape"]
 
 Role = Literal["embedding", "attention", "mlp", "control"]
 
@@ -159,19 +159,15 @@ class LanguageModel(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.unique_parameters().values())
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Raise ``ValueError`` for the first of the config's keys ``names`` that is not above zero."""
-    for name in names:
-        value = getattr(config, name)
-        if not value > 0:
-            raise GolfError(f"{name}: found {value}, wanted more than 0")
-
-
-def check_attention(width: int, heads: int, kv_heads: int) -> None:
-    """Raise ``ValueError`` unless the heads divide the width, kv_heads divide the heads and the head width is even."""
-    if heads < 1 or width % heads:
-        raise GolfError(f"heads: found {heads}, wanted a divisor of width {width}")
-    if kv_heads < 1 or heads % kv_heads:
-        raise GolfError(f"kv_heads: found {kv_heads}, wanted a divisor of heads {heads}")
+def check_shape(config: Any) -> None:
+    """Raise ``GolfError`` unless heads divide the width, kv_heads the heads, the head width is even and the MLP has
+    channels."""
+    width, heads, kv_heads = config.width, config.heads, config.kv_heads
+    if width % heads:
+        raise GolfError(f"heads: found {heads}, expected a divisor of width {width}")
+    if heads % kv_heads:
+        raise GolfError(f"kv_heads: found {kv_heads}, expected a divisor of heads {heads}")
     if (width // heads) % 2:
-        raise GolfError(f"heads: found head width {width // heads} (width / heads), wanted an even one for RoPE")
+        raise GolfError(f"heads: found head width {width // heads} (width / heads), expected an even one for RoPE")
+    if config.mlp_width < 1:
+        raise GolfError(f"mlp_ratio: found {config.mlp_ratio}, expected at least 1 / width")

@@ -10,13 +10,14 @@ first P * r rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.models.base import check_attention, check_positive
+from golf.base.params import Ge, Gt, Layers, Le, Natural, Positive, Size
+from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
 from golf.models.layers import Rope, activation_dtype, rms_norm
 from golf.models.stream import StreamStep
@@ -32,31 +33,26 @@ class DepthRecurrentConfig:
     """
 
     family: Literal["depth_recurrent"]
-    width: int
-    blocks: int
-    repeats: int
-    heads: int
-    kv_heads: int
-    mlp_ratio: float
-    value_tables: int
+    width: Size
+    blocks: Layers
+    repeats: Layers
+    heads: Size
+    kv_heads: Size
+    mlp_ratio: Annotated[float, Gt(0), Le(64)]
+    value_tables: Annotated[int, Ge(0), Le(1000)]
     cross_repeat_skip: bool
-    xsa_last: int
+    xsa_last: Natural
     negative_slope: float
-    softcap: float
-    rope_base: float
+    softcap: Positive
+    rope_base: Positive
     qk_gain: float
-    norm_eps: float
+    norm_eps: Positive
 
     def __post_init__(self) -> None:
-        check_positive(self, "width", "blocks", "repeats", "mlp_ratio", "softcap", "rope_base", "norm_eps")
-        check_attention(self.width, self.heads, self.kv_heads)
+        check_shape(self)
         layers = self.blocks * self.repeats
-        if not 0 <= self.xsa_last <= layers:
-            raise ValueError(f"xsa_last: found {self.xsa_last}, wanted 0 to {layers} (blocks * repeats)")
-        if self.value_tables < 0:
-            raise ValueError(f"value_tables: found {self.value_tables}, wanted 0 or more")
-        if self.mlp_width < 1:
-            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+        if self.xsa_last > layers:
+            raise ValueError(f"xsa_last: found {self.xsa_last}, expected 0 to {layers} (blocks * repeats)")
 
     @property
     def mlp_width(self) -> int:

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
-from golf.models.base import LanguageModel, Role, check_attention, check_positive
+from golf.base.params import Ge, Gt, Le, Natural, Positive, Size
+from golf.models.base import LanguageModel, Role, check_shape
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule
 from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
@@ -91,42 +92,36 @@ class GdnHybridConfig:
 
     family: Literal["gdn_hybrid"]
     layout: str
-    kv_share_stride: int
-    width: int
-    delta_heads: int
-    delta_key_dim: int
-    delta_value_dim: int
-    delta_chunk: int
-    delta_norm_eps: float
+    kv_share_stride: Natural
+    width: Size
+    delta_heads: Size
+    delta_key_dim: Size
+    delta_value_dim: Size
+    delta_chunk: Size
+    delta_norm_eps: Positive
     negative_eigenvalues: bool
-    conv_size: int
-    heads: int
-    kv_heads: int
-    window: int
-    rope_base: float
+    conv_size: Size
+    heads: Size
+    kv_heads: Size
+    window: Size
+    rope_base: Positive
     qk_gain: float
-    mlp_ratio: float
+    mlp_ratio: Annotated[float, Gt(0), Le(64)]
     negative_slope: float
-    hash_rows: int
-    hash_width: int
+    hash_rows: Natural
+    hash_width: Natural
     smear: bool
-    bos_id: int
-    softcap: float
-    norm_eps: float
+    bos_id: Annotated[int, Ge(NO_TOKEN), Le(1 << 16)]  # -1 where documents have no first token
+    softcap: Positive
+    norm_eps: Positive
 
     def __post_init__(self) -> None:
-        check_positive(self, "width", "delta_heads", "delta_key_dim", "delta_value_dim", "delta_chunk", "conv_size")
-        check_positive(self, "window", "mlp_ratio", "softcap", "rope_base", "norm_eps", "delta_norm_eps")
-        check_attention(self.width, self.heads, self.kv_heads)
+        check_shape(self)
         parse_layout(self.layout, self.kv_share_stride)
-        if self.hash_rows < 0 or self.hash_rows == 1:
-            raise ValueError(f"hash_rows: found {self.hash_rows}, wanted 0 (no hash embedding) or at least 2")
+        if self.hash_rows == 1:
+            raise ValueError(f"hash_rows: found {self.hash_rows}, expected 0 (no hash embedding) or at least 2")
         if self.hash_rows and self.hash_width < 1:
-            raise ValueError(f"hash_width: found {self.hash_width}, wanted at least 1")
-        if self.bos_id < NO_TOKEN:
-            raise ValueError(f"bos_id: found {self.bos_id}, wanted a token, or -1 where documents have no first token")
-        if self.mlp_width < 1:
-            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+            raise ValueError(f"hash_width: found {self.hash_width}, expected at least 1")
 
     @property
     def mlp_width(self) -> int:

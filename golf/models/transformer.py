@@ -8,13 +8,14 @@ weights. Squared-ReLU MLP, GQA with normed and gained queries, one mix with the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.models.base import check_attention, check_positive
+from golf.base.params import Gt, Layers, Le, Positive, Size
+from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
 from golf.models.layers import Rope, activation_dtype, rms_norm
 from golf.models.stream import StreamStep
@@ -30,23 +31,20 @@ class TransformerConfig:
     """
 
     family: Literal["transformer"]
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp_ratio: float
+    width: Size
+    layers: Layers
+    heads: Size
+    kv_heads: Size
+    mlp_ratio: Annotated[float, Gt(0), Le(64)]
     unet_skips: bool
     negative_slope: float
-    softcap: float
-    rope_base: float
+    softcap: Positive
+    rope_base: Positive
     qk_gain: float
-    norm_eps: float
+    norm_eps: Positive
 
     def __post_init__(self) -> None:
-        check_positive(self, "width", "layers", "mlp_ratio", "softcap", "rope_base", "norm_eps")
-        check_attention(self.width, self.heads, self.kv_heads)
-        if self.mlp_width < 1:
-            raise ValueError(f"mlp_ratio: found {self.mlp_ratio}, wanted at least 1 / width")
+        check_shape(self)
 
     @property
     def mlp_width(self) -> int:

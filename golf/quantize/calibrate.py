@@ -13,11 +13,12 @@ calibration on own samples: parameter-golf PR #1019.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 
 from golf.base.errors import GolfError
+from golf.base.params import Count, Gt, Le, Seed, Size
 from golf.base.progress import bar
 from golf.quantize.hessian import HessianError, HessianSums
 
@@ -51,21 +52,12 @@ class TokenSource(Protocol):
 class CalibrateConfig:
     """Section `calibrate` of the parameters; units and meaning stand beside the keys in conf/config.yaml."""
 
-    tokens: int
-    window: int
-    batch: int
+    tokens: Count
+    window: Size
+    batch: Size
     source: Literal["train", "samples"] = "train"
-    temperature: float = 0.8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for key in ("tokens", "window", "batch"):
-            if getattr(self, key) < 1:
-                raise GolfError(f"{key}: found {getattr(self, key)}, expected 1 or more")
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise GolfError(f"temperature: found {self.temperature}, expected above 0 (1 samples the model as it is)")
-        if self.seed < 0:
-            raise GolfError(f"seed: found {self.seed}, expected 0 or more")
+    temperature: Annotated[float, Gt(0), Le(100)] = 0.8
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

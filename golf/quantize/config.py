@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-import numpy as np
-
-from golf.base.errors import GolfError
+from golf.base.params import Clip, Count, Ge, Gt, Le, Natural, Share, Size
 
 __all__ = ["QUANTIZED_ROLES", "GptqConfig", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
 
 QUANTIZED_ROLES = ("embedding", "attention", "mlp")
 Method = Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
-_LARGEST_CLIP = 1000.0
 _WITH_HESSIANS = ("gptq", "gptq_trellis")
 
 
@@ -21,18 +18,10 @@ _WITH_HESSIANS = ("gptq", "gptq_trellis")
 class GptqConfig:
     """Keys `quantize.gptq`; units and meaning stand beside them in conf/config.yaml."""
 
-    damping: float = 0.01
-    column_exponent: float = 0.5
+    token_exponent: Annotated[float, Ge(0), Le(0.5)]
+    damping: Annotated[float, Gt(0), Le(1)] = 0.01
+    column_exponent: Share = 0.5
     act_order: bool = False
-    token_exponent: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.damping) and 0 < self.damping <= 1):
-            raise GolfError(f"damping: found {self.damping}, expected above 0, 1 at most (0.01 is usual)")
-        if not 0 <= self.column_exponent <= 1:
-            raise GolfError(f"column_exponent: found {self.column_exponent}, expected 0 (none) to 1 (water-filling)")
-        if not 0 <= self.token_exponent <= 0.5:
-            raise GolfError(f"token_exponent: found {self.token_exponent}, expected 0 (off) to 0.5 (water-filling)")
 
 
 @dataclass(frozen=True)
@@ -40,11 +29,7 @@ class RoleConfig:
     """What one tensor role has of its own; ``None`` takes the value of the whole section."""
 
     method: Method | None = None
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.clip is not None:
-            _check_clip(self.clip)
+    clip: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +37,8 @@ class SplitConfig:
     """Keys `quantize.split`; see ``golf.quantize.fit``."""
 
     by: Literal["none", "tensor"] = "none"
-    tokens: int = 2048
-    window: int = 256
-
-    def __post_init__(self) -> None:
-        for key in ("tokens", "window"):
-            if getattr(self, key) < 1:
-                raise GolfError(f"{key}: found {getattr(self, key)}, expected 1 or more")
+    tokens: Count = 2048
+    window: Size = 256
 
 
 @dataclass(frozen=True)
@@ -89,32 +69,24 @@ class QuantizeConfig:
     """Section `quantize` of the parameters; units and meaning stand beside the keys in conf/config.yaml."""
 
     method: Method
-    levels: dict[str, int]
-    percentiles: tuple[float, ...]
-    clip: float
-    gptq: GptqConfig = field(default_factory=GptqConfig)
+    levels: dict[str, Annotated[int, Ge(7), Le(127)]]
+    percentiles: tuple[Annotated[float, Ge(0.5), Le(1)], ...]
+    clip: Clip
+    gptq: GptqConfig
+    control_step: Share
     roles: dict[str, RoleConfig] = field(default_factory=lambda: dict.fromkeys(QUANTIZED_ROLES, RoleConfig()))
-    target_bytes: int = 0
+    target_bytes: Natural = 0
     split: SplitConfig = field(default_factory=SplitConfig)
-    control_step: float = 0.0
 
     def __post_init__(self) -> None:
         for key, given in (("levels", self.levels), ("roles", self.roles)):
             if set(given) != set(QUANTIZED_ROLES):
                 expected = ", ".join(QUANTIZED_ROLES)
-                raise GolfError(f"{key}: found {', '.join(sorted(given))}, expected exactly {expected}")
-        for role, levels in self.levels.items():
-            if not 7 <= levels <= 127:
-                raise GolfError(f"levels.{role}: found {levels}, expected 7 (4 bit) to 127 (8 bit)")
-        if not self.percentiles or not all(0.5 <= p <= 1.0 for p in self.percentiles):
-            raise GolfError(f"percentiles: found {list(self.percentiles)}, expected at least one in 0.5..1")
-        _check_clip(self.clip)
+                raise ValueError(f"{key}: found {', '.join(sorted(given))}, expected exactly {expected}")
+        if not self.percentiles:
+            raise ValueError("percentiles: found none, expected at least one")
         if self.gptq.act_order and "gptq_trellis" in self.methods:
-            raise GolfError("gptq.act_order: found true, expected false: the trellis walks columns in storage order")
-        if not 0 <= self.control_step <= 1:
-            raise GolfError(f"control_step: found {self.control_step}, expected 0 (none) to 1 root mean square")
-        if self.target_bytes < 0:
-            raise GolfError(f"target_bytes: found {self.target_bytes}, expected a number of bytes, or 0 for no search")
+            raise ValueError("gptq.act_order: found true, expected false: the trellis walks columns in storage order")
 
     def recipe(self, role: str, *, scale: float = 1.0) -> Recipe:
         """The recipe of ``role``, one of ``QUANTIZED_ROLES``, with steps ``scale`` times those of the parameters."""
@@ -130,8 +102,3 @@ class QuantizeConfig:
     def needs_hessians(self) -> bool:
         """Whether a method uses what `calibrate` makes."""
         return any(method in _WITH_HESSIANS for method in self.methods)
-
-
-def _check_clip(clip: float) -> None:
-    if not (np.isfinite(clip) and 0 < clip <= _LARGEST_CLIP):
-        raise GolfError(f"clip: found {clip}, expected a number of standard deviations above 0, 1000 at most")

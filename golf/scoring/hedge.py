@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.base.jit import kernel
-from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.text import ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
 
@@ -37,14 +37,6 @@ class SimpleHedgeConfig:
     share: float
     temperatures: tuple[float, ...]
     smoothing: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0.0):
-            raise ScoringError(f"hedge learning_rate is {self.learning_rate}, wanted a number above 0")
-        if not 0.0 <= self.share < 1.0:
-            raise ScoringError(f"hedge share is {self.share}, wanted 0 or more and less than 1")
-        if not (math.isfinite(self.smoothing) and self.smoothing > 0.0):
-            raise ScoringError(f"hedge smoothing is {self.smoothing}, wanted a number above 0")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
 from golf.mixture.config import LayerConfig, MixtureConfig
 from golf.mixture.counts import count_contexts
@@ -36,13 +37,9 @@ class HedgeConfig(LayerConfig):
     beside it, has of its own."""
 
     bias: bool
-    learning_rate: float
-    share: float
-    smoothing: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.simple(())
+    learning_rate: Positive
+    share: BelowOne
+    smoothing: Positive
 
     def simple(self, temperatures: tuple[float, ...]) -> SimpleHedgeConfig:
         """Plain Hedge over the temperatures that the streaming pass recorded."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
+from golf.base.params import Size
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 
@@ -63,8 +64,8 @@ class Rows:
 class RoundtripConfig:
     """``window`` tokens, ``batch`` windows in a forward pass, ``precision`` of its matrix products."""
 
-    window: int
-    batch: int
+    window: Size
+    batch: Size
     precision: Precision
 
     def plan(self, num_targets: int) -> WindowPlan:
@@ -77,9 +78,9 @@ class SlidingConfig:
     """``window`` tokens, of which each window after the first scores the last ``stride``; ``batch`` windows in a
     forward pass; ``precision`` of its matrix products."""
 
-    window: int
-    stride: int
-    batch: int
+    window: Size
+    stride: Size
+    batch: Size
     precision: Precision
 
     def plan(self, num_targets: int) -> WindowPlan:

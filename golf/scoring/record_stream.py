@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
+from golf.base.params import Count, Gt, Le
 from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.streaming import PassConfig, iterate_stream_rows
-from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.text import ValidationText
 
 if TYPE_CHECKING:
     import torch
@@ -36,17 +37,12 @@ class StreamingConfig(PassConfig, RecordConfig):
     ``temperatures`` of the tempered copies, and ``sampled_rows`` targets whose whole row is recorded, on which the
     mixture proves its sum."""
 
-    temperatures: tuple[float, ...]
-    sampled_rows: int
+    temperatures: tuple[Annotated[float, Gt(0), Le(1000)], ...]
+    sampled_rows: Count
 
     def __post_init__(self) -> None:
         PassConfig.__post_init__(self)
         RecordConfig.__post_init__(self)
-        for temperature in self.temperatures:
-            if not 0.0 < temperature < float("inf"):
-                raise ScoringError(f"temperature {temperature} found, wanted numbers above 0")
-        if self.sampled_rows < 1:
-            raise ScoringError(f"sampled_rows is {self.sampled_rows}, wanted at least 1: sums are checked on them")
 
 
 def record_stream(

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
+from golf.base.params import Count, Ge, Le, Natural, Size
 from golf.scoring.network import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import check_window
@@ -49,23 +50,18 @@ class PassConfig:
     through a segment chunk by chunk and keeps keys, ``band`` takes whole segments in one pass (``chunk`` idle), which
     ``compile`` turns into a graph; the score is the same up to rounding."""
 
-    window: int
-    chunk: int
-    segment: int
-    warmup: int
-    streams: int
+    window: Size
+    chunk: Size
+    segment: Count
+    warmup: Natural
+    streams: Annotated[int, Ge(1), Le(4096)]
     precision: Precision
     attention: Attention = field(default="ring", kw_only=True)
     compile: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.compile and self.attention != "band":
-            raise ScoringError("compile is true with attention: ring, wanted attention: band or compile: false")
-        for name in ("chunk", "segment", "streams"):
-            if getattr(self, name) < 1:
-                raise ScoringError(f"{name} is {getattr(self, name)}, wanted at least 1")
-        if self.warmup < 0:
-            raise ScoringError(f"warmup is {self.warmup} tokens, wanted 0 or more")
+            raise ScoringError("compile: found true with attention: ring, expected attention: band or compile: false")
 
 
 @dataclass(frozen=True)

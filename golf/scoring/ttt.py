@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from golf.base.distributed import ALONE
+from golf.base.params import Natural, NonNegative, Seed, Size
 from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
@@ -39,22 +40,14 @@ class TttConfig:
     ``group_documents`` after which they start anew (0: never); ``seed`` of ``down``; ``precision`` of the products."""
 
     enabled: bool
-    window: int
-    stride: int
-    update_windows: int
-    rank: int
-    learning_rate: float
-    group_documents: int
-    seed: int
+    window: Size
+    stride: Size
+    update_windows: Size
+    rank: Size
+    learning_rate: NonNegative
+    group_documents: Natural
+    seed: Seed
     precision: Precision
-
-    def __post_init__(self) -> None:
-        for name in ("update_windows", "rank"):
-            if getattr(self, name) < 1:
-                raise ScoringError(f"{name} is {getattr(self, name)}, wanted at least 1")
-        for name in ("learning_rate", "group_documents"):
-            if not getattr(self, name) >= 0:
-                raise ScoringError(f"{name} is {getattr(self, name)}, wanted 0 or more")
 
 
 class LowRank:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from golf.artifact.decode import Decoded
+from golf.base.params import Ge, Le, Size
 from golf.data.shards import Split
 from golf.data.tokenizer import Tokenizer
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
@@ -22,15 +23,11 @@ __all__ = ["ProveConfig", "prove", "sample_tokens"]
 class ProveConfig:
     """``max_tokens`` of the sample; ``streams``, ``window``, ``arithmetic`` and ``mixture`` as in ``CodecConfig``."""
 
-    max_tokens: int
-    streams: int
-    window: int
+    max_tokens: Annotated[int, Ge(2), Le(10**9)]
+    streams: Annotated[int, Ge(1), Le(4096)]
+    window: Size
     arithmetic: Arithmetic
     mixture: bool
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 2:
-            raise CodecError(f"max_tokens is {self.max_tokens}, wanted at least 2")
 
     def codec(self, threads: int) -> CodecConfig:
         """The same as the codec wants it."""

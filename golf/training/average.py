@@ -17,6 +17,7 @@ from torch import Tensor
 
 from golf.base.errors import GolfError
 from golf.base.files import FileError, load_torch, require
+from golf.base.params import Natural
 from golf.base.progress import bar
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
@@ -41,12 +42,7 @@ class AverageConfig:
     """Which weights go on to the quantizer."""
 
     kind: Literal["best", "mean", "ema", "raw"]  # least held-out loss, mean of the snapshots, moving average, final
-    last: int  # snapshots averaged, counted from the last; 0: all
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if self.last < 0:
-            raise ValueError(f"last: found {self.last}, wanted 0 (all snapshots) or more")
+    last: Natural  # snapshots averaged, counted from the last; 0: all
 
 
 def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
@@ -97,7 +93,7 @@ def least_loss(losses: Mapping[str, float]) -> str:
     """The kind of weights with the least held-out loss; of equals the first. Raises ``ValueError`` for none finite."""
     finite = {kind: loss for kind, loss in losses.items() if np.isfinite(loss)}
     if not finite:
-        raise ValueError(f"average.kind best: found held-out losses {dict(losses)}, expected one that is finite")
+        raise GolfError(f"average.kind best: found held-out losses {dict(losses)}, expected one that is finite")
     return min(finite, key=finite.__getitem__)
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from golf.base.errors import GolfError
+from golf.base.params import (
+    BelowOne,
+    Clip,
+    Count,
+    Ge,
+    Gt,
+    Layers,
+    Le,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    Size,
+)
 from golf.training.schedule import Schedule, WarmdownShape
 
 __all__ = ["QatConfig", "TrainConfig", "check_qat", "qat_differences"]
 
-_POSITIVE = ("matrix_lr", "embedding_lr", "control_lr", "checkpoint_seconds", "log_seconds", "snapshot_every")
-_COUNTS = ("iterations", "tokens_per_step", "sequence_length", "micro_batch_tokens")
-_SHARES = ("momentum", "momentum_start", "ema_decay", "warmdown")
 _ROLES = ("embedding", "attention", "mlp")
 
 
@@ -22,21 +33,13 @@ _ROLES = ("embedding", "attention", "mlp")
 class QatConfig:
     """Section ``train.qat``: when it acts and on which grid."""
 
-    below: float  # acts while the learning-rate multiplier is below this; 0: never
-    clip: float  # step of a row = clip * its standard deviation / levels
-    levels: dict[str, int]  # per tensor role, as in the section `quantize`
+    below: Share  # acts while the learning-rate multiplier is below this; 0: never
+    clip: Clip  # step of a row = clip * its standard deviation / levels
+    levels: dict[str, Annotated[int, Ge(1), Le(127)]]  # per tensor role, as in the section `quantize`
 
     def __post_init__(self) -> None:
-        """Check ranges; the message names the key, what was found and what was wanted."""
-        if not 0 <= self.below <= 1:
-            raise ValueError(f"below: found {self.below}, wanted between 0 (off) and 1")
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise ValueError(f"clip: found {self.clip}, wanted a number of standard deviations above 0")
         if set(self.levels) != set(_ROLES):
-            raise ValueError(f"levels: found {', '.join(sorted(self.levels))}, wanted exactly {', '.join(_ROLES)}")
-        for role, most in self.levels.items():
-            if not 1 <= most <= 127:
-                raise ValueError(f"levels.{role}: found {most}, wanted 1 to 127")
+            raise ValueError(f"levels: found {', '.join(sorted(self.levels))}, expected exactly {', '.join(_ROLES)}")
 
 
 def check_qat(qat: QatConfig, quantize: Mapping[str, Any]) -> None:
@@ -53,7 +56,7 @@ def check_qat(qat: QatConfig, quantize: Mapping[str, Any]) -> None:
             methods[f"quantize.roles.{role}.method"] = own["method"]
     for key, method in methods.items():
         if method != "sdclip":
-            raise ValueError(
+            raise GolfError(
                 f"train.qat.below is {qat.below} and {key} is {method}: QAT trains for the grid of sdclip alone; "
                 f"set train.qat.below to 0 or {key} to sdclip"
             )
@@ -75,57 +78,46 @@ def qat_differences(qat: QatConfig, quantize: Mapping[str, Any]) -> list[str]:
 class TrainConfig:
     """How to train. Units: tokens, steps (optimizer updates), seconds, fractions of progress."""
 
-    seed: int  # of initial weights and data order
-    iterations: int  # optimizer steps when no time budget ends the run first
-    budget_seconds: float  # wall-clock budget, seconds of training; 0 runs by steps alone
-    tokens_per_step: int  # tokens in the global batch of one step
-    sequence_length: int  # tokens in one sequence
-    micro_batch_tokens: int  # tokens in one forward pass on one device
-    depth_phases: tuple[tuple[float, int], ...]  # (until this fraction of progress, repeats); empty: full depth
-    warmdown: float  # fraction of progress, at the end, in which the learning rate falls; 0: constant
+    seed: Seed  # of initial weights and data order
+    iterations: Annotated[int, Ge(1), Le(10**7)]  # optimizer steps when no time budget ends the run first
+    budget_seconds: Annotated[float, Ge(0), Le(10**7)]  # wall-clock budget, seconds of training; 0 runs by steps alone
+    tokens_per_step: Count  # tokens in the global batch of one step
+    sequence_length: Size  # tokens in one sequence
+    micro_batch_tokens: Count  # tokens in one forward pass on one device
+    depth_phases: tuple[tuple[Share, Layers], ...]  # (until this fraction of progress, repeats); empty: full depth
+    warmdown: BelowOne  # fraction of progress, at the end, in which the learning rate falls; 0: constant
     warmdown_shape: WarmdownShape
-    matrix_lr: float  # Muon learning rate
-    embedding_lr: float  # AdamW learning rate of the embedding tables
-    control_lr: float  # AdamW learning rate of vectors and scalars
-    weight_decay: float  # decoupled decay of the matrices, per step and unit of learning rate
-    momentum: float  # Muon momentum after its warm-up
-    momentum_start: float  # Muon momentum at step 0
-    momentum_warmup_steps: int  # steps over which the momentum rises
+    matrix_lr: Positive  # Muon learning rate
+    embedding_lr: Positive  # AdamW learning rate of the embedding tables
+    control_lr: Positive  # AdamW learning rate of vectors and scalars
+    weight_decay: NonNegative  # decoupled decay of the matrices, per step and unit of learning rate
+    momentum: BelowOne  # Muon momentum after its warm-up
+    momentum_start: BelowOne  # Muon momentum at step 0
+    momentum_warmup_steps: Natural  # steps over which the momentum rises
     muon_coefficients: Literal["quintic", "polar_express"]  # of the Newton-Schulz iteration
     muon_row_norm: bool  # every row of Muon's direction to length 1 before it is orthogonalized
     newton_schulz_precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 on CUDA, fp32 elsewhere
-    grad_clip: float  # global gradient norm at most; 0: off
-    snapshot_every: float  # fraction of progress between two snapshots
-    snapshot_below: float  # snapshots while the multiplier is below this; 0: none
-    ema_decay: float  # decay per step of the exponential moving average; 0: none
+    grad_clip: NonNegative  # global gradient norm at most; 0: off
+    snapshot_every: Annotated[float, Gt(0), Le(1)]  # fraction of progress between two snapshots
+    snapshot_below: Share  # snapshots while the multiplier is below this; 0: none
+    ema_decay: BelowOne  # decay per step of the exponential moving average; 0: none
     qat: QatConfig  # late quantization-aware training
     precision: Literal["bf16", "fp32"]  # bf16: autocast where the device has it
     compile: bool  # torch.compile one graph per depth before the clock starts
-    checkpoint_seconds: float  # seconds between two checkpoints
-    log_seconds: float  # seconds between two lines of the run log
+    checkpoint_seconds: Positive  # seconds between two checkpoints
+    log_seconds: Positive  # seconds between two lines of the run log
     live: bool  # every history row also goes to DVCLive
 
     def __post_init__(self) -> None:
-        """Check ranges; the message names the key, what was found and what was wanted."""
-        for name in _COUNTS:
-            _want(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in _POSITIVE:
-            _want(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        for name in _SHARES:
-            _want(name, getattr(self, name), 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        for name in ("seed", "budget_seconds", "weight_decay", "grad_clip", "momentum_warmup_steps"):
-            _want(name, getattr(self, name), getattr(self, name) >= 0, "at least 0")
-        _want("snapshot_every", self.snapshot_every, self.snapshot_every <= 1, "at most 1")
-        _want("snapshot_below", self.snapshot_below, 0 <= self.snapshot_below <= 1, "between 0 and 1")
+        """Check what a bound of one number cannot."""
         for name in ("tokens_per_step", "micro_batch_tokens"):
             value, length = getattr(self, name), self.sequence_length
-            _want(name, value, value % length == 0, f"a multiple of sequence_length ({length})")
+            if value % length:
+                raise ValueError(f"{name}: found {value}, expected a multiple of sequence_length ({length})")
         ends = [until for until, _ in self.depth_phases]
         rising = all(a < b for a, b in zip(ends, ends[1:], strict=False))
         if ends and not (rising and ends[0] > 0 and ends[-1] == 1.0):
-            raise ValueError(f"depth_phases: found ends {ends}, wanted rising fractions of progress that end at 1.0")
-        if any(repeats < 1 for _, repeats in self.depth_phases):
-            raise ValueError("depth_phases: every number of repeats must be at least 1")
+            raise ValueError(f"depth_phases: found ends {ends}, expected rising fractions of progress that end at 1.0")
 
     def check_world(self, world: int) -> None:
         """Raise ``ValueError`` naming the valid ones unless the batch divides over ``world`` processes."""
@@ -151,8 +143,3 @@ class TrainConfig:
             momentum=self.momentum,
             momentum_warmup_steps=self.momentum_warmup_steps,
         )
-
-
-def _want(name: str, value: float, good: bool, wanted: str) -> None:
-    if not good:
-        raise GolfError(f"{name}: found {value}, wanted {wanted}")

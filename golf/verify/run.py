@@ -20,7 +20,7 @@ from golf.artifact.decode import Decoded, load_artifact
 from golf.artifact.ship import CompressConfig
 from golf.base.errors import GolfError
 from golf.base.files import read_json, write_json
-from golf.base.params import load_section
+from golf.base.params import Count, Seed, load_section
 from golf.data.tokenizer import Tokenizer
 from golf.scoring.modes import MODES, load_modes
 from golf.scoring.network import RoundtripConfig
@@ -58,18 +58,15 @@ class VerifyConfig:
     replaced (and cuts of the text), ``choices`` last tokens run per prefix at most, ``seed`` of what is drawn."""
 
     modes: tuple[str, ...]
-    targets: int
-    flips: int
-    choices: int
-    seed: int
+    targets: Count
+    flips: Count
+    choices: Count
+    seed: Seed
 
     def __post_init__(self) -> None:
         for mode in self.modes:
             if mode not in MODES:
                 raise VerifyError(f"modes: found {mode}, wanted some of {', '.join(MODES)}")
-        for key in ("targets", "flips", "choices"):
-            if getattr(self, key) < 1:
-                raise VerifyError(f"{key}: found {getattr(self, key)}, wanted 1 or more")
         if not self.modes:
             raise VerifyError(f"modes: found none, wanted some of {', '.join(MODES)}")
 

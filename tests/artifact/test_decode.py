@@ -15,11 +15,11 @@ from golf.artifact.write import pack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.pipeline import QuantizeConfig, QuantizeResult
-from tiny import quantize_model, recurrent
+from tiny import quantize_config, quantize_model, recurrent
 
 TINY = recurrent()
 VOCAB = 40
-CONFIG = QuantizeConfig("gptq_lite", {"embedding": 31, "attention": 31, "mlp": 15}, (0.999, 1.0), 12.85)
+CONFIG = quantize_config("gptq_lite", {"embedding": 31, "attention": 31, "mlp": 15}, (0.999, 1.0), 12.85)
 
 
 def tiny_model() -> LanguageModel:

@@ -13,11 +13,12 @@ from golf.artifact.write import pack
 from golf.base.params import read_params, to_dict
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.pipeline import QuantizeConfig, Quantizer
+from golf.quantize.pipeline import Quantizer
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText
 from golf.textcodec import blocks
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
+from tiny import quantize_config
 
 SMALL = {
     "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24, "delta_heads": 2, "delta_key_dim": 8,
@@ -36,7 +37,7 @@ def decoded(root: Path) -> Decoded:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    method = QuantizeConfig("sdclip", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 12.85)
+    method = quantize_config("sdclip", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 12.85)
     meta = {"model": to_dict(config), "vocab_size": trained.vocab_size}
     return decode_artifact(pack(Quantizer(state, model, method, meta=meta).run().model, trained.model))
 

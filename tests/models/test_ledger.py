@@ -92,12 +92,12 @@ def test_unknown_family_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 7}, "heads: found 7, wanted a divisor of width 832"),
-        ({"kv_heads": 3}, "kv_heads: found 3, wanted a divisor of heads 8"),
+        ({"heads": 7}, "heads: found 7, expected a divisor of width 832"),
+        ({"kv_heads": 3}, "kv_heads: found 3, expected a divisor of heads 8"),
         ({"width": 24, "heads": 8}, "head width 3"),
-        ({"xsa_last": 13}, "xsa_last: found 13, wanted 0 to 12"),
+        ({"xsa_last": 13}, "xsa_last: found 13, expected 0 to 12"),
         ({"value_tables": -1}, "value_tables: found -1"),
-        ({"repeats": 0}, "repeats: found 0, wanted more than 0"),
+        ({"repeats": 0}, "repeats: found 0 .*, expected int, 1 or more"),
         ({"norm_eps": 0.0}, "norm_eps: found 0.0"),
         ({"mlp_ratio": 0.0001}, "mlp_ratio"),
         ({"widht": 3}, "did you mean `width`"),

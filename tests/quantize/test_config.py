@@ -11,11 +11,11 @@ import pytest
 from golf.base.params import ParamsError, from_dict, to_dict
 from golf.quantize.config import QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
-from tiny import flat, shaken
+from tiny import flat, quantize_config, shaken
 
 MODEL = flat(negative_slope=0.0)
 ROLES = ("embedding", "attention", "mlp")
-CONFIG = QuantizeConfig("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
+CONFIG = quantize_config("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
 
 
 def quantize(config: QuantizeConfig) -> Any:
@@ -45,12 +45,14 @@ def test_hessians_are_needed_when_one_role_needs_them() -> None:
     [
         ("roles", {"mlp": {"method": None, "clip": None}}, "roles: found mlp, expected exactly embedding"),
         ("roles.mlp", {"method": "awq", "clip": None}, "roles.mlp.method: found 'awq'"),
-        ("roles.mlp", {"method": None, "clip": -1.0}, "roles.mlp: clip: found -1.0"),
+        ("roles.mlp", {"method": None, "clip": -1.0}, "roles.mlp.clip: found -1.0"),
         ("roles.mlp", {"method": None}, "roles.mlp: missing key `clip`"),
         ("roles.mlp", {"method": None, "clip": None, "bits": 4}, "roles.mlp: unknown key `bits`"),
         ("target_bytes", -1, "target_bytes: found -1"),
+        ("control_step", 2, "control_step: found 2"),
+        ("gptq.token_exponent", 0.7, "token_exponent: found 0.7"),
         ("split.by", "role", "split.by: found 'role'"),
-        ("split.tokens", 0, "tokens: found 0, expected 1 or more"),
+        ("split.tokens", 0, "split.tokens: found 0 .*, expected int, 1 or more"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:

@@ -28,12 +28,12 @@ from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel
 from stages import quantize as stage
-from tiny import recurrent
+from tiny import quantize_config, recurrent
 
 VOCAB = 300
 TINY = recurrent(width=48, blocks=1)
 META = {"model": TINY, "vocab_size": VOCAB}
-CONFIG = QuantizeConfig("gptq_lite", dict.fromkeys(("embedding", "attention", "mlp"), 31), (0.999, 1.0), 8.0)
+CONFIG = quantize_config("gptq_lite", dict.fromkeys(("embedding", "attention", "mlp"), 31), (0.999, 1.0), 8.0)
 DECODER = 20_000
 TOKENIZER = b"\n\x05piece" * 60
 TOTAL = 66_000

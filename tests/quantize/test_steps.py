@@ -17,13 +17,13 @@ from golf.quantize.pipeline import Quantizer
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.steps import StepError, column_codes, row_codes, row_steps_by_spread, step_codes, token_factors
 from golf.quantize.tensors import column_steps, row_steps
-from tiny import recurrent, shaken
+from tiny import quantize_config, recurrent, shaken
 
 IMPORTANCE = np.exp2(np.random.default_rng(0).normal(0, 1.5, 300))
 VOCAB = 60
 MODEL = recurrent(blocks=1)
 COUNTS = (100_000 / np.arange(1, VOCAB + 1)).astype(np.int64)
-CONFIG = QuantizeConfig("gptq", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 8.0)
+CONFIG = quantize_config("gptq", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 8.0)
 
 
 def test_decoded_steps_are_the_nearest_float32_of_the_power() -> None:
@@ -185,6 +185,4 @@ def test_the_token_exponent_needs_counts_and_a_method_of_gptq() -> None:
     with_exponent = dataclasses.replace(CONFIG, gptq=GptqConfig(token_exponent=0.5))
     with pytest.raises(ValueError, match="quantize.gptq.token_exponent: expected token counts"):
         quantize(with_exponent, None)
-    with pytest.raises(ValueError, match="token_exponent: found 0.7"):
-        GptqConfig(token_exponent=0.7)
     quantize(dataclasses.replace(with_exponent, method="gptq_lite"), None)  # whose clips are its own

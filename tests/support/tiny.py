@@ -11,9 +11,10 @@ import torch
 from golf.artifact.write import pack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.config import GptqConfig, Method
 from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
 
-__all__ = ["flat", "pack_untrained", "quantize_model", "recurrent", "shaken"]
+__all__ = ["flat", "pack_untrained", "quantize_config", "quantize_model", "recurrent", "shaken"]
 
 _COMMON = {"heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
 _COMMON |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
@@ -40,6 +41,15 @@ def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: floa
     return model
 
 
+def quantize_config(
+    method: Method, levels: dict[str, int], percentiles: tuple[float, ...], clip: float, **changes: Any
+) -> QuantizeConfig:
+    """A method and nothing besides: no exponents by token, control tensors as they are."""
+    return QuantizeConfig(
+        method, levels, percentiles, clip, **{"gptq": GptqConfig(token_exponent=0.0), "control_step": 0.0} | changes
+    )
+
+
 def quantize_model(
     state: Mapping[str, np.ndarray],
     model: LanguageModel,
@@ -57,5 +67,5 @@ def pack_untrained(shape: dict[str, Any], vocab_size: int, tokenizer: bytes, *, 
     model = shaken(shape, vocab_size, seed=seed)
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     levels = {"embedding": 31, "attention": 31, "mlp": 31}
-    method = QuantizeConfig(method="gptq_lite", levels=levels, percentiles=(0.999, 1.0), clip=12.85)
+    method = quantize_config("gptq_lite", levels, (0.999, 1.0), 12.85)
     return pack(quantize_model(state, model, method, meta={"model": shape, "vocab_size": vocab_size}).model, tokenizer)
