@@ -48,7 +48,7 @@ _PAIR = re.compile(
 )
 _SIZE = re.compile(r"[Tt]otal (?:submission|artifact) size[^:=\n]{0,80}[:=]\s{0,8}(\d[\d,]{0,30})\s{0,8}bytes")
 _CODE = re.compile(r"[Cc]ode size[^:=\n]{0,80}[:=]\s{0,8}(\d[\d,]{0,30})\s{0,8}bytes")
-_SEED = re.compile(r"\bseed[:=]\s{0,8}(\d{1,18})\b", re.I)
+_SEED = re.compile(r"(?:^|\s)seed[:=]\s{0,8}(\d{1,18})(?!\S)", re.I)  # no call of a function
 _STEP = re.compile(r"\bstep[:=]\s{0,8}(\d{1,18})\b")
 _TOKENS = re.compile(r"\b(?:val_tokens|tokens_scored|targets)[:=]\s{0,8}(\d[\d,]{0,30})")
 _LOADED = re.compile(r"\btokens:(\d{1,18})\b")  # on a line of the validation loader
@@ -57,6 +57,7 @@ _SETTING = re.compile(
     r"\b(iterations|warmdown_iters|swa_enabled|late_qat|qat_enabled|ema_enabled|max_wallclock_seconds)"
     r"[:=]\s{0,8}(\w{1,18})", re.I,
 )  # fmt: skip
+_LAST = {"total": _SIZE, "code": _CODE, "tokens": _TOKENS, "data": _DATASET, "seed": _SEED}
 _SOURCE = re.compile(r"\b(?:log\d?|print)\(|^\s{0,99}#")  # logs of the challenge begin with the training script
 _FIRED = {
     "swa": re.compile(r"\bswa\W{1,3}(?:start|snapshot|averag|appl|collect)|\b(?:appl|averag|load)\w{0,8} swa\b", re.I),
@@ -163,13 +164,11 @@ def _from_log(path: Path, text: str) -> Run:
     pairs = _PAIR.findall(text)
     loss, bpb = (_Printed(number) for number in pairs[-1]) if pairs else (None, None)
     for line in text.splitlines():
-        for name, pattern in (("total", _SIZE), ("code", _CODE), ("tokens", _TOKENS), ("data", _DATASET)):
+        for name, pattern in _LAST.items():
             if found := pattern.findall(line):
                 last[name] = found[-1]
         if "val_loader" in line and (match := _LOADED.search(line)):
             last["tokens"] = match.group(1)
-        if "seed" not in last and (match := _SEED.search(line)):
-            last["seed"] = match.group(1)
         steps = max([steps, *map(int, _STEP.findall(line))])
         for name, value in _SETTING.findall(line):
             words = {"true": 1.0, "false": 0.0}

@@ -185,7 +185,9 @@ def test_population_standard_deviation_is_recognized(tmp_path: Path) -> None:
     spread = audit_seeds(runs, claimed_std=0.000816)[-1]
     assert spread.verdict == "FAIL" and "0.00100 (n-1)" in spread.text and "population formula" in spread.text
     assert audit_seeds(runs, claimed_std=0.001)[-1].verdict == "PASS"
-    assert audit_seeds(runs[:2])[0].verdict == "FAIL"
+    assert audit_seeds(runs[:2])[0].verdict == "UNKNOWN"  # two logs at hand are not two seeds run
+    mean = read_run(log(tmp_path, '{"val_loss": 2.0, "val_bpb": 1.3}', "submission.json"))
+    assert audit_seeds([*runs, mean]) == audit_seeds(runs)
 
 
 def test_seeds_that_repeat(tmp_path: Path) -> None:
@@ -196,10 +198,17 @@ def test_seeds_that_repeat(tmp_path: Path) -> None:
     ]
     one, rerun, two = (read_run(log(tmp_path, text, f"{i}.log")) for i, text in enumerate(texts))
     three = read_run(log(tmp_path, "seed:3\nval_loss:2.0 val_bpb:1.062\n", "3.log"))
-    assert audit_seeds([one, rerun, two])[0].text == "seeds [1, 1, 2] repeat"
-    assert audit_seeds([one, one, two])[0].text == "2 seeds, the rule asks for 3"  # train.log is often a copy
+    found = [audit_seeds([one, rerun, two], claimed_std=claimed)[0] for claimed in (0.001, None)]
+    assert [f.verdict for f in found] == ["FAIL", "UNKNOWN"]  # a claim over these very files, or files of a folder
+    assert found[0].text == "seeds [1, 1, 2] repeat, the rule asks for 3"
+    assert audit_seeds([one, one, two])[0].text.startswith("2 seeds, the rule asks for 3")  # train.log is often a copy
     found = audit_seeds([one, rerun, two, three])[0]
     assert found.verdict == "PASS" and found.text == "4 scores, 1 of them of a seed seen before"
+
+
+def test_the_seed_of_the_run_is_not_one_of_its_source(tmp_path: Path) -> None:
+    text = "for f in files:seed=0\ndef calibrate(model,seed=42):\n  seed: 1337\n log0(f'seed:{seed}') seed=7)\n"
+    assert read_run(log(tmp_path, text + "val_loss:2.0153 val_bpb:1.1935\n")).seed == 1337
 
 
 def test_submission_json_is_read(tmp_path: Path) -> None:
@@ -302,3 +311,10 @@ def test_the_streams_are_of_one_text() -> None:
     for stream in STREAMS:
         if "first-export" not in stream.name:
             assert abs(stream.num_bytes / FULL_SPLIT_BYTES - 1) < 7e-5, stream.name
+
+
+def test_the_page_has_the_figures_of_the_code(root: Path) -> None:
+    page = (root / "docs/audit.md").read_text(encoding="utf-8")
+    for stream in STREAMS:
+        assert f"| `{stream.name}` | {stream.tokens:,} | {stream.num_bytes:,} | {stream.bytes_per_token:.4f} |" in page
+    assert all(f"| {fault.name} |" in page and f"| {fault.evidence} |" in page for fault in MISCOUNTS)
