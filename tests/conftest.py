@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from golf.base.threads import bound_spin
+
+bound_spin(os.environ)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # the OpenMP layer gives torch its two threads: they spin

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from types import ModuleType
 
 from golf.base.main import main_guard
+from golf.base.threads import bound_spin
 
 __all__ = ["COMMANDS", "__version__", "build_parser", "main"]
 
@@ -71,6 +73,7 @@ def build_parser(names: Iterable[str]) -> tuple[argparse.ArgumentParser, dict[st
 
 
 def _main() -> int:
+    bound_spin(os.environ)  # before a command imports torch
     first = sys.argv[1] if len(sys.argv) > 1 else "--help"
     parser, modules = build_parser([first])
     if first not in COMMANDS and not first.startswith("-"):
