@@ -170,7 +170,7 @@ def main() -> None:
         page += ["Sample (6,000 embedding rows and layer 2), one byte per symbol:", "", *general(tensors), ""]
     page += ["## Independent normal noise, 2.4 M integers", "", *table({"word_embeddings noise": noise}), ""]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(page))
+    args.out.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

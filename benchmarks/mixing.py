@@ -174,7 +174,8 @@ def main() -> None:
     print("\n".join([*lines, "", *notes]))
     if args.report:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        args.report.write_text(f"{len(tokens)} tokens, commit {commit}\n\n" + "\n".join([*lines, "", *notes]))
+        page = "\n".join([f"{len(tokens)} tokens, commit {commit}\n", *lines, "", *notes])
+        args.report.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

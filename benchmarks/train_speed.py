@@ -230,7 +230,8 @@ def main() -> None:
         times = f"{row['step_ms']:.1f} ms a step ({row['forward_backward_ms']:.1f} forward and backward)"
         print(f"{row['model']:<34} {row['tokens_per_second']:>12,.0f} tokens/s  {times}{mfu}{ratio}")
     if args.out:
-        args.out.write_text(json.dumps({"torch": torch.__version__, "device": device, "rows": rows}, indent=1) + "\n")
+        page = {"torch": torch.__version__, "device": device, "rows": rows}
+        args.out.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,9 @@ from golf.cli import COMMANDS, __version__, build_parser
 from golf.cli.params import compose, render
 
 
-def golf(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "golf.cli", *args], cwd=cwd, capture_output=True, text=True)
+def golf(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "golf.cli", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env={**os.environ, **environment})
 
 
 def test_help_lists_every_command(root: Path) -> None:
@@ -42,6 +45,19 @@ def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str
         (tmp_path / link).symlink_to(root / link)
     done = golf(*shlex.split(COMMANDS[name][1])[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_sources_and_parameters_are_utf_8_in_a_locale_that_is_not(root: Path, tmp_path: Path) -> None:
+    """Under LC_ALL=C the sources of the decoder and params.yaml were once read as ASCII."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shutil.copytree(root / "conf", tmp_path / "conf")
+    config = tmp_path / "conf" / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace("path: data/", "path: da\u00df/")
+    config.write_text(text, encoding="utf-8")
+    done = golf("params", cwd=tmp_path, **locale)
+    assert done.returncode == 0, done.stderr
+    assert "path: da\u00df/" in done.stdout
+    assert golf("deps", "compress", cwd=root, **locale).stdout == golf("deps", "compress", cwd=root).stdout
 
 
 def test_a_mistyped_command_suggests_the_right_one(root: Path) -> None:
