@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.sections import quantize_section
 from golf.artifact.decode import decode_artifact
 from golf.artifact.write import pack
 from golf.base.files import write_text
 from golf.base.params import from_dict
 from golf.data.shards import load_split, open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import GptqConfig
-from golf.quantize.pipeline import QuantizeConfig, Quantizer
+from golf.quantize.pipeline import Quantizer
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
@@ -60,8 +60,7 @@ TRAIN: dict[str, Any] = {
     "snapshot_below": 0.3, "ema_decay": 0.94, "qat": {"below": 0.0, "clip": 12.85, "levels": LEVELS},
     "precision": "bf16", "compile": False, "checkpoint_seconds": 1e9, "log_seconds": 1e9, "live": False,
 }  # fmt: skip
-PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
-QUANTIZE = QuantizeConfig("sdclip", LEVELS, PERCENTILES, 12.85, GptqConfig(token_exponent=0.0), control_step=0.0)
+QUANTIZE = quantize_section("sdclip", 12.85)
 WEIGHTS = ("raw", "swa", "ema")
 
 
@@ -152,7 +151,7 @@ def scored(
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Rows so far."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def measure(args: argparse.Namespace, path: Path) -> None:
@@ -167,7 +166,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
             weights, about = trained(VARIANTS[name], seed, args.tokens)
             kinds = WEIGHTS if name == "base" else ("raw",)  # the averages are an ablation of the base alone
             rows = [scored(VARIANTS[name], weights[kind], text, tokenizer, 256) for kind in kinds]
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("a") as file:
                 for kind, row in zip(kinds, rows, strict=True):
                     place = {"variant": name, "seed": seed, "weights": kind, "text_bytes": text.num_bytes}
                     file.write(json.dumps({**place, **row, **about}) + "\n")
@@ -209,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def write_table(path: Path, rows: list[dict[str, Any]], commit: str) -> None:
     """Replace what stands between the markers of ``path``; a new page gets them."""
     begin, end = "<!-- table:begin -->", "<!-- table:end -->"
-    page = path.read_text(encoding="utf-8") if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
+    page = path.read_text() if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
     before, rest = page.split(begin)
     _, after = rest.split(end)
     base = next(row for row in rows if row["variant"] == "base")
@@ -240,12 +239,12 @@ def main() -> None:
     if args.tokens is not None:
         if not stamp.exists():
             head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-            stamp.write_text(head.stdout, encoding="utf-8")
+            stamp.write_text(head.stdout)
         measure(args, results)
     rows = read_results(results)
     print("\n".join(table(rows)))
     if args.table is not None:
-        write_table(args.table, rows, stamp.read_text(encoding="utf-8").strip())
+        write_table(args.table, rows, stamp.read_text().strip())
 
 
 if __name__ == "__main__":
