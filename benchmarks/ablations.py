@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.sections import quantize_section
 from golf.artifact.decode import decode_artifact
 from golf.artifact.write import pack
 from golf.base.files import write_text
 from golf.base.params import from_dict
 from golf.data.shards import load_split, open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import GptqConfig
-from golf.quantize.pipeline import QuantizeConfig, Quantizer
+from golf.quantize.pipeline import Quantizer
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
@@ -60,8 +60,7 @@ TRAIN: dict[str, Any] = {
     "snapshot_below": 0.3, "ema_decay": 0.94, "qat": {"below": 0.0, "clip": 12.85, "levels": LEVELS},
     "precision": "bf16", "compile": False, "checkpoint_seconds": 1e9, "log_seconds": 1e9, "live": False,
 }  # fmt: skip
-PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
-QUANTIZE = QuantizeConfig("sdclip", LEVELS, PERCENTILES, 12.85, GptqConfig(token_exponent=0.0), control_step=0.0)
+QUANTIZE = quantize_section("sdclip", 12.85)
 WEIGHTS = ("raw", "swa", "ema")
 
 

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablations import MODEL, PERCENTILES, TRAIN, Variant, read_results, trained, validation_text
+from benchmarks.ablations import MODEL, TRAIN, Variant, read_results, trained, validation_text
+from benchmarks.sections import quantize_section
 from golf.artifact.decode import decode_artifact
 from golf.artifact.ship import CompressConfig
 from golf.artifact.write import pack
@@ -32,7 +33,6 @@ from golf.base import files
 from golf.data.shards import SplitReader, open_split
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows
-from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
 from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import fit_to_target
 from golf.quantize.pipeline import Quantizer
@@ -42,10 +42,9 @@ from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ValidationText
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
-LEVELS = dict.fromkeys(QUANTIZED_ROLES, 31)
-LITE = QuantizeConfig("gptq_lite", LEVELS, PERCENTILES, 8.0, GptqConfig(token_exponent=0.0), control_step=0.0)
-STACK = QuantizeConfig("gptq_trellis", LEVELS, PERCENTILES, 12.0, GptqConfig(token_exponent=0.5), control_step=0.0)
-CALIBRATE = CalibrateConfig(tokens=16384, window=256, batch=8)
+LITE = quantize_section("gptq_lite", 8.0)
+STACK = quantize_section("gptq_trellis", 12.0, token_exponent=0.5)
+CALIBRATE = CalibrateConfig(tokens=16384, window=256, batch=8, source="train", temperature=0.8, seed=0)
 SLIDING = SlidingConfig(256, 128, 8, "fp32")
 TITLES = {
     ("narrow", "lite"): "(a) narrow, GPTQ-lite int6",

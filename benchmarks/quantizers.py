@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sections import quantize_section
 from golf.artifact.ship import CompressConfig
 from golf.artifact.write import pack
 from golf.base.files import load_numpy
 from golf.data.shards import open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig
 from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import split_steps
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer
 
-PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
 PUBLIC = "gptq, order-0 rANS"
 
 
@@ -71,13 +70,12 @@ class Bench:
     def point(self, recipe: Recipe, setting: float) -> tuple[int, float]:
         """Artifact bytes and KL of ``recipe`` at a clip, or at a number of levels for gptq_lite."""
         lite = recipe.method == "gptq_lite"
-        config = QuantizeConfig(
-            recipe.method,  # type: ignore[arg-type]
-            dict.fromkeys(QUANTIZED_ROLES, int(setting) if lite else 31),
-            PERCENTILES,
+        config = quantize_section(
+            recipe.method,
             8.0 if lite else setting,
-            gptq=GptqConfig(column_exponent=recipe.column_exponent, token_exponent=recipe.token_exponent),
-            control_step=0.0,
+            levels=int(setting) if lite else 31,
+            column_exponent=recipe.column_exponent,
+            token_exponent=recipe.token_exponent,
         )
         model = build_model(config_from_dict(self.meta["model"]), self.meta["vocab_size"])
         quantizer = Quantizer(

@@ -29,11 +29,11 @@ SHARED = {"key": "query", "value": "query"}  # matrices with the same input have
 def large_quantized(
     root: Path, clip: float, *, model: str = "conf/model/depth_recurrent_832.yaml", control_step: float = 0.0
 ) -> QuantizedModel:
-    """The large model at ``clip``; statistics from ``root``/artifacts/quantize/model.safetensors (clip 8).
+    """The large model at ``clip``; statistics from ``root``/artifacts/fit/model.safetensors (clip 8).
 
     ``control_step`` as the key `quantize.control_step`.
     """
-    small, _ = load_quantized(root / "artifacts/quantize/model.safetensors")
+    small = load_quantized(root / "artifacts/fit/model.safetensors")
     config = config_from_dict(read_params(model))
     with torch.device("meta"):
         built = build_model(config, 1024)

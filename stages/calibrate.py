@@ -17,10 +17,11 @@ from golf.base.main import main_guard
 from golf.base.params import load_section
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
+from golf.quantize.inputs import load_weights
 
 
 def main() -> None:
-    """Run the stage; ``ValueError`` for wrong parameters, weights or tokens."""
+    """Run the stage; ``GolfError`` for wrong parameters, weights or tokens."""
     parser = argparse.ArgumentParser(prog="python -m stages.calibrate", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--root", type=Path, default=Path("."))
@@ -30,7 +31,7 @@ def main() -> None:
     from golf.models.registry import build_model, config_from_dict
 
     started = time.perf_counter()
-    state, meta = files.load_torch(args.root / "artifacts/average/model.safetensors", made_by="`average`")
+    state, meta = load_weights(args.root)
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     model.load_state_dict(state)
     model, split = model.to(place(os.environ).device).eval(), open_split(args.root / "artifacts/tokens/train")

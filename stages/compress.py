@@ -1,6 +1,6 @@
 """Stage `compress`: quantized model and tokenizer to one artifact, packed decoder beside it, sizes checked.
 
-In: artifacts/quantize/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.artifact.decode.
+In: artifacts/fit/model.safetensors, artifacts/tokens/tokenizer.model, the sources of golf.artifact.decode.
 Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.json. Above the limit it then fails.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("."))
     args = parser.parse_args()
     config = load_section(args.params, "compress", CompressConfig)
-    model, _ = load_quantized(args.root / "artifacts/quantize/model.safetensors")
+    model = load_quantized(args.root / "artifacts/fit/model.safetensors")
     tokenizer = files.require(args.root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
     started = time.perf_counter()
     data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from golf.base.main import main_guard
 from golf.base.params import load_section
-from golf.data.tokenize import TokenizeConfig, tokenize_corpus
+from golf.data.tokenize import TokenizeConfig, summary, tokenize_corpus
 
 
 def main() -> None:
@@ -20,11 +20,7 @@ def main() -> None:
     config = load_section(args.params, "tokenize", TokenizeConfig)
     processes = int(os.environ.get("GOLF_PROCESSES") or len(os.sched_getaffinity(0)))
     manifest = tokenize_corpus(config, args.root, processes=processes)
-    for split, counts in manifest["splits"].items():
-        print(
-            f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes, "
-            f"{counts['bytes_per_token']:.3f} bytes per token"
-        )
+    print("\n".join(summary(manifest)))
 
 
 if __name__ == "__main__":

@@ -36,12 +36,12 @@ def make_model(seed: int = 0) -> QuantizedModel:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    """An artifact with its decoder beside it and the error report of `quantize` where that stage writes it."""
+    """An artifact with its decoder beside it and the error report of `fit` where that stage writes it."""
     path = tmp_path / "artifacts/compress/model.golf"
     path.parent.mkdir(parents=True)
     path.write_bytes(pack(make_model(), b"tokenizer"))
     path.with_name("decoder.zip").write_bytes(bytes(1000))
-    report = tmp_path / "artifacts/quantize/errors.tsv"
+    report = tmp_path / "artifacts/fit/errors.tsv"
     report.parent.mkdir()
     report.write_text(
         "tensor\trole\trelative_error\toutput_error\nblock.w\tmlp\t1.0\t0.03\ntable\tembedding\t1.0\t0.01\n"
@@ -141,7 +141,7 @@ def test_wrong_use_is_named(artifact: Path, tmp_path: Path) -> None:
         inspect.run(arguments())
     with pytest.raises(ValueError, match=r"--plot: found x\.pdf, wanted a name that ends in \.png or \.svg"):
         inspect.run(arguments(artifact, "--plot", "x.pdf"))
-    with pytest.raises(FileError, match=r"none\.tsv: not found; it is made by `quantize`"):
+    with pytest.raises(FileError, match=r"none\.tsv: not found; it is made by `fit`"):
         inspect.run(arguments(artifact, "--errors", tmp_path / "none.tsv"))
     bad = tmp_path / "bad.tsv"
     bad.write_text("tensor\trole\nx\ty\n")

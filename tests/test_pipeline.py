@@ -23,7 +23,7 @@ from golf.base.params import load_section, read_params
 from golf.cli.params import compose, render
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
-STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "compress", *SCORES, "report"}
+STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", *SCORES, "report"}
 
 TINY = [
     *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=400", "tokenize.train_bytes=200000"),
@@ -72,6 +72,21 @@ def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path, monkeypat
     assert seen[0] == seen[1] == seen[2]
 
 
+def test_changed_validation_files_re_run_tokenize_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import code
+
+    (tmp_path / "p.json").write_text('{"tokenize": {"tokenizer": "train", "val_path": "scored"}}')
+    (tmp_path / "scored" / "more").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["code", "--params", str(tmp_path / "p.json"), "--root", str(tmp_path)])
+    seen = []
+    for name, content in (("a.txt", "one"), ("a.txt", "two"), ("more/b.txt", "two")):
+        (tmp_path / "scored" / name).write_text(content)
+        code.main()
+        seen.append({path.stem: path.read_text() for path in (tmp_path / "artifacts" / "code").iterdir()})
+    assert len({texts.pop("tokenize") for texts in seen}) == 3
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_bug_experiments_outside_the_workspace_find_the_corpus(root: Path) -> None:
     """DVC must see the corpus as tracked data; when .gitignore covered data/, `dvc exp run --queue` ran without it."""
     from dvc.repo import Repo
@@ -96,7 +111,7 @@ def section_configs() -> dict[str, type]:
     from golf.artifact.ship import CompressConfig
     from golf.data.tokenize import TokenizeConfig
     from golf.quantize.calibrate import CalibrateConfig
-    from golf.quantize.pipeline import QuantizeConfig
+    from golf.quantize.config import FitConfig, QuantizeConfig
     from golf.scoring.mixture_score import HedgeConfig
     from golf.scoring.network import RoundtripConfig, SlidingConfig
     from golf.scoring.record_stream import StreamingConfig
@@ -112,6 +127,7 @@ def section_configs() -> dict[str, type]:
         "average": AverageConfig,
         "calibrate": CalibrateConfig,
         "quantize": QuantizeConfig,
+        "fit": FitConfig,
         "compress": CompressConfig,
         "evaluate.roundtrip": RoundtripConfig,
         "evaluate.sliding": SlidingConfig,
@@ -204,7 +220,7 @@ def check_code_edits(project: Path) -> None:
         assert files > 100 and repro(project) == set()
     for file, expected in [
         ("golf/models/gdn_hybrid.py", set()),
-        ("golf/artifact/rans.py", {"quantize", "compress", *SCORES} - {"hedge"}),
+        ("golf/artifact/rans.py", {"fit", "compress", *SCORES} - {"hedge"}),
         ("golf/scoring/ttt.py", {"ttt", "verify"}),
         ("golf/report/plots.py", {"report"}),
     ]:
@@ -257,7 +273,7 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
         ("evaluate.hedge.cascade_rate", 0.02, "evaluate hedge prove", {"hedge"}),
         ("prove.max_tokens", 250, "evaluate hedge prove", {"prove"}),
         ("evaluate.streaming.bias_document_rate", 0.05, "hedge", {"evaluate@streaming", "hedge"}),
-        ("quantize.levels.mlp", 15, "compress", {"quantize", "compress"}),
+        ("quantize.levels.mlp", 15, "compress", {"quantize", "fit", "compress"}),
         ("calibrate.tokens", 256, "calibrate", {"calibrate"}),
         ("average.kind", "raw", "quantize", {"average", "calibrate", "quantize"}),
         ("train.matrix_lr", 0.013, "average", {"train", "average"}),
@@ -268,7 +284,7 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
         assert repro(project, target) == wanted, key
     preset = render(project / "conf", preset="gdn_hybrid_cpu_small", overrides=[*TINY, *TINY_GDN])
     (project / "params.yaml").write_text(preset)
-    assert repro(project, "compress") == {"train", "average", "calibrate", "quantize", "compress"}
+    assert repro(project, "compress") == {"train", "average", "calibrate", "quantize", "fit", "compress"}
     set_param(project, "compress.coder", "smallest")
     assert repro(project) == {"compress", *SCORES, "report"}
     check_order_of_scores(project)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     permission, a folder in a file's place), told with the name of its file. Anything else, a ``ValueError`` of numpy
     or torch too, is a fault of the program and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file is the same in every locale
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         code = main() or 0
     except GolfError as error:
@@ -30,7 +33,7 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     try:
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
     except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it once more at exit)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (flushed once more at exit)
         code = code or _tell(name, f"error: standard output: {error.strerror}")
     sys.exit(code)
 

@@ -2,7 +2,7 @@
 
 With ``--diff A B`` the same tables show how B differs from A; ``--plot`` draws them. Parts are bytes of real files; a
 tensor's bytes are its payload and its share of the compressed side information. The share of damage is taken from the
-error report of `quantize`, where that is at hand.
+error report of `fit`, where that is at hand.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--errors",
         type=Path,
         metavar="TSV",
-        help="error report of `quantize`, for the share of damage: the tensor's part of the sum of output_error (else "
-        "relative_error) of all tensors (default: ../quantize/errors.tsv beside the artifact, where there is one)",
+        help="error report of `fit`, for the share of damage: the tensor's part of the sum of output_error (else "
+        "relative_error) of all tensors (default: ../fit/errors.tsv beside the artifact, where there is one)",
     )
     parser.add_argument(
         "--decoder", type=Path, metavar="ZIP", help="the shipped decoder (default: decoder.zip beside the artifact)"
@@ -102,7 +102,7 @@ def load(path: Path, *, errors: Path | None = None, decoder: Path | None = None)
     code = _given(decoder, path.parent / "decoder.zip", made_by="`compress`")
     if code is not None:
         parts["code"] = code.stat().st_size
-    report = _given(errors, path.parent.parent / "quantize" / "errors.tsv", made_by="`quantize`")
+    report = _given(errors, path.parent.parent / "fit" / "errors.tsv", made_by="`fit`")
     column, shares = _damage(report) if report is not None else (None, {})
     rows = [{**row, "damage": shares.get(row["tensor"])} for row in size_rows(unpacked)]
     return Contents(path, unpacked, parts, rows, column)
@@ -116,15 +116,15 @@ def _given(path: Path | None, default: Path, *, made_by: str) -> Path | None:
 
 def _damage(path: Path) -> tuple[str, dict[str, float]]:
     """The column used and each tensor's part of its sum."""
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     column = next((name for name in DAMAGE if lines and name in lines[0]), None)
     if column is None or "tensor" not in lines[0]:
-        raise FileError(f"{path}: no column `tensor` or none of {', '.join(DAMAGE)}; re-run `quantize`")
+        raise FileError(f"{path}: no column `tensor` or none of {', '.join(DAMAGE)}; re-run `fit`")
     names, values = lines[0].index("tensor"), lines[0].index(column)
     try:
         found = {line[names]: float(line[values]) for line in lines[1:]}
     except (IndexError, ValueError) as error:
-        raise FileError(f"{path}: not a table of numbers ({error}); re-run `quantize`") from error
+        raise FileError(f"{path}: not a table of numbers ({error}); re-run `fit`") from error
     total = sum(found.values())
     return column, {name: value / total if total else 0.0 for name, value in found.items()}
 

@@ -55,9 +55,9 @@ class CalibrateConfig:
     tokens: Count
     window: Size
     batch: Size
-    source: Literal["train", "samples"] = "train"
-    temperature: Annotated[float, Gt(0), Le(100)] = 0.8
-    seed: Seed = 0
+    source: Literal["train", "samples"]
+    temperature: Annotated[float, Gt(0), Le(100)]
+    seed: Seed
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Section `quantize` of the parameters, and the recipe it gives to every tensor role."""
+"""Sections `quantize` and `fit` of the parameters, and the recipe that a tensor role gets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from golf.base.params import Clip, Count, Ge, Gt, Le, Natural, Share, Size
 
-__all__ = ["QUANTIZED_ROLES", "GptqConfig", "Method", "QuantizeConfig", "Recipe", "RoleConfig", "SplitConfig"]
+__all__ = ["QUANTIZED_ROLES", "GptqConfig", "FitConfig", "Method", "QuantizeConfig", "Recipe", "RoleConfig"]
 
 QUANTIZED_ROLES = ("embedding", "attention", "mlp")
 Method = Literal["gptq_lite", "sdclip", "gptq", "gptq_trellis"]
@@ -18,27 +18,18 @@ _WITH_HESSIANS = ("gptq", "gptq_trellis")
 class GptqConfig:
     """Keys `quantize.gptq`; units and meaning stand beside them in conf/config.yaml."""
 
+    damping: Annotated[float, Gt(0), Le(1)]
+    column_exponent: Share
+    act_order: bool
     token_exponent: Annotated[float, Ge(0), Le(0.5)]
-    damping: Annotated[float, Gt(0), Le(1)] = 0.01
-    column_exponent: Share = 0.5
-    act_order: bool = False
 
 
 @dataclass(frozen=True)
 class RoleConfig:
     """What one tensor role has of its own; ``None`` takes the value of the whole section."""
 
-    method: Method | None = None
-    clip: Clip | None = None
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Keys `quantize.split`; see ``golf.quantize.fit``."""
-
-    by: Literal["none", "tensor"] = "none"
-    tokens: Count = 2048
-    window: Size = 256
+    method: Method | None
+    clip: Clip | None
 
 
 @dataclass(frozen=True)
@@ -73,10 +64,8 @@ class QuantizeConfig:
     percentiles: tuple[Annotated[float, Ge(0.5), Le(1)], ...]
     clip: Clip
     gptq: GptqConfig
+    roles: dict[str, RoleConfig]
     control_step: Share
-    roles: dict[str, RoleConfig] = field(default_factory=lambda: dict.fromkeys(QUANTIZED_ROLES, RoleConfig()))
-    target_bytes: Natural = 0
-    split: SplitConfig = field(default_factory=SplitConfig)
 
     def __post_init__(self) -> None:
         for key, given in (("levels", self.levels), ("roles", self.roles)):
@@ -102,3 +91,23 @@ class QuantizeConfig:
     def needs_hessians(self) -> bool:
         """Whether a method uses what `calibrate` makes."""
         return any(method in _WITH_HESSIANS for method in self.methods)
+
+    @property
+    def needs_token_counts(self) -> bool:
+        """Whether a method uses how often each token stands in the training split."""
+        return self.gptq.token_exponent > 0 and self.needs_hessians
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Section `fit` of the parameters; see ``golf.quantize.fit``."""
+
+    target_bytes: Natural
+    split: Literal["none", "tensor"]
+    tokens: Count
+    window: Size
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes the model at all."""
+        return self.target_bytes > 0 or self.split != "none"

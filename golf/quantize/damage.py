@@ -30,7 +30,7 @@ def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArra
     They begin half a window off those of `calibrate`, on which the Hessians were fitted. Raises ``ValueError`` when the
     stream is too short.
     """
-    return spread_windows(source, tokens=tokens, window=window, offset=window // 2, key="quantize.split.window")
+    return spread_windows(source, tokens=tokens, window=window, offset=window // 2, key="fit.window")
 
 
 class Divergence:

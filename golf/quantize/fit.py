@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.quantize.calibrate import TokenSource
+from golf.quantize.config import FitConfig
 from golf.quantize.pipeline import Quantizer, QuantizeResult
 from golf.quantize.tensors import QuantizedModel
 
@@ -37,6 +39,7 @@ __all__ = [
     "Search",
     "TargetError",
     "fit_to_target",
+    "fitted",
     "search_scale",
     "split_octaves",
     "split_steps",
@@ -94,6 +97,25 @@ class Fit:
     octaves: float  # log2 of the common step scale
     divergence: float  # nats per token on the windows of the damage; nan where none was measured
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+def fitted(
+    quantizer: Quantizer, config: FitConfig, *, text: TokenSource, size: Size, say: Say = print
+) -> QuantizeResult:
+    """The model that ``config`` asks for; ``text`` is the training split, on which damage is measured."""
+    from golf.quantize.damage import Divergence, training_windows
+
+    damage: Damage | None = None
+    if config.split == "tensor":
+        windows = training_windows(text, tokens=config.tokens, window=config.window)
+        damage = Divergence(quantizer.model, quantizer.state, windows)
+    if config.target_bytes:
+        fit = fit_to_target(quantizer, size=size, target=config.target_bytes, damage=damage, say=say)
+    elif damage is not None:
+        fit = split_steps(quantizer, damage=damage, say=say)
+    else:
+        return quantizer.run()
+    return QuantizeResult(fit.result.model, fit.result.rows, fit.result.metrics | fit.metrics)
 
 
 def split_steps(quantizer: Quantizer, *, damage: Damage, say: Say = print) -> Fit:
@@ -270,12 +292,12 @@ def search_scale(
 def _check_reach(probe: Probe, target: int) -> None:
     if probe.total_bytes > target and probe.octaves >= RANGE_OCTAVES:
         raise TargetError(
-            f"quantize.target_bytes: found {probe.total_bytes} bytes with steps {2**probe.octaves:.0f} times those of "
+            f"fit.target_bytes: found {probe.total_bytes} bytes with steps {2**probe.octaves:.0f} times those of "
             f"the parameters, the coarsest tried, expected at most {target}; make the model smaller or raise the target"
         )
     if probe.total_bytes < target and probe.octaves <= -RANGE_OCTAVES:
         raise TargetError(
-            f"quantize.target_bytes: found {probe.total_bytes} bytes with steps 1/{2**-probe.octaves:.0f} of those of "
+            f"fit.target_bytes: found {probe.total_bytes} bytes with steps 1/{2**-probe.octaves:.0f} of those of "
             f"the parameters, the finest tried, expected {target}: this model cannot use so many; make the model "
             "larger, lower the target, or set it to 0 for no search"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from golf.base.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
+from golf.quantize.inputs import hessians_or_none, load_weights, token_counts
 from golf.quantize.rounding import check_matrix, entropy_bits, quantize_sdclip, stored_control
 from golf.quantize.steps import token_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
@@ -58,20 +60,32 @@ class Quantizer:
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
         Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
-        self.aliases = _aliases(model)
+        self.model, self.aliases = model, _aliases(model)
         _check_names(state, model)
         for alias, name in self.aliases.items():
             if not np.array_equal(state[alias], state[name], equal_nan=True):
                 raise GolfError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
         self.state, self.hessians = state, dict(hessians or {})
         self.config, self.meta = config, meta
-        if config.gptq.token_exponent and config.needs_hessians and token_counts is None:
+        if config.needs_token_counts and token_counts is None:
             raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
         self._factors: dict[str, Factor | None] = {}
+
+    @classmethod
+    def load(cls, root: Path, config: QuantizeConfig) -> Quantizer:
+        """Of what the stages before it left below ``root``; only what ``config`` needs is read."""
+        from golf.models.registry import build_model, config_from_dict
+
+        weights, meta = load_weights(root)
+        state = {name: tensor.numpy() for name, tensor in weights.items()}
+        model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
+        hessians = hessians_or_none(root) if config.needs_hessians else None
+        counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
+        return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
 
     def quantized_names(self) -> list[str]:
         """Names that become integers, sorted."""

@@ -1,4 +1,4 @@
-"""The file between `quantize` and `compress`: integers, steps and small tensors in safetensors.
+"""The file between `quantize`, `fit` and `compress`: integers, steps and small tensors in safetensors.
 
 Per quantized tensor ``NAME`` the integers (R, C) as int8 where they fit, else int16; ``NAME/rows`` fp16 steps or int8
 codes; ``NAME/columns`` int8 codes. Other tensors under their own name. ``meta["tensors"]`` describes each.
@@ -6,22 +6,34 @@ codes; ``NAME/columns`` int8 codes. Other tensors under their own name. ``meta["
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from golf.base import files
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
-__all__ = ["load_quantized", "save_quantized"]
+if TYPE_CHECKING:
+    from golf.quantize.pipeline import QuantizeResult
 
-_MADE_BY = "`quantize`"
+__all__ = ["load_quantized", "save_quantized", "save_result"]
+
+_MADE_BY = "`fit`"
+_COLUMNS = (
+    "tensor", "role", "shape", "weights", "relative_error", "output_error", "bits_per_weight", "largest_integer",
+)  # fmt: skip
 
 
-def save_quantized(path: str | Path, model: QuantizedModel, extra: Mapping[str, Any] | None = None) -> None:
-    """Write ``model``; ``extra`` (JSON-able) goes into the meta under ``extra``."""
+def save_result(folder: Path, result: QuantizeResult) -> None:
+    """Write ``model.safetensors`` and the error of every tensor, ``errors.tsv``, into ``folder``."""
+    save_quantized(folder / "model.safetensors", result.model)
+    rows = [[str(row[column]) for column in _COLUMNS] for row in result.rows]
+    files.write_text(folder / "errors.tsv", "".join("\t".join(line) + "\n" for line in [list(_COLUMNS), *rows]))
+
+
+def save_quantized(path: str | Path, model: QuantizedModel) -> None:
+    """Write ``model``."""
     arrays: dict[str, np.ndarray] = dict(model.plain)
     described: dict[str, Any] = {}
     for name, tensor in model.tensors.items():
@@ -33,11 +45,11 @@ def save_quantized(path: str | Path, model: QuantizedModel, extra: Mapping[str, 
         entry = {"role": tensor.role, "shape": list(tensor.shape), "trellis": tensor.trellis}
         described[name] = entry
     meta = {"model": model.config, "vocab_size": model.vocab_size, "tensors": described, "aliases": model.aliases}
-    files.save_numpy(path, arrays, {**meta, "extra": dict(extra or {})})
+    files.save_numpy(path, arrays, meta)
 
 
-def load_quantized(path: str | Path) -> tuple[QuantizedModel, dict[str, Any]]:
-    """Read what ``save_quantized`` wrote: the model and ``extra``. Raises ``FileError`` for a missing or other file."""
+def load_quantized(path: str | Path) -> QuantizedModel:
+    """Read what ``save_quantized`` wrote. Raises ``FileError`` for a missing or other file."""
     arrays, meta = files.load_numpy(path, made_by=_MADE_BY)
     tensors = {}
     try:
@@ -51,8 +63,6 @@ def load_quantized(path: str | Path) -> tuple[QuantizedModel, dict[str, Any]]:
                 column_codes=arrays.pop(f"{name}/columns", None),
                 trellis=entry["trellis"],
             )
-        model = QuantizedModel(meta["model"], meta["vocab_size"], tensors, arrays, meta["aliases"])
-        extra: dict[str, Any] = meta["extra"]
+        return QuantizedModel(meta["model"], meta["vocab_size"], tensors, arrays, meta["aliases"])
     except KeyError as error:
         raise files.FileError(f"{path}: no {error} in it, not quantized weights; re-run {_MADE_BY}") from error
-    return model, extra

@@ -181,7 +181,7 @@ def _locked(path: Path) -> IO[str]:
     while True:
         path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(_removed(path), ignore_errors=True)
-        lock = open(path / "lock", "w")  # noqa: SIM115 (held until the run ends)
+        lock = open(path / "lock", "w", encoding="utf-8")  # noqa: SIM115 (held until the run ends)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if (path / "lock").exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path / "lock")):

@@ -19,7 +19,7 @@ from tiny import quantize_config, quantize_model, recurrent
 
 TINY = recurrent()
 VOCAB = 40
-CONFIG = quantize_config("gptq_lite", {"embedding": 31, "attention": 31, "mlp": 15}, (0.999, 1.0), 12.85)
+CONFIG = quantize_config("gptq_lite", levels={"embedding": 31, "attention": 31, "mlp": 15})
 
 
 def tiny_model() -> LanguageModel:

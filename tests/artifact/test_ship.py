@@ -42,7 +42,7 @@ def run(command: list[str], cwd: Path, path: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an averaged tiny model, both stages run on it."""
+    """A folder with an averaged tiny model, the stages from `quantize` to `compress` run on it."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = build_model(config_from_dict(TINY), 60)
@@ -51,20 +51,21 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_torch(folder / "artifacts/average/model.safetensors", model.state_dict(), meta)
     write_bytes(folder / "artifacts/tokens/tokenizer.model", b"\n\x05piece" * 60)
     write_params(folder, 16_000_000)
-    for stage in ("quantize", "compress"):
+    for stage in ("quantize", "fit", "compress"):
         done = run(["-m", f"stages.{stage}", "--root", str(folder), "--params", "params.yaml"], folder, str(root))
         assert done.returncode == 0, done.stderr
     return folder
 
 
 def write_params(folder: Path, limit: int, **changes: object) -> None:
-    """The repository's parameters of both stages, with the quickest quantizer, ``limit`` and ``changes``."""
-    sections = read_params(Path(__file__).resolve().parent.parent / "params.yaml")
+    """The repository's parameters of these stages, with the quickest quantizer, ``limit`` and ``changes``."""
+    sections = read_params(Path(__file__).resolve().parents[2] / "params.yaml")
     quantize = {**sections["quantize"], "method": "gptq_lite", "percentiles": [0.999, 1.0], "clip": 12.85}
     for key, value in changes.items():
         quantize[key] = {**quantize[key], **value} if key == "gptq" and isinstance(value, dict) else value
     with open(folder / "params.yaml", "w") as file:
-        YAML().dump({"quantize": quantize, "compress": {**sections["compress"], "limit_bytes": limit}}, file)
+        compress = {**sections["compress"], "limit_bytes": limit}
+        YAML().dump({"quantize": quantize, "fit": sections["fit"], "compress": compress}, file)
 
 
 def test_stages_write_what_the_architecture_promises(project: Path) -> None:
@@ -81,13 +82,16 @@ def test_stages_write_what_the_architecture_promises(project: Path) -> None:
     assert {"tensor", "bytes", "role", "coder"} <= set(lines[0].split("\t"))
     state, _ = load_numpy(project / "artifacts/average/model.safetensors", made_by="test")
     assert len(lines) - 1 == len(state)
-    errors = (project / "artifacts/quantize/errors.tsv").read_text().splitlines()
+    errors = (project / "artifacts/fit/errors.tsv").read_text().splitlines()
     assert len(errors) == len(lines) and errors[0].startswith("tensor\trole\tshape")
     assert 0 < json.loads((project / "metrics/quantize.json").read_text())["quantized_relative_error"] < 0.01
 
 
 def test_artifact_holds_the_integers_of_quantize(project: Path) -> None:
-    model, _ = load_quantized(project / "artifacts/quantize/model.safetensors")
+    passed_on = project / "artifacts/fit/model.safetensors"
+    assert passed_on.read_bytes() == (project / "artifacts/quantize/model.safetensors").read_bytes()
+    assert json.loads((project / "metrics/fit.json").read_text()) == {"fit_target_bytes": 0}
+    model = load_quantized(passed_on)
     unpacked = unpack((project / "artifacts/compress/model.golf").read_bytes())
     assert unpacked.tokenizer == b"\n\x05piece" * 60
     for name, array in model.state().items():
@@ -114,17 +118,17 @@ def test_shipped_decoder_alone_gives_the_same_loss(project: Path, root: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.zip", "model.golf"]
 
 
-def test_both_stages_give_the_same_bytes_again(project: Path, root: Path, tmp_path: Path) -> None:
+def test_the_stages_give_the_same_bytes_again(project: Path, root: Path, tmp_path: Path) -> None:
     for name in ("artifacts/average/model.safetensors", "artifacts/tokens/tokenizer.model", "params.yaml"):
         write_bytes(tmp_path / name, (project / name).read_bytes())
-    for stage in ("quantize", "compress"):
+    for stage in ("quantize", "fit", "compress"):
         assert run(["-m", f"stages.{stage}"], tmp_path, f"{root}").returncode == 0
     for name in ("quantize/model.safetensors", "compress/model.golf", "compress/decoder.zip", "compress/tensors.tsv"):
         assert (tmp_path / "artifacts" / name).read_bytes() == (project / "artifacts" / name).read_bytes(), name
 
 
 def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, root: Path, tmp_path: Path) -> None:
-    for name in ("artifacts/quantize/model.safetensors", "artifacts/tokens/tokenizer.model"):
+    for name in ("artifacts/fit/model.safetensors", "artifacts/tokens/tokenizer.model"):
         write_bytes(tmp_path / name, (project / name).read_bytes())
     write_params(tmp_path, 1000)
     done = run(["-m", "stages.compress"], tmp_path, str(root))
@@ -164,6 +168,8 @@ def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
     write_params(tmp_path, 1)
     done = run(["-m", "stages.compress"], tmp_path, str(root))
     assert done.returncode == 1
+    assert "artifacts/fit/model.safetensors: not found; it is made by `fit`" in done.stderr
+    done = run(["-m", "stages.fit"], tmp_path, str(root))
     assert "artifacts/quantize/model.safetensors: not found; it is made by `quantize`" in done.stderr
 
 

@@ -37,7 +37,7 @@ def decoded(root: Path) -> Decoded:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    method = quantize_config("sdclip", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 12.85)
+    method = quantize_config("sdclip", 12.85)
     meta = {"model": to_dict(config), "vocab_size": trained.vocab_size}
     return decode_artifact(pack(Quantizer(state, model, method, meta=meta).run().model, trained.model))
 

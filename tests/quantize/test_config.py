@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from golf.base.params import ParamsError, from_dict, to_dict
-from golf.quantize.config import QuantizeConfig, RoleConfig
+from golf.quantize.config import FitConfig, QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
 from tiny import flat, quantize_config, shaken
 
 MODEL = flat(negative_slope=0.0)
 ROLES = ("embedding", "attention", "mlp")
-CONFIG = quantize_config("sdclip", dict.fromkeys(ROLES, 31), (1.0,), 8.0)
+CONFIG = quantize_config("sdclip")
 
 
 def quantize(config: QuantizeConfig) -> Any:
@@ -26,7 +26,9 @@ def quantize(config: QuantizeConfig) -> Any:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("own", [RoleConfig("gptq_trellis"), RoleConfig(clip=20.0), RoleConfig("gptq_lite", 3.0)])
+@pytest.mark.parametrize(
+    "own", [RoleConfig("gptq_trellis", None), RoleConfig(None, 20.0), RoleConfig("gptq_lite", 3.0)]
+)
 def test_what_a_role_has_of_its_own_acts_on_that_role_alone(role: str, own: RoleConfig) -> None:
     plain, found = quantize(CONFIG), quantize(dataclasses.replace(CONFIG, roles=CONFIG.roles | {role: own}))
     for name, tensor in found.tensors.items():
@@ -37,7 +39,7 @@ def test_what_a_role_has_of_its_own_acts_on_that_role_alone(role: str, own: Role
 
 def test_hessians_are_needed_when_one_role_needs_them() -> None:
     assert not CONFIG.needs_hessians
-    assert dataclasses.replace(CONFIG, roles=CONFIG.roles | {"mlp": RoleConfig("gptq")}).needs_hessians
+    assert dataclasses.replace(CONFIG, roles=CONFIG.roles | {"mlp": RoleConfig("gptq", None)}).needs_hessians
 
 
 @pytest.mark.parametrize(
@@ -48,11 +50,8 @@ def test_hessians_are_needed_when_one_role_needs_them() -> None:
         ("roles.mlp", {"method": None, "clip": -1.0}, "roles.mlp.clip: found -1.0"),
         ("roles.mlp", {"method": None}, "roles.mlp: missing key `clip`"),
         ("roles.mlp", {"method": None, "clip": None, "bits": 4}, "roles.mlp: unknown key `bits`"),
-        ("target_bytes", -1, "target_bytes: found -1"),
         ("control_step", 2, "control_step: found 2"),
         ("gptq.token_exponent", 0.7, "token_exponent: found 0.7"),
-        ("split.by", "role", "split.by: found 'role'"),
-        ("split.tokens", 0, "split.tokens: found 0 .*, expected int, 1 or more"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:
@@ -67,8 +66,24 @@ def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:
         from_dict(QuantizeConfig, data, where="quantize")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("target_bytes", -1, "fit.target_bytes: found -1"),
+        ("split", "role", "fit.split: found 'role'"),
+        ("tokens", 0, "fit.tokens: found 0 .*, expected int, 1 or more"),
+        ("window", 0, "fit.window: found 0 .*, expected int, 1 or more"),
+    ],
+)
+def test_wrong_values_of_the_fit_are_named(key: str, value: Any, message: str) -> None:
+    config = FitConfig(target_bytes=0, split="none", tokens=2048, window=256)
+    assert from_dict(FitConfig, to_dict(config)) == config and not config.acts
+    with pytest.raises(ParamsError, match=message):
+        from_dict(FitConfig, to_dict(config) | {key: value}, where="fit")
+
+
 def test_the_trellis_of_one_role_forbids_act_order() -> None:
     gptq = dataclasses.replace(CONFIG.gptq, act_order=True)
     dataclasses.replace(CONFIG, gptq=gptq)
     with pytest.raises(ValueError, match="gptq.act_order: found true"):
-        dataclasses.replace(CONFIG, gptq=gptq, roles=CONFIG.roles | {"mlp": RoleConfig("gptq_trellis")})
+        dataclasses.replace(CONFIG, gptq=gptq, roles=CONFIG.roles | {"mlp": RoleConfig("gptq_trellis", None)})

@@ -5,35 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ruamel.yaml import YAML
 
+import stages.fit
+import stages.quantize
 from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.artifact.write import pack
-from golf.base.files import load_numpy, save_torch, write_bytes
+from golf.base.files import load_numpy, save_torch, write_bytes, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import GptqConfig, QuantizeConfig, SplitConfig
+from golf.quantize.config import FitConfig, QuantizeConfig
 from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
 from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel
-from stages import quantize as stage
 from tiny import quantize_config, recurrent
 
 VOCAB = 300
 TINY = recurrent(width=48, blocks=1)
 META = {"model": TINY, "vocab_size": VOCAB}
-CONFIG = quantize_config("gptq_lite", dict.fromkeys(("embedding", "attention", "mlp"), 31), (0.999, 1.0), 8.0)
+CONFIG = quantize_config("gptq_lite")
+OFF = FitConfig(target_bytes=0, split="none", tokens=2048, window=256)
+Run = Callable[..., dict[str, Any]]
 DECODER = 20_000
 TOKENIZER = b"\n\x05piece" * 60
 TOTAL = 66_000
@@ -147,8 +149,8 @@ def test_windows_of_damage_are_spread_and_off_those_of_calibrate() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> partial[dict[str, Any]]:
-    """Runs the stage with changed parameters; gives its metrics and arrays."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `quantize` and `fit` with the first section changed and the second given; their metrics and arrays."""
     save_torch(tmp_path / "artifacts/average/model.safetensors", tiny_model().state_dict(), META)
     write_bytes(tmp_path / "artifacts/tokens/tokenizer.model", TOKENIZER)
     writer = ShardWriter(tmp_path / "artifacts/tokens/train", vocab_size=VOCAB, bos_id=1, tokenizer_sha256="0" * 64)
@@ -156,47 +158,54 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> partial[dict[str
         writer.add([1, *np.random.default_rng(seed).integers(2, VOCAB, 60).tolist()], 60)
     writer.close()
 
-    def run(folder: Path, **changes: Any) -> dict[str, Any]:
-        with open(folder / "params.yaml", "w") as file:
-            YAML().dump({"quantize": to_dict(dataclasses.replace(CONFIG, **changes))}, file)
-        monkeypatch.setattr(sys, "argv", ["x", "--root", str(folder), "--params", str(folder / "params.yaml")])
-        stage.main()
-        found: dict[str, Any] = json.loads((folder / "metrics/quantize.json").read_text())
-        return found | {"arrays": load_numpy(folder / "artifacts/quantize/model.safetensors", made_by="x")[0]}
+    def run(fit: FitConfig = OFF, **changes: Any) -> dict[str, Any]:
+        sections = {"quantize": to_dict(dataclasses.replace(CONFIG, **changes)), "fit": to_dict(fit)}
+        compress = {"coder": "smallest", "limit_bytes": TOTAL}
+        write_json(tmp_path / "params.json", {**sections, "compress": compress})
+        monkeypatch.setattr(sys, "argv", ["x", "--root", str(tmp_path), "--params", str(tmp_path / "params.json")])
+        stages.quantize.main()
+        stages.fit.main()
+        found: dict[str, Any] = json.loads((tmp_path / "metrics/fit.json").read_text())
+        return found | {"arrays": load_numpy(tmp_path / "artifacts/fit/model.safetensors", made_by="x")[0]}
 
-    return partial(run, folder=tmp_path)
+    return run
 
 
 def test_the_stage_fits_to_artifact_and_decoder(
-    project: partial[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    project: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`target_bytes` acts, with the coder of `compress` at its smallest and the code of the decoder counted."""
+    """`target_bytes` acts, with the coder of `compress` and the code of the decoder counted."""
     free = project()
     assert "fit_total_bytes" not in free
-    split = SplitConfig(by="tensor", tokens=96, window=24)
-    fitted = project(target_bytes=TOTAL, split=split)
+    fitted = project(FitConfig(TOTAL, "tensor", tokens=96, window=24))
     assert TOTAL * (1 - TOLERANCE) <= fitted["fit_total_bytes"] <= TOTAL
     shown = capsys.readouterr().out
-    assert "for the decoder; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
+    assert "are the decoder's; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
     assert any(not np.array_equal(free["arrays"][name], fitted["arrays"][name]) for name in free["arrays"])
-    root = Path(stage.__file__).parent.parent
-    model, _ = load_quantized(project.keywords["folder"] / "artifacts/quantize/model.safetensors")
+    root = Path(stages.fit.__file__).parent.parent
+    model = load_quantized(tmp_path / "artifacts/fit/model.safetensors")
     coders = CompressConfig("smallest", TOTAL)
     data = pack(model, TOKENIZER, coders=coders.coders, embedding_coders=coders.embedding_coders)
     assert len(data) + len(pack_decoder(root)) == fitted["fit_total_bytes"]
 
 
-def test_the_split_of_the_stage_acts_without_a_target(project: partial[dict[str, Any]]) -> None:
-    free, found = project(), project(split=SplitConfig(by="tensor", tokens=96, window=24))
+def test_the_split_of_the_stage_acts_without_a_target(project: Run) -> None:
+    free, found = project(), project(FitConfig(0, "tensor", tokens=96, window=24))
     assert found["divergence_nats"] > 0 and "fit_total_bytes" not in found
     assert any(not np.array_equal(free["arrays"][name], found["arrays"][name]) for name in free["arrays"])
 
 
-def test_the_stage_counts_tokens_for_their_exponent(project: partial[dict[str, Any]]) -> None:
+def test_without_either_the_model_is_passed_on(project: Run, tmp_path: Path) -> None:
+    project()
+    for name in ("model.safetensors", "errors.tsv"):
+        assert (tmp_path / "artifacts/fit" / name).read_bytes() == (tmp_path / "artifacts/quantize" / name).read_bytes()
+
+
+def test_the_stage_counts_tokens_for_their_exponent(project: Run, tmp_path: Path) -> None:
     """Tables change, matrices do not."""
-    save_hessians(project.keywords["folder"] / "artifacts/calibrate/hessians.safetensors", *calibration())
+    save_hessians(tmp_path / "artifacts/calibrate/hessians.safetensors", *calibration())
     free = project(method="gptq")
-    found = project(method="gptq", gptq=GptqConfig(token_exponent=0.5))
+    found = project(method="gptq", gptq=dataclasses.replace(CONFIG.gptq, token_exponent=0.5))
     for name, array in found["arrays"].items():
         assert np.array_equal(free["arrays"][name], array) == ("embedding" not in name or "/columns" in name), name
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.quantize.config import GptqConfig, QuantizeConfig
+from golf.quantize.config import QuantizeConfig
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.steps import StepError, column_codes, row_codes, row_steps_by_spread, step_codes, token_factors
@@ -23,7 +23,7 @@ IMPORTANCE = np.exp2(np.random.default_rng(0).normal(0, 1.5, 300))
 VOCAB = 60
 MODEL = recurrent(blocks=1)
 COUNTS = (100_000 / np.arange(1, VOCAB + 1)).astype(np.int64)
-CONFIG = quantize_config("gptq", dict.fromkeys(("embedding", "attention", "mlp"), 31), (1.0,), 8.0)
+CONFIG = quantize_config("gptq")
 
 
 def test_decoded_steps_are_the_nearest_float32_of_the_power() -> None:
@@ -182,7 +182,7 @@ def test_the_token_exponent_lowers_the_error_that_counts_on_tables_alone(method:
 
 
 def test_the_token_exponent_needs_counts_and_a_method_of_gptq() -> None:
-    with_exponent = dataclasses.replace(CONFIG, gptq=GptqConfig(token_exponent=0.5))
+    with_exponent = dataclasses.replace(CONFIG, gptq=dataclasses.replace(CONFIG.gptq, token_exponent=0.5))
     with pytest.raises(ValueError, match="quantize.gptq.token_exponent: expected token counts"):
         quantize(with_exponent, None)
     quantize(dataclasses.replace(with_exponent, method="gptq_lite"), None)  # whose clips are its own

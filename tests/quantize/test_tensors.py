@@ -79,9 +79,8 @@ def model() -> QuantizedModel:
 
 def test_file_round_trip(tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    save_quantized(first, model(), {"note": 1})
-    again, extra = load_quantized(first)
-    assert extra == {"note": 1}
+    save_quantized(first, model())
+    again = load_quantized(first)
     assert (again.config, again.vocab_size, again.aliases) == ({"family": "x", "width": 3}, 50, model().aliases)
     for name, array in model().state().items():
         assert (again.state()[name] == array).all()
@@ -89,7 +88,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
         new = again.tensors[name]
         assert (new.role, new.shape, new.trellis) == (old.role, old.shape, old.trellis)
         assert (new.values == old.values).all() and new.row_scale.dtype == old.row_scale.dtype
-    save_quantized(second, again, extra)
+    save_quantized(second, again)
     assert sha256_file(first) == sha256_file(second)
 
 
@@ -100,8 +99,8 @@ def test_tied_names_share_one_array() -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="not found; it is made by `quantize`"):
+    with pytest.raises(FileError, match="not found; it is made by `fit`"):
         load_quantized(tmp_path / "none.safetensors")
     save_numpy(tmp_path / "x.safetensors", {"a": np.zeros(1)}, {"model": {}})
-    with pytest.raises(FileError, match=r"no 'tensors' in it, not quantized weights; re-run `quantize`"):
+    with pytest.raises(FileError, match=r"no 'tensors' in it, not quantized weights; re-run `fit`"):
         load_quantized(tmp_path / "x.safetensors")

@@ -11,8 +11,8 @@ import torch
 from golf.artifact.write import pack
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.config import GptqConfig, Method
-from golf.quantize.pipeline import QuantizeConfig, Quantizer, QuantizeResult
+from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig, RoleConfig
+from golf.quantize.pipeline import Quantizer, QuantizeResult
 
 __all__ = ["flat", "pack_untrained", "quantize_config", "quantize_model", "recurrent", "shaken"]
 
@@ -41,13 +41,12 @@ def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: floa
     return model
 
 
-def quantize_config(
-    method: Method, levels: dict[str, int], percentiles: tuple[float, ...], clip: float, **changes: Any
-) -> QuantizeConfig:
-    """A method and nothing besides: no exponents by token, control tensors as they are."""
-    return QuantizeConfig(
-        method, levels, percentiles, clip, **{"gptq": GptqConfig(token_exponent=0.0), "control_step": 0.0} | changes
-    )
+def quantize_config(method: Any, clip: float = 8.0, **changes: Any) -> QuantizeConfig:
+    """Section `quantize` with everything that a method can do without left out."""
+    levels, roles = dict.fromkeys(QUANTIZED_ROLES, 31), dict.fromkeys(QUANTIZED_ROLES, RoleConfig(None, None))
+    gptq = GptqConfig(damping=0.01, column_exponent=0.5, act_order=False, token_exponent=0.0)
+    plain = {"levels": levels, "percentiles": (0.999, 1.0), "gptq": gptq, "roles": roles, "control_step": 0.0}
+    return QuantizeConfig(method=method, clip=clip, **(plain | changes))
 
 
 def quantize_model(
@@ -66,6 +65,5 @@ def pack_untrained(shape: dict[str, Any], vocab_size: int, tokenizer: bytes, *, 
     """The artifact of ``shaken(shape, vocab_size, seed=seed)`` at int6, order-0 coder."""
     model = shaken(shape, vocab_size, seed=seed)
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    levels = {"embedding": 31, "attention": 31, "mlp": 31}
-    method = quantize_config("gptq_lite", levels, (0.999, 1.0), 12.85)
-    return pack(quantize_model(state, model, method, meta={"model": shape, "vocab_size": vocab_size}).model, tokenizer)
+    config = quantize_config("gptq_lite")
+    return pack(quantize_model(state, model, config, meta={"model": shape, "vocab_size": vocab_size}).model, tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -53,7 +54,9 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {}
     for name, texts in splits.items():
         writer = write_split(folder / "artifacts/tokens" / name, tokenizer, texts)
+        data = b"".join(len(text.encode()).to_bytes(8, "little") + text.encode() for text in texts)
         counts[name] = {"bytes": writer.num_bytes, "raw_bytes": writer.num_bytes, "tokens": writer.num_tokens}
+        counts[name] |= {"text_sha256": hashlib.sha256(data).hexdigest()}
     manifest = {"divisor": tokenizer.divisor, "tokenizer_sha256": tokenizer.sha256, "splits": counts}
     (folder / "artifacts/tokens/manifest.json").write_text(json.dumps(manifest))
     (folder / "artifacts/compress").mkdir()
