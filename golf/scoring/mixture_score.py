@@ -73,6 +73,14 @@ def score_mixture(
             "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
             "wanted it true there too"
         )
+    for part in (record.plain, record.biased):
+        if part is not None:
+            part.check_ids(text.vocab_size)
+    if len(record.tempered) != len(streaming.temperatures):
+        raise ScoringError(
+            f"the streaming record has nats under {len(record.tempered)} temperatures, its parameters name "
+            f"{len(streaming.temperatures)}; re-run `evaluate streaming`"
+        )
     begin = time.perf_counter()
     mixture = MixtureConfig(streaming, config)
     tokens = text.tokens.astype(np.int32)
