@@ -101,11 +101,14 @@ def _size(root: Path, target: int) -> Callable[[QuantizedModel], int]:
     from golf.artifact.write import pack
 
     tokenizer = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    decoder_bytes = len(pack_decoder(SOURCES))
     coder = CompressConfig(coder="smallest", limit_bytes=target)
-    _say(f"fit: target {target:,} bytes, of them {decoder_bytes:,} for the decoder; coder: smallest")
-    extra = {"coders": coder.coders, "embedding_coders": coder.embedding_coders}
-    return lambda model: decoder_bytes + len(pack(model, tokenizer, **extra))
+    _say(f"fit: target {target:,} bytes, the decoder's included; coder: smallest")
+
+    def size(model: QuantizedModel) -> int:
+        data = pack(model, tokenizer, coders=coder.coders, embedding_coders=coder.embedding_coders)
+        return len(data) + len(pack_decoder(SOURCES, data))
+
+    return size
 
 
 def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergence:
