@@ -36,7 +36,7 @@ def main() -> None:
     metrics = {"fit_target_bytes": float(config.target_bytes)}
     if config.acts:
         quantizer = Quantizer.load(args.root, load_section(args.params, "quantize", QuantizeConfig))
-        size = _size(args.root, load_section(args.params, "compress", CompressConfig))
+        size = _size(args.root, load_section(args.params, "compress", CompressConfig), config.target_bytes)
         result = fitted(quantizer, config, text=open_split(args.root / "artifacts/tokens/train"), size=size, say=_say)
         save_result(out, result)
         metrics |= result.metrics
@@ -46,13 +46,16 @@ def main() -> None:
     write_json(args.root / "metrics/fit.json", metrics)
 
 
-def _size(root: Path, config: CompressConfig) -> Callable[[QuantizedModel], int]:
+def _size(root: Path, config: CompressConfig, target: int) -> Callable[[QuantizedModel], int]:
     """Bytes of artifact and decoder as `compress` writes them."""
     tokenizer = require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    decoder_bytes = len(pack_decoder(SOURCES))
-    _say(f"fit: {decoder_bytes:,} bytes are the decoder's; coder: {config.coder}")
-    coders, embedding_coders = config.coders, config.embedding_coders
-    return lambda model: decoder_bytes + len(pack(model, tokenizer, coders=coders, embedding_coders=embedding_coders))
+    _say(f"fit: target {target:,} bytes, the decoder's included; coder: {config.coder}")
+
+    def size(model: QuantizedModel) -> int:
+        data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
+        return len(data) + len(pack_decoder(SOURCES, data))
+
+    return size
 
 
 def _say(line: str) -> None:
