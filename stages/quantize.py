@@ -8,7 +8,6 @@ Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from golf.base import files
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.hessian import load_hessians
@@ -32,30 +31,26 @@ COLUMNS = ("tensor", "role", "shape", "weights", "relative_error", "output_error
 SOURCES = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
+def run(params: Path, root: Path) -> None:
     """Run the stage; ``ValueError`` for wrong parameters or weights."""
-    parser = argparse.ArgumentParser(prog="python -m stages.quantize", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    config = load_section(args.params, "quantize", QuantizeConfig)
-    state, meta = files.load_numpy(args.root / "artifacts/average/model.safetensors", made_by="`average`")
+    config = load_section(params, "quantize", QuantizeConfig)
+    state, meta = files.load_numpy(root / "artifacts/average/model.safetensors", made_by="`average`")
     missing = [key for key in ("model", "vocab_size") if key not in meta]
     if missing:
         raise files.FileError(f"artifacts/average/model.safetensors: meta has no `{missing[0]}`; re-run `average`")
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
-    hessians = _hessians(args.root) if config.needs_hessians else None
+    hessians = _hessians(root) if config.needs_hessians else None
     wanted = config.gptq.token_exponent > 0 and config.needs_hessians
-    counts = _token_counts(args.root, meta["vocab_size"]) if wanted else None
+    counts = _token_counts(root, meta["vocab_size"]) if wanted else None
     quantizer = Quantizer(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
     searched = config.target_bytes > 0 or config.split.by != "none"
-    result = _fitted(quantizer, model, args.root) if searched else quantizer.run()
-    out = args.root / "artifacts/quantize"
+    result = _fitted(quantizer, model, root) if searched else quantizer.run()
+    out = root / "artifacts/quantize"
     errors = {row["tensor"]: row["relative_error"] for row in result.rows}
     save_quantized(out / "model.safetensors", result.model, {"relative_error": errors})
     lines = ["\t".join(COLUMNS), *("\t".join(str(row[key]) for key in COLUMNS) for row in result.rows)]
     files.write_text(out / "errors.tsv", "\n".join(lines) + "\n")
-    files.write_json(args.root / "metrics/quantize.json", result.metrics)
+    files.write_json(root / "metrics/quantize.json", result.metrics)
 
 
 def _hessians(root: Path) -> dict[str, np.ndarray | None]:
@@ -118,4 +113,4 @@ def _damage(quantizer: Quantizer, model: LanguageModel, root: Path) -> Divergenc
 
 
 if __name__ == "__main__":
-    main_guard(main, name="quantize")
+    run_stage(run, description=__doc__)
