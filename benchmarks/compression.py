@@ -91,7 +91,7 @@ def coders(floats: dict[str, np.ndarray], out: Found, kept: Path) -> None:
                 "decode": every.symbols / every.decode_seconds / 1e6,
             }
             print(title, coder, out[title][coder], flush=True)
-            kept.write_text(json.dumps(out, indent=1))
+            kept.write_text(json.dumps(out, indent=1), encoding="utf-8")
 
 
 def scales(floats: dict[str, np.ndarray]) -> Found:
@@ -218,21 +218,22 @@ def main() -> None:
             continue
         kept = args.work / f"{name}.json"
         if name == "coders":
-            known = json.loads(kept.read_text()) if kept.is_file() else {}
+            known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
             coders(matrices(args.weights), known, kept)
             continue
         if name in ON_MINILM:
             result = {"static": static, "scales": scales, "general": compressors}[name](matrices(args.weights))
         else:
             result = side(args.root) if name == "side" else curve(args.root, args.tokens)
-        kept.write_text(json.dumps(result, indent=1))
+        kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
     order = ("static", "coders", "scales", "general", "side", "curve")
-    found = {n: json.loads((args.work / f"{n}.json").read_text()) for n in order if (args.work / f"{n}.json").is_file()}
+    files = {n: args.work / f"{n}.json" for n in order}
+    found = {n: json.loads(file.read_text(encoding="utf-8")) for n, file in files.items() if file.is_file()}
     if "curve" in found:
         draw(found["curve"], args.out.with_suffix("") / "rate_distortion.svg")
-    old = args.out.read_text() if args.out.is_file() else ""
+    old = args.out.read_text(encoding="utf-8") if args.out.is_file() else ""
     said = old[old.index(SAID) :] if SAID in old else ""
-    args.out.write_text(page(found) + said)
+    args.out.write_text(page(found) + said, encoding="utf-8")
 
 
 if __name__ == "__main__":

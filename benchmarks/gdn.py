@@ -1,6 +1,6 @@
 """Speed of the gated delta rule (token loop, chunks, fla) and of attention, by context length.
 
-    python benchmarks/gdn.py [--contexts 256,512,1024,2048] [--tokens N] [--repeats N] [--device DEVICE] [--report FILE]
+    python -m benchmarks.gdn [--contexts 256,512,1024,2048] [--tokens N] [--repeats N] [--device DEVICE] [--report FILE]
 
 Every row runs the same number of tokens (batch = tokens / context) forward and backward at 8 heads of 64 channels, the
 published layer's; what is shown is the best of the repeats in microseconds per token, which on a busy machine is the

@@ -295,7 +295,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = args.work / "results.json"
-    rows = json.loads(results.read_text()) if results.exists() else []
+    rows = json.loads(results.read_text(encoding="utf-8")) if results.exists() else []
     text = validation_head(args.tokens / "val", args.bytes)
     until = time.monotonic() + 60 * args.minutes
     experiment = Experiment(args.tokens, args.work, rows, until, text, args.steps)

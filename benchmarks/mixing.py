@@ -1,6 +1,6 @@
 """Gain and speed of the online mixture over a static base model, on real text.
 
-    python benchmarks/mixing.py --tokens FILE --train FILE [--limit N] [--check N] [--report docs/results/mixing.md]
+    python -m benchmarks.mixing --tokens FILE --train FILE [--limit N] [--check N] [--report docs/results/mixing.md]
 
 FILE is a `.bin` of the competition (256 int32 header, then uint16 ids) or a `.npy` of ids; documents begin with id 1.
 The base is an interpolated n-gram model (absolute discounting, orders 1 to 5) of the training tokens: cheap, honest and
@@ -174,7 +174,8 @@ def main() -> None:
     print("\n".join([*lines, "", *notes]))
     if args.report:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        args.report.write_text(f"{len(tokens)} tokens, commit {commit}\n\n" + "\n".join([*lines, "", *notes]))
+        page = "\n".join([f"{len(tokens)} tokens, commit {commit}\n", *lines, "", *notes])
+        args.report.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Training speed of our models beside the challenge's naive baseline, in one process on one machine.
 
-    python benchmarks/train_speed.py --peer PATH/train_gpt.py            # GPU: 9 x 512, 524,288 tokens a step, bf16
-    python benchmarks/train_speed.py --peer PATH/train_gpt.py --small    # CPU: 4 x 192, fp32
+    python -m benchmarks.train_speed --peer PATH/train_gpt.py            # GPU: 9 x 512, 524,288 tokens a step, bf16
+    python -m benchmarks.train_speed --peer PATH/train_gpt.py --small    # CPU: 4 x 192, fp32
 
 The peer is openai/parameter-golf's train_gpt.py, given by path; its GPT, Muon and Adam groups are built as its own main
 does and driven by the loop below, on the same tokens as ours (random, or text with ``--text artifacts/tokens``). Per
@@ -230,7 +230,8 @@ def main() -> None:
         times = f"{row['step_ms']:.1f} ms a step ({row['forward_backward_ms']:.1f} forward and backward)"
         print(f"{row['model']:<34} {row['tokens_per_second']:>12,.0f} tokens/s  {times}{mfu}{ratio}")
     if args.out:
-        args.out.write_text(json.dumps({"torch": torch.__version__, "device": device, "rows": rows}, indent=1) + "\n")
+        page = {"torch": torch.__version__, "device": device, "rows": rows}
+        args.out.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

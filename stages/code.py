@@ -1,12 +1,14 @@
 """Stage `code`: a fingerprint of the code that each stage runs, which that stage depends on.
 
-In: the sources, `model.family` and `tokenize.tokenizer` of the parameters. Out: artifacts/code/STAGE.txt, a digest for
-each file of the stage's import closure; only the family that the parameters name counts, comments and docstrings do
-not. The tokenizer model that `tokenize` reads, where it is a file, is in the fingerprint of that stage.
+In: the sources, `model.family`, `tokenize.tokenizer` and `tokenize.val_path` of the parameters. Out:
+artifacts/code/STAGE.txt, a digest for each file of the stage's import closure; only the family that the parameters name
+counts, comments and docstrings do not. The tokenizer model and the validation files that `tokenize` reads, where there
+are some, are in the fingerprint of that stage.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from golf.base.code import Code
@@ -26,7 +28,8 @@ def run(params: Path, root: Path) -> None:
         for stage in sorted(path.stem for path in (SOURCES / "stages").glob("[a-z]*.py")):
             text = code.fingerprint(f"stages.{stage}")
             if stage == "tokenize":
-                text += _tokenizer(root, _value(values, "tokenize", "tokenizer"))
+                names = (_value(values, "tokenize", key) for key in ("tokenizer", "val_path"))
+                text += "".join(_inputs(root, name) for name in names)
             (folder / f"{stage}.txt").write_text(text, encoding="utf-8")
 
 
@@ -35,9 +38,13 @@ def _value(params: dict[str, object], section: str, key: str) -> str:
     return str(values.get(key) or "") if isinstance(values, dict) else ""
 
 
-def _tokenizer(root: Path, name: str) -> str:
+def _inputs(root: Path, name: str) -> str:
+    """Hash and path of a file, or of each file in a folder; nothing for ``train`` and ``none``, which name no file."""
     path = root / name
-    return f"{sha256_file(path)} {name}\n" if name != "train" and path.is_file() else ""
+    if name in ("", "train", "none"):
+        return ""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return "".join(f"{sha256_file(file)} {os.path.relpath(file, root)}\n" for file in files if file.is_file())
 
 
 if __name__ == "__main__":

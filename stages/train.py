@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.base.code import Code
-from golf.base.distributed import PeerLostError, joined, place
+from golf.base.distributed import PeerLostError, ReplicaError, joined, place
 from golf.base.errors import GolfError
 from golf.base.files import sha256_file, write_json
 from golf.base.main import run_stage
@@ -89,7 +89,7 @@ def run(params: Path, root: Path) -> int:
     described = config_to_dict(model_config)
     meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
     with (
-        _one_message(rank, PeerLostError, DivergedError, MemoryShortError),
+        _one_message(rank, PeerLostError, ReplicaError, DivergedError, MemoryShortError),
         stop_on_signals(grace_seconds=_GRACE_SECONDS if world > 1 else 0) as stop,
         joined(rank, world, torch.device(device)) as group,
     ):

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from golf.base.threads import bound_spin
+
+bound_spin(os.environ)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # the OpenMP layer gives torch its two threads: they spin
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "golf", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]

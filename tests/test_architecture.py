@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_the_library_reads_no_environment_and_no_argv(root: Path) -> None:
                 assert (node.value.id, node.attr) not in {("os", "environ"), ("os", "getenv"), ("sys", "argv")}, path
 
 
+def test_text_files_are_utf_8_whatever_the_locale(root: Path) -> None:
+    """`params.yaml` and the sources were once read in the locale's encoding: ASCII where it is C."""
+    for path in [p for name in ("golf", "stages", "benchmarks", "tests/support") for p in (root / name).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and opens_text(node):
+                where = f"{path.relative_to(root)}:{node.lineno}"
+                assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{where}: no encoding"
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Whether a call is ``read_text`` or ``write_text`` of a path, or opens a file with no binary mode."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    if name in ("read_text", "write_text"):
+        return isinstance(call.func, ast.Attribute) and owner != "files"  # golf.base.files.write_text writes UTF-8
+    modes = [arg for arg in ast.walk(call) if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    compressed = owner in ("gzip", "lzma", "bz2") and not any(mode.value in ("rt", "wt") for mode in modes)
+    binary = any("b" in mode.value and set(mode.value) <= set("rwxab+") for mode in modes)
+    return name == "open" and owner not in ("os", "tarfile", "zipfile") and not compressed and not binary
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("p.read_text()", True), ("write_text(p, t)", False), ("files.write_text(p, t)", False), ("open(p)", True),
+     ("open(p, 'rb')", False), ("p.open('a')", True),
+     ("open(p, 'r+b' if old else 'w+b')", False), ("gzip.open(p)", False), ("f.close()", False)],
+)  # fmt: skip
+def test_calls_that_open_text_are_told(source: str, text: bool) -> None:
+    assert opens_text(ast.parse(source, mode="eval").body) == text  # type: ignore[arg-type]
+
+
 def test_no_pickle_and_no_eval_of_data(root: Path) -> None:
     for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
         tree = ast.parse(path.read_text())
@@ -110,7 +142,8 @@ def test_no_pickle_and_no_eval_of_data(root: Path) -> None:
 def test_only_golf_files_saves_safetensors(root: Path) -> None:
     for path in library_files(root):
         if path.name != "files.py":
-            assert "save_file" not in path.read_text(), path
+            text = path.read_text()
+            assert "save_file" not in text and not re.search(r"safetensors\S* import save", text), path
 
 
 @pytest.mark.parametrize("folder", ["golf", "stages"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from golf.base.params import ParamsError
-from golf.cli import COMMANDS
+from golf.cli import COMMANDS, __version__, build_parser
 from golf.cli.params import compose, render
 
 
-def golf(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "golf.cli", *args], cwd=cwd, capture_output=True, text=True)
+def golf(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "golf.cli", *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env={**os.environ, **environment})
 
 
 def test_help_lists_every_command(root: Path) -> None:
@@ -23,10 +27,68 @@ def test_help_lists_every_command(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help(root: Path, name: str) -> None:
+def test_every_command_has_help_and_an_example_that_parses(root: Path, name: str) -> None:
+    help_line, example = COMMANDS[name]
     done = golf(name, "--help", cwd=root)
     assert done.returncode == 0 and "usage: golf" in done.stdout
-    assert COMMANDS[name][1:] in " ".join(done.stdout.split())
+    assert help_line[1:] in " ".join(done.stdout.split()) and f"example:\n  {example}\n" in done.stdout
+    words = shlex.split(example.removeprefix('eval "$(').removesuffix(')"'))
+    parser, modules = build_parser([name])
+    args = parser.parse_args(words[1:])
+    assert words[0] == "golf" and args.command == name and callable(modules[name].run)
+
+
+@pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])
+def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.log").write_text("final val_loss:2.80405024 val_bpb:1.08553523\n")
+    for link in ("conf", "golf", "stages", "params.yaml"):
+        (tmp_path / link).symlink_to(root / link)
+    done = golf(*shlex.split(COMMANDS[name][1])[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sources_and_parameters_are_utf_8_in_a_locale_that_is_not(root: Path, tmp_path: Path) -> None:
+    """Under LC_ALL=C the sources of the decoder and params.yaml were once read as ASCII."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shutil.copytree(root / "conf", tmp_path / "conf")
+    config = tmp_path / "conf" / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace("path: data/", "path: da\u00df/")
+    config.write_text(text, encoding="utf-8")
+    done = golf("params", cwd=tmp_path, **locale)
+    assert done.returncode == 0, done.stderr
+    assert "path: da\u00df/" in done.stdout
+    assert golf("deps", "compress", cwd=root, **locale).stdout == golf("deps", "compress", cwd=root).stdout
+
+
+def test_a_mistyped_command_suggests_the_right_one(root: Path) -> None:
+    done = golf("audti", "x.log", cwd=root)
+    assert done.returncode == 2 and "unknown command 'audti'; did you mean `audit`?" in done.stderr
+    done = golf("\x1b[2Jqqq", cwd=root)
+    assert r"unknown command '\x1b[2Jqqq'; the commands are audit, " in done.stderr
+
+
+def test_no_command_is_help_and_version_is_told(root: Path) -> None:
+    done = golf(cwd=root)
+    assert done.returncode == 0 and "usage: golf" in done.stdout
+    assert golf("--version", cwd=root).stdout == f"golf {__version__}\n"
+
+
+def test_bash_completes_commands_options_and_files(root: Path, tmp_path: Path) -> None:
+    done = golf("completion", "bash", cwd=root)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "golf.bash").write_text(done.stdout)
+    (tmp_path / "book.txt").write_text("")
+    script = """
+        source golf.bash
+        complete_line() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            _shtab_golf
+            echo "${COMPREPLY[@]}"
+        }
+        complete_line golf au; complete_line golf verify --js; complete_line golf zip boo
+    """
+    shown = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines() == ["audit", "--json", "book.txt"]
 
 
 def test_params_keep_their_comments(root: Path) -> None:

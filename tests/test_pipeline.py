@@ -71,6 +71,21 @@ def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path) -> None:
     assert seen[0] == seen[1] == seen[2]
 
 
+def test_changed_validation_files_re_run_tokenize_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import code
+
+    (tmp_path / "p.json").write_text('{"tokenize": {"tokenizer": "train", "val_path": "scored"}}')
+    (tmp_path / "scored" / "more").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["code", "--params", str(tmp_path / "p.json"), "--root", str(tmp_path)])
+    seen = []
+    for name, content in (("a.txt", "one"), ("a.txt", "two"), ("more/b.txt", "two")):
+        (tmp_path / "scored" / name).write_text(content)
+        code.main()
+        seen.append({path.stem: path.read_text() for path in (tmp_path / "artifacts" / "code").iterdir()})
+    assert len({texts.pop("tokenize") for texts in seen}) == 3
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_bug_experiments_outside_the_workspace_find_the_corpus(root: Path) -> None:
     """DVC must see the corpus as tracked data; when .gitignore covered data/, `dvc exp run --queue` ran without it."""
     from dvc.repo import Repo

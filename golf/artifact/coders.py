@@ -206,14 +206,21 @@ def _decode_context(side: bytes, payload: bytes, info: SideInfo) -> Integers:
     return as_int16(values, info)
 
 
+DECODERS: dict[int, Callable[[bytes, bytes, SideInfo], Integers]] = {
+    0: _decode_raw,
+    1: _decode_static,
+    2: _decode_columns,
+    3: _decode_context,
+    4: _decode_context,
+}
 CODERS: dict[int, Coder] = {
-    coder.number: coder
-    for coder in (
-        Coder(0, "raw", _encode_raw, _decode_raw, _raw_least),
-        Coder(1, "rans", _encode_static, _decode_static),
-        Coder(2, "columns", _encode_columns, _decode_columns, _columns_least),
-        Coder(3, "context", _encode_context, _decode_context, _context_least),
-        Coder(4, "linear", _encode_linear, _decode_context, _linear_least),
+    number: Coder(number, name, encode, DECODERS[number], least)
+    for number, name, encode, least in (
+        (0, "raw", _encode_raw, _raw_least),
+        (1, "rans", _encode_static, lambda values: 0),
+        (2, "columns", _encode_columns, _columns_least),
+        (3, "context", _encode_context, _context_least),
+        (4, "linear", _encode_linear, _linear_least),
     )
 }
 

@@ -167,7 +167,7 @@ def _candidate(
         return None
     groups = np.empty(values.shape, np.uint16)
     histograms = np.zeros((len(means), alphabet), np.int64)
-    grouped.count(values, lowest, trellis, found.number, *places, groups, histograms)
+    grouped.count(values, lowest, trellis, grouped.Codes(found.number, *places), groups, histograms)
     tables = normal_tables(lowest, alphabet, deviations, means)
     bits = -(histograms * np.log2(tables / TOTAL)).sum(axis=1)
     explicit = np.zeros(len(means), bool)
@@ -271,7 +271,8 @@ def decode(
     _tables(packed, tables, what)
     words = reader.take(reader.left, "words")
     values = np.empty((rows, columns), np.int32)
-    if len(words) % 4 or not grouped.decode(words, values, lowest, trellis, found.number, *places, tables):
+    codes = grouped.Codes(found.number, *places)
+    if len(words) % 4 or not grouped.decode(words, values, lowest, trellis, codes, tables):
         message = f"{what}: the rANS code does not end after {rows} x {columns} values: {len(words)} damaged bytes"
         raise ArtifactError("payload", message)
     return values

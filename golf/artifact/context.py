@@ -15,7 +15,7 @@ Column steps, where a tensor has them, set the deviation that a column starts wi
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from golf.artifact.context_model import (
     SLOW,
     SPREAD,
     ZONES,
+    Model,
+    Tables,
     code_leaf,
     expectation,
     learn,
@@ -58,6 +60,31 @@ _RIDGE, _FORGET_ROWS, _FIRST_FIT, _MAX_GAP = 128, 8192, 16, 1024
 _Header = tuple[int, int, int, int, int]  # shift, spread code, center, below, above
 
 
+class _Mode(NamedTuple):
+    decoding: bool
+    linear: bool
+    trellis: int  # _BY_ROWS, _BY_COLUMNS or 0
+
+
+class _Shape(NamedTuple):
+    """Of the integers: low bits coded plainly, then what the tree covers; ``deviation`` Q8."""
+
+    shift: int
+    center: int
+    below: int
+    above: int
+    deviation: int
+
+
+class _Predictor(NamedTuple):
+    """Working memory of ``golf.artifact.predict``: two (C, C), two (C,), int32."""
+
+    covariance: np.ndarray
+    factor: np.ndarray
+    deviations: np.ndarray
+    predictions: np.ndarray
+
+
 @lru_cache(maxsize=1)
 def _reciprocals() -> NDArray[np.int64]:
     return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
@@ -66,7 +93,7 @@ def _reciprocals() -> NDArray[np.int64]:
 @part
 def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, shape: Any) -> Any:
     """Code what the tree left open, the distance of an escape and the low bits; returns the whole integer."""
-    shift, center, below, above = shape[0], shape[1], shape[2], shape[3]
+    shift, center, below, above, _ = shape
     top = inside
     if inside == above:
         top += code_escape(coder, data, decoding, (value >> shift) - center - above)
@@ -79,45 +106,38 @@ def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, s
 
 
 @step
-def _observe(
-    found: Any, fast: Any, expected: Any, to_units: Any, fitted: Any, factor: Any, c: Any, deviations: Any,
-    predictions: Any,
-) -> None:  # fmt: skip
-    """Keep the deviation of the value ``found`` (Q8) of column ``c``; let its innovation move those to the right."""
-    away = (found - fast) * to_units
-    deviations[c] = min(max((away + (1 << 18)) >> 19, -127), 127)
+def _observe(predictor: Any, c: Any, away: Any, miss: Any, to_units: Any, fitted: Any) -> None:
+    """Store the deviation ``away`` (Q8) of column ``c``; let its innovation ``miss`` move those to the right."""
+    predictor.deviations[c] = min(max((away * to_units + (1 << 18)) >> 19, -127), 127)
     if fitted:
-        innovation = ((found - expected) * to_units + 32768) >> 16
-        predict.spread_innovation(factor, c, min(max(innovation, -1023), 1023), predictions)
+        innovation = min(max((miss * to_units + 32768) >> 16, -1023), 1023)
+        predict.spread_innovation(predictor.factor, c, innovation, predictor.predictions)
 
 
 @part
-def _rows_end(linear: bool, covariance: Any, deviations: Any, summed: Any) -> Any:
+def _rows_end(predictor: Any, summed: Any) -> Any:
     """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
-    if not linear:
-        return summed
-    predict.accumulate(covariance, deviations)
+    predict.accumulate(predictor.covariance, predictor.deviations)
     summed += 1
     if summed == _FORGET_ROWS:
-        predict.halve(covariance)
+        predict.halve(predictor.covariance)
         summed >>= 1
     return summed
 
 
 @kernel(parts=(binary, context_model, fixed, grouped, predict))
 def _code_matrix(
-    values: Any, data: Any, decoding: bool, linear: bool, trellis: int, deviation: Any, shape: Any, tree: Any,
-    stretch: Any, squash: Any, cdf: Any, reciprocal: Any, state: Any, weights: Any, counters: Any, covariance: Any,
-    factor: Any, paths: Any,
-) -> Any:  # fmt: skip
+    values: Any, data: Any, mode: Any, shape: Any, tables: Any, model: Any, predictor: Any, paths: Any
+) -> Any:
     """Code all values (R, C) int32; returns the bytes, -1 for a damaged stream or a full buffer."""
     rows, columns = values.shape
-    nodes, shift, center, below, above = len(weights), shape[0], shape[1], shape[2], shape[3]
+    decoding, linear, trellis = mode
+    shift, center, below, above, deviation = shape
+    state, nodes = model.state, len(model.weights)
     stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
     first_row_cell = columns * stride + (nodes if stride == 0 else 0)
     first_zone = first_row_cell + ROW_CELLS * nodes
     odd_half = first_zone + ZONES * nodes  # counters of weights that lie half a step higher
-    predictions, deviations = np.zeros(columns, np.int32), np.zeros(columns, np.int32)
     coder, context = np.zeros(4, np.int64), np.zeros(3, np.int64)
     to_units, from_units = (np.int64(64) << 16) // deviation, (deviation << 12) >> 6
     start(coder, data, decoding)
@@ -128,9 +148,9 @@ def _code_matrix(
             scale = refresh(state)
             next_refresh = r + 1 + min(r >> 4, 15)
         if linear and r == next_fit:
-            predict.fit(covariance, summed, _RIDGE, factor)
+            predict.fit(predictor.covariance, summed, _RIDGE, predictor.factor)
             next_fit = r + min(max(r // 4, 1), _MAX_GAP)
-        predictions[:] = 0
+        predictor.predictions[:] = 0
         paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
         row_sum, row_size = np.int64(0), np.int64(0)
         for c in range(columns):
@@ -138,22 +158,20 @@ def _code_matrix(
                 row_context(row_sum, row_size, c, scale, context)
             fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
             if linear:
-                expected = fast + ((np.int64(predictions[c]) * from_units) >> 24)
+                expected = fast + ((np.int64(predictor.predictions[c]) * from_units) >> 24)
                 spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
             else:
                 expected = slow + context[0]
                 spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
             path = c if trellis == _BY_COLUMNS else 0
             odd = paths[path] & 1
-            half, cells = (odd << 7) >> shift, odd * odd_half
+            half, first = (odd << 7) >> shift, odd * odd_half
             value = np.int64(values[r, c])
             place = min(max((value >> shift) - center, -below), above)
-            inside = code_leaf(
-                coder, data, decoding, place, tree, stretch, squash, cdf, reciprocal, counters,
-                cells + c * stride, cells + first_row_cell + context[2] * nodes,
-                cells + first_zone + expectation(scale, zone_value, spread) * nodes, weights, fast - half,
-                state[c, INVERSE], expected - half, (inverse * context[1]) >> 16,
-            ) - below  # fmt: skip
+            zone = first_zone + expectation(scale, zone_value, spread) * nodes
+            cells = (first + c * stride, first + first_row_cell + context[2] * nodes, first + zone)
+            normals = (fast - half, state[c, INVERSE], expected - half, (inverse * context[1]) >> 16)
+            inside = code_leaf(coder, data, decoding, place, tables, model, cells, normals) - below
             result = inside + center
             if shift or inside == above or inside == -below:
                 result = _code_rest(coder, data, decoding, value, inside, shape)
@@ -167,9 +185,10 @@ def _code_matrix(
             found = (inside << 8) + half
             row_sum, row_size = row_sum + found - slow, row_size + abs(found)
             if linear:
-                _observe(found, fast, expected, to_units, r >= _FIRST_FIT, factor, c, deviations, predictions)
+                _observe(predictor, c, found - fast, found - expected, to_units, r >= _FIRST_FIT)
             learn(state, c, found, expected, fast_rate, slow_rate)
-        summed = _rows_end(linear, covariance, deviations, summed)
+        if linear:
+            summed = _rows_end(predictor, summed)
         if decoding and coder[3] > len(data):
             return -1
     return coder[3] if decoding else finish(coder, data)
@@ -185,14 +204,15 @@ def _run(
     tree = build_tree(spread, below, above)
     rows, columns = matrix.shape
     cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
-    counters = (2 if trellis else 1) * cells * len(tree)
+    counters = np.zeros((2 if trellis else 1) * cells * len(tree), np.uint32)
     side = columns if linear else 1
     deviation = int(spreads()[spread])
     state = new_state(columns, deviation * deviation, None if transposed else column_codes)
+    squares, vectors = (np.zeros((2, *shape), np.int32) for shape in ((side, side), (columns,)))
     return int(_code_matrix(
-        matrix, data, decoding, linear, way, deviation, np.array([shift, center, below, above], np.int64), tree,
-        stretch_table(), squash_table(), normal_cdf(), _reciprocals(), state, new_weights(len(tree)),
-        np.zeros(counters, np.uint32), np.zeros((side, side), np.int32), np.zeros((side, side), np.int32),
+        matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
+        Tables(tree, stretch_table(), squash_table(), normal_cdf(), _reciprocals()),
+        Model(state, new_weights(len(tree)), counters), _Predictor(*squares, *vectors),
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip
 

@@ -13,7 +13,7 @@ with parametric inputs as in DeepCABAC-like weight coders; design numbers in doc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from golf.artifact.binary import narrow
 from golf.base.jit import part, step
 
 __all__ = [
-    "ROW_CELLS", "ZONES", "code_leaf", "expectation", "learn", "new_state", "new_weights", "refresh", "row_context",
+    "ROW_CELLS", "ZONES", "Model", "Tables", "code_leaf", "expectation", "learn", "new_state", "new_weights", "refresh",
+    "row_context",
 ]  # fmt: skip
 
 
@@ -36,6 +37,24 @@ WEIGHT_BITS = 20
 RATE_LIMIT = 1000  # observations after which a counter's rate stays at about 1/1000
 FIRST_COUNT = 6  # observations that the mixed probability is worth when a counter starts from it
 LEARN_SHIFT, LEARN_STEP = 12, 3000  # mixer step 2^-(LEARN_SHIFT - 4), halved at 1, 4 and 16 times LEARN_STEP visits
+
+
+class Tables(NamedTuple):
+    """What stays: the tree (K, 3) of thresholds and children, the curves of ``golf.artifact.fixed``, counter rates."""
+
+    tree: np.ndarray
+    stretch: np.ndarray
+    squash: np.ndarray
+    cdf: np.ndarray
+    reciprocal: np.ndarray
+
+
+class Model(NamedTuple):
+    """What is learned: ``state`` (C, 8) of the columns, mixer ``weights`` (K, 7), ``counters`` of all contexts."""
+
+    state: np.ndarray
+    weights: np.ndarray
+    counters: np.ndarray
 
 
 def new_state(columns: int, variance: int, column_codes: np.ndarray | None = None) -> np.ndarray:
@@ -119,15 +138,18 @@ def _above(low: Any, cut: Any, high: Any) -> Any:
 
 @step
 def code_leaf(
-    coder: Any, data: Any, decoding: bool, value: Any, tree: Any, stretch: Any, squash: Any, cdf: Any, reciprocal: Any,
-    counters: Any, at0: Any, at1: Any, at2: Any, weights: Any, mean_a: Any, inverse_a: Any, mean_b: Any, inverse_b: Any,
-) -> Any:  # fmt: skip
+    coder: Any, data: Any, decoding: bool, value: Any, tables: Any, model: Any, cells: Any, normals: Any
+) -> Any:
     """Code one value inside the tree and learn from every decision; returns its leaf (0 .. n - 1).
 
-    ``tree`` (K, 3): threshold, left, right; ``at*``: first counter of each context; means Q8 and inverse deviations of
-    the two normal inputs. Written for speed: no array is sliced (a view costs numba two atomic reference counts), and
-    no branch depends on the coded bit (half of them would be mispredicted).
+    ``cells``: first counter of each of the three contexts; ``normals``: mean Q8 and inverse deviation of the two normal
+    inputs, one after another. Written for speed: no array is sliced (a view costs numba two atomic reference counts),
+    and no branch depends on the coded bit (half of them would be mispredicted).
     """
+    tree, stretch, squash, cdf, reciprocal = tables
+    _, weights, counters = model
+    at0, at1, at2 = cells
+    mean_a, inverse_a, mean_b, inverse_b = normals
     low_a, high_a, low_b, high_b = np.int64(0), np.int64(1 << 28), np.int64(0), np.int64(1 << 28)
     low, high, code, position = coder[0], coder[1], coder[2], coder[3]
     node = np.int64(0)

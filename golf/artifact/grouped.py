@@ -8,14 +8,14 @@ by row, so that the state is known; the state of the coder is below 2^63, its wo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.jit import kernel, part, step
 
-__all__ = ["NEXT_STATES", "count", "decode", "encode", "next_state", "parities"]
+__all__ = ["NEXT_STATES", "Codes", "count", "decode", "encode", "next_state", "parities"]
 
 NEXT_STATES = 0  # next state of the 8-state trellis (docs/format.md, "Grids"), three bits at 6 * state + 3 * (k & 1)
 for _place, _state in enumerate((0, 2, 5, 7, 1, 3, 4, 6, 2, 0, 7, 5, 3, 1, 6, 4)):
@@ -30,10 +30,21 @@ def next_state(state: Any, value: Any) -> Any:
     return (NEXT_STATES >> (6 * state + 3 * (value & 1))) & 7
 
 
+class Codes(NamedTuple):
+    """What groups follow from: ``number`` (codes, means), the group of each pair; ``rows`` (R,), ``columns`` (C,) and
+    ``means`` (C,), the codes."""
+
+    number: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    means: NDArray[np.int64]
+
+
 @step
-def _group(number: Any, trellis: bool, state: Any, row: Any, column: Any, mean: Any) -> Any:
-    """Group of the next value: of the codes of its row and column and, on a trellis, of the parity of ``state``."""
-    group = number[min(max(row + column, 0), len(number) - 1), mean]
+def _group(codes: Any, trellis: bool, state: Any, r: Any, c: Any) -> Any:
+    """Group of value (r, c): of the codes of its row and column and, on a trellis, of the parity of ``state``."""
+    number, rows, columns, means = codes
+    group = number[min(max(rows[r] + columns[c], 0), len(number) - 1), means[c]]
     return 2 * group + (state & 1) if trellis else group
 
 
@@ -50,17 +61,12 @@ def parities(values: Any) -> Any:
 
 
 @kernel
-def count(
-    values: Any, lowest: Any, trellis: bool, number: Any, rows: Any, columns: Any, means: Any, groups: Any, counts: Any
-) -> None:
-    """Fill ``groups`` (R, C) and the histograms ``counts`` (G, A) of ``values`` (R, C) minus ``lowest``.
-
-    ``number`` (codes, means): group of each pair; ``rows`` (R,), ``columns`` (C,), ``means`` (C,): codes.
-    """
+def count(values: Any, lowest: Any, trellis: bool, codes: Any, groups: Any, counts: Any) -> None:
+    """Fill ``groups`` (R, C) and the histograms ``counts`` (G, A) of ``values`` (R, C) minus ``lowest``."""
     for r in range(len(values)):
         state = 0
         for c in range(values.shape[1]):
-            group = _group(number, trellis, state, rows[r], columns[c], means[c])
+            group = _group(codes, trellis, state, r, c)
             state = next_state(state, np.int64(values[r, c]))
             groups[r, c] = group
             counts[group, values[r, c] - lowest] += 1
@@ -87,10 +93,7 @@ def _push(values: Any, lowest: Any, groups: Any, sums: Any, words: Any) -> Any:
 
 
 @kernel
-def _pull(
-    values: Any, lowest: Any, trellis: bool, number: Any, rows: Any, columns: Any, means: Any, sums: Any, quick: Any,
-    words: Any,
-) -> bool:  # fmt: skip
+def _pull(values: Any, lowest: Any, trellis: bool, codes: Any, sums: Any, quick: Any, words: Any) -> bool:
     """Decode into ``values`` (R, C); whether words and state end as an encoder left them."""
     if len(words) < 2:
         return False
@@ -100,7 +103,7 @@ def _pull(
     for r in range(len(values)):
         path = 0
         for c in range(values.shape[1]):
-            group = _group(number, trellis, path, rows[r], columns[c], means[c])
+            group = _group(codes, trellis, path, r, c)
             slot = np.int64(state & np.uint64(65535))
             digit = np.int64(quick[group, slot >> 8])
             while sums[group, digit + 1] <= slot:
@@ -133,13 +136,12 @@ def encode(values: NDArray[np.integer], lowest: int, groups: NDArray[np.uint16],
 
 
 def decode(
-    words: bytes, values: NDArray[np.int32], lowest: int, trellis: bool, number: NDArray[np.int64],
-    rows: NDArray[np.int64], columns: NDArray[np.int64], means: NDArray[np.int64], tables: NDArray[np.int64],
-) -> bool:  # fmt: skip
+    words: bytes, values: NDArray[np.int32], lowest: int, trellis: bool, codes: Codes, tables: NDArray[np.int64]
+) -> bool:
     """Fill ``values`` (R, C); False when ``words`` are not exactly one code of that many values."""
     sums = _sums(tables)
     quick = np.empty((len(sums), 256), np.uint16)  # the first digit that can hold each 1/256 of the slots
     for group, row in enumerate(sums):
         quick[group] = np.searchsorted(row[1:], np.arange(256) << 8, side="right")
     packed = np.frombuffer(words, "<u4").astype(np.uint32)
-    return bool(_pull(values, lowest, trellis, number, rows, columns, means, sums, quick, packed))
+    return bool(_pull(values, lowest, trellis, codes, sums, quick, packed))

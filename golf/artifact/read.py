@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from golf.artifact.bytes import ArtifactError, Reader, unpack_block
-from golf.artifact.coders import CODERS, SideInfo
+from golf.artifact.coders import DECODERS, SideInfo
 from golf.artifact.layout import (
     BLOCKS,
     HASH_AT,
@@ -144,8 +144,8 @@ def _read_name(reader: Reader) -> str:
 def _read_record(reader: Reader, most: int) -> Record:
     name = _read_name(reader)
     role, grid, coder = reader.take(3, f"{name} role, grid and coder")
-    if role >= len(ROLES) or grid > 9 or coder not in CODERS or (grid < 2 and coder):
-        known = f"roles 0-{len(ROLES) - 1}, grids 0-9, coders {sorted(CODERS)}"
+    if role >= len(ROLES) or grid > 9 or coder not in DECODERS or (grid < 2 and coder):
+        known = f"roles 0-{len(ROLES) - 1}, grids 0-9, coders {sorted(DECODERS)}"
         raise ArtifactError("index", f"{name}: role {role}, grid {grid}, coder {coder}; this decoder knows {known}")
     rank = reader.varint(f"{name} rank", most=MAX_RANK)
     shape = tuple(reader.varint(f"{name} dimension", most=max(most, 0)) for _ in range(rank))
@@ -175,9 +175,7 @@ def _read_tensor(
     codes = code_stream.take(columns, field) if record.column_codes else None
     side = streams["side"].take(record.side_bytes, f"{record.name} side data")
     coded = payload.take(record.payload_bytes, f"{record.name} payload")
-    values = CODERS[record.coder].decode(
-        side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis)
-    )
+    values = DECODERS[record.coder](side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis))
     try:
         return QuantizedTensor(record.name, record.role, record.shape, values, scale, codes, record.trellis)
     except ValueError as error:

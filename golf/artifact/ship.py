@@ -57,7 +57,7 @@ def pack_decoder(root: str | Path) -> bytes:
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3  # not the packing machine's
-            archive.writestr(entry, minify((Path(root) / name).read_text()), compresslevel=9)
+            archive.writestr(entry, minify((Path(root) / name).read_text(encoding="utf-8")), compresslevel=9)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ Shapes: n targets, R rows, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,13 +31,17 @@ from golf.base.progress import bar
 if TYPE_CHECKING:  # torch costs 1.4 s to import
     import torch
 
-__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "joined", "place"]
+__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place"]
 
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
 
 class PeerLostError(GolfError):
     """Another process of the group ended too early."""
+
+
+class ReplicaError(GolfError):
+    """Processes that must hold the same weights do not."""
 
 
 class Place(NamedTuple):
@@ -100,6 +104,30 @@ class Ranks:
     def share_hex(self, text: str) -> str:
         """Rank 0's hexadecimal ``text`` (of equal length everywhere) on every process."""
         return bytes(int(value) for value in self.decide(list(bytes.fromhex(text)))).hex()
+
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give ``tensors`` the values that rank 0's have."""
+        import torch
+
+        for tensor in tensors if self.world > 1 else ():
+            torch.distributed.broadcast(tensor, src=0)
+
+    def check_equal(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raise ``ReplicaError`` on every rank unless the float32 ``tensors`` have the same checksums everywhere."""
+        import torch
+
+        if self.world == 1:
+            return
+        sums = torch.stack([tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors.values()])
+        extremes = torch.stack([sums, -sums])
+        torch.distributed.all_reduce(extremes, op=torch.distributed.ReduceOp.MAX)
+        apart = (extremes[0] != -extremes[1]).tolist()
+        names = [name for name, differs in zip(tensors, apart, strict=True) if differs]
+        if names:
+            raise ReplicaError(
+                f"the {self.world} processes hold different weights in {len(names)} tensors (first `{names[0]}`); look "
+                "for a faulty device, then run again to continue from the last checkpoint"
+            )
 
     def mine(self, count: int) -> range:
         """Numbers of the passes, of ``count``, that this rank runs."""

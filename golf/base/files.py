@@ -1,23 +1,31 @@
-"""Files written whole or not at all, safetensors with reproducible bytes, and hashes.
+"""Files written whole or not at all, safetensors with reproducible bytes, checked metadata, and hashes.
 
-Two faults of safetensors 0.8 are fenced in here, so nothing else in the repository calls it to save:
-metadata with more than one key is written in random order (issue #584), and the numpy writer stores wrong data for
-arrays that are not C-contiguous (issue #825).
+Faults of safetensors 0.8 are fenced in here, so nothing else in the repository calls it to save: metadata with more
+than one key is written in random order (issue #584), the numpy writer stores wrong data for arrays that are not
+C-contiguous (issue #825), and ``save_file`` goes through a temporary file of its own, with mode 0600 (hence ``save``).
+
+Outputs grow under a temporary name beside them, ``.NAME.xxxxxxxx.tmp``, locked while its process lives; the next writer
+of the same output removes those whose process is dead. Modes follow the umask. A symbolic link is followed, except to
+a file that nobody may write (a cache of DVC): there the link is replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from golf.base.errors import GolfError
+from golf.base.params import ParamsError, from_dict
 
 if TYPE_CHECKING:  # torch costs 1.4 s to import, numpy 0.1 s: light stages and commands never need them
     import numpy as np
@@ -27,6 +35,7 @@ __all__ = [
     "FileError",
     "atomic_directory",
     "atomic_file",
+    "checked",
     "load_numpy",
     "load_torch",
     "read_json",
@@ -34,15 +43,18 @@ __all__ = [
     "require",
     "save_numpy",
     "save_torch",
+    "scratch_directory",
     "sha256_file",
     "write_bytes",
     "write_json",
     "write_text",
 ]
 
+T = TypeVar("T")
+
 
 class FileError(GolfError):
-    """A file is missing, damaged or of the wrong kind; the message names it and the stage that makes it."""
+    """A file is missing, damaged, of the wrong kind or cannot be written; the message names it and who makes it."""
 
 
 def require(path: str | Path, *, made_by: str) -> Path:
@@ -53,26 +65,30 @@ def require(path: str | Path, *, made_by: str) -> Path:
     return path
 
 
+def _regular(path: str | Path, made_by: str) -> Path:
+    path = require(path, made_by=made_by)
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder, expected a file; remove it and re-run {made_by}")
+    return path
+
+
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; on success it is flushed to disk and renamed, on any error removed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+def atomic_file(path: str | Path, *, source: str | Path | None = None) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success it is flushed to disk and renamed, on any error removed.
+
+    Where the content is that of a ``source`` file, the mode is never wider than the source's. Raises ``FileError``
+    when the system refuses to write, before the body runs if that can be known.
+    """
+    path = _followed(Path(path))
+    if path.is_dir():
+        raise FileError(f"{path}: is a folder, expected the name of a file to write")
+    with _temporary(path, directory=False) as temporary:
+        if source is not None:
+            os.chmod(temporary, temporary.stat().st_mode & Path(source).stat().st_mode & 0o777)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.filename in (None, name):  # a full disk is reported without a name, a temporary name means nothing
-            error.filename, error.filename2 = str(path), None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -81,12 +97,11 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
     At every moment ``path`` is the old folder or the new one, where the system can swap two names (Linux).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
+    path = _followed(Path(path))
+    if path.exists() and not path.is_dir():
+        raise FileError(f"{path}: is a file, expected the name of a folder to write; remove it")
+    with _temporary(path, directory=True) as temporary:
         yield temporary
-        os.chmod(temporary, 0o755)
         if not path.exists():
             os.replace(temporary, path)
         elif not _swapped(temporary, path):
@@ -94,8 +109,20 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             os.replace(path, aside)
             os.replace(temporary, path)
             os.replace(aside, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_directory(name: str) -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, removed at the end or by the next one of ``name``."""
+    with _temporary(Path(tempfile.gettempdir()) / name, directory=True) as folder:
+        yield folder
+
+
+def _followed(path: Path) -> Path:
+    """What a symbolic link points to; the link itself where that is write-protected."""
+    if path.is_symlink() and not (path.is_file() and not path.stat().st_mode & 0o222):
+        return Path(os.path.realpath(path))
+    return path
 
 
 def _swapped(left: Path, right: Path) -> bool:
@@ -105,6 +132,64 @@ def _swapped(left: Path, right: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, os.fsencode(left), here, os.fsencode(right), exchange) == 0
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, *, directory: bool) -> Iterator[Path]:
+    """A new name beside ``path``, locked and gone at the end; errors of writing it name ``path``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+            _remove_dead(leftover)
+        temporary, handle = _create_locked(path, directory)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        yield temporary
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
+            raise _refused(path, error) from error
+        raise
+    finally:
+        _remove(temporary)
+        os.close(handle)
+
+
+def _refused(path: Path, error: OSError) -> FileError:
+    where = f" at {error.filename}" if error.filename and not str(error.filename).endswith(".tmp") else ""
+    reason = f"{error.strerror or error}{where}"
+    return FileError(f"{path}: could not be written ({reason}); look at its folder's free space and permissions")
+
+
+def _create_locked(path: Path, directory: bool) -> tuple[Path, int]:
+    """A new file or folder beside ``path`` and its locked handle."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        if directory:
+            temporary.mkdir()
+        handle = os.open(temporary, os.O_RDONLY if directory else os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, handle
+        os.close(handle)  # another process took it for a dead one's before it was locked
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a temporary file or folder unless the process that made it still lives."""
+    with contextlib.suppress(OSError):  # gone meanwhile, not ours, or locked
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -125,11 +210,29 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_json(path: str | Path, *, made_by: str) -> Any:
     """Read a JSON file; ``FileError`` names the stage that makes it when it is missing or damaged."""
-    path = require(path, made_by=made_by)
+    path = _regular(path, made_by)
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return _parse(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
         raise FileError(f"{path}: damaged JSON ({error}); remove it and re-run {made_by}") from error
+
+
+def _parse(data: str | bytes) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    return json.loads(data, parse_constant=refuse)
+
+
+def checked(cls: type[T], data: Any, *, path: str | Path, made_by: str) -> T:
+    """``data`` read from ``path`` as the dataclass ``cls``: every field of its type, nothing missing or unknown.
+
+    Raises ``FileError`` naming the file, the key, what was found and expected, and the stage ``made_by``.
+    """
+    try:
+        return from_dict(cls, data, where=str(path))
+    except ParamsError as error:
+        raise FileError(f"{error}; re-run {made_by}") from error
 
 
 def sha256_file(path: str | Path) -> str:
@@ -138,41 +241,30 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
-    return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
-
-
-def _save(save_file: Any, tensors: Mapping[str, Any], path: str | Path, meta: Mapping[str, Any]) -> None:
-    from safetensors import SafetensorError
-
-    with atomic_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata=_metadata(meta))
-        except SafetensorError as error:  # what the disk says comes without a name
-            raise FileError(f"{path}: not written ({error})") from error
-
-
 def save_numpy(path: str | Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Save arrays and JSON-able ``meta`` as safetensors: same content, same bytes; any memory layout is accepted."""
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    _save(save_file, arrays, path, meta)
+    write_bytes(path, save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, _metadata(meta)))
 
 
 def save_torch(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
     """Save torch tensors (moved to the CPU, made contiguous, tied storages copied) as ``save_numpy`` does."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     cpu = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    _save(save_file, cpu, path, meta)
+    write_bytes(path, save(cpu, _metadata(meta)))
+
+
+def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
+    return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
 
 
 def _open(path: str | Path, framework: str, made_by: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    path = require(path, made_by=made_by)
+    path = _regular(path, made_by)
     try:
         return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
@@ -185,20 +277,48 @@ def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
         metadata = file.metadata() or {}
     if "meta" not in metadata:
         raise FileError(f"{path}: safetensors metadata has no `meta` key; re-run {made_by}")
-    meta = json.loads(metadata["meta"])
-    assert isinstance(meta, dict)
+    try:
+        meta = _parse(metadata["meta"])
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path}: damaged metadata ({error}); re-run {made_by}") from error
+    if not isinstance(meta, dict):
+        raise FileError(f"{path}: metadata holds {type(meta).__name__}, expected keys and values; re-run {made_by}")
     return meta
 
 
 def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All tensors of a safetensors file as numpy arrays, and its ``meta``."""
+    """All tensors of a safetensors file as numpy arrays (bfloat16 as float32, which holds it), and its ``meta``."""
+    meta = read_meta(path, made_by=made_by)
     with _open(path, "numpy", made_by) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    return tensors, read_meta(path, made_by=made_by)
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        tensors = {name: file.get_tensor(name) for name, kind in kinds.items() if kind in _NUMPY_KINDS}
+    rest = sorted(kinds.keys() - tensors.keys())
+    if rest:
+        tensors |= _bfloat16(Path(path), rest, made_by)
+    return {name: tensors[name] for name in kinds}, meta
+
+
+_NUMPY_KINDS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"}
+
+
+def _bfloat16(path: Path, names: list[str], made_by: str) -> dict[str, np.ndarray]:
+    """Tensors of bfloat16, which numpy lacks, as float32."""
+    import numpy as np
+    from safetensors import deserialize
+
+    stored, out = dict(deserialize(path.read_bytes())), {}
+    for name in names:
+        if stored[name]["dtype"] != "BF16":
+            raise FileError(
+                f"{path}: tensor `{name}` is {stored[name]['dtype']}, expected a type of numpy; re-run {made_by}"
+            )
+        upper = np.frombuffer(stored[name]["data"], np.uint16).astype(np.uint32)
+        out[name] = (upper << 16).view(np.float32).reshape(stored[name]["shape"])
+    return out
 
 
 def load_torch(path: str | Path, *, made_by: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All tensors of a safetensors file as torch CPU tensors, and its ``meta``."""
+    meta = read_meta(path, made_by=made_by)
     with _open(path, "pt", made_by) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    return tensors, read_meta(path, made_by=made_by)
+        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (safe_open is no dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     permission, a folder in a file's place), told with the name of its file, and a worker process that was killed.
     Anything else, a ``ValueError`` of numpy or torch too, is a fault of the program and keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file is the same in every locale
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
             for part in os.environ.get(variable, "").split(","):
@@ -53,7 +56,7 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     try:
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
     except OSError as error:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it once more at exit)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (flushed once more at exit)
         code = code or _tell(name, f"error: standard output: {error.strerror}")
     sys.exit(code)
 

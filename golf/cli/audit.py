@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-from golf.audit.checks import audit_run, audit_seeds
+from golf.audit.checks import Finding, audit_run, audit_seeds
 from golf.audit.fingerprints import STREAMS
-from golf.audit.read import read_run
+from golf.audit.read import AuditError, read_run
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `golf audit`."""
-    parser.add_argument("files", nargs="+", metavar="LOG_OR_JSON", help="training logs or submission.json files")
-    parser.add_argument("--tokenizer", choices=[stream.name for stream in STREAMS], help="default: the nearest known")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training logs or submission.json files")
+    parser.add_argument(
+        "--tokenizer",
+        choices=[stream.name for stream in STREAMS],
+        help="default: what the file says, else the nearest known",
+    )
     parser.add_argument("--claimed-std", type=float, help="standard deviation the author states over these files")
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print findings; exit 1 when one is FAIL."""
+    """Print findings; exit 1 when one is FAIL or a file holds nothing to audit."""
     stream = next((s for s in STREAMS if s.name == args.tokenizer), None)
-    runs = [read_run(path) for path in args.files]
-    report = {one.path: audit_run(one, stream=stream) for one in runs}
+    runs, report = [], {}
+    for path in args.files:
+        try:
+            runs.append(read_run(path))
+            report[str(path)] = audit_run(runs[-1], stream=stream)
+        except AuditError as error:
+            if len(args.files) == 1:
+                raise
+            report[str(path)] = [Finding("read", "ERROR", str(error))]
     if len(runs) > 1:
         report["all files"] = audit_seeds(runs, claimed_std=args.claimed_std)
     if args.json:
@@ -34,4 +46,4 @@ def run(args: argparse.Namespace) -> int:
             print(path)
             for finding in found:
                 print(f"  {finding.verdict:<8}{finding.check:<8}{finding.text}")
-    return int(any(finding.verdict == "FAIL" for found in report.values() for finding in found))
+    return int(any(finding.verdict in ("FAIL", "ERROR") for found in report.values() for finding in found))

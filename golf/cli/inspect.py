@@ -116,7 +116,7 @@ def _given(path: Path | None, default: Path, *, made_by: str) -> Path | None:
 
 def _damage(path: Path) -> tuple[str, dict[str, float]]:
     """The column used and each tensor's part of its sum."""
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     column = next((name for name in DAMAGE if lines and name in lines[0]), None)
     if column is None or "tensor" not in lines[0]:
         raise FileError(f"{path}: no column `tensor` or none of {', '.join(DAMAGE)}; re-run `quantize`")

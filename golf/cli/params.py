@@ -83,7 +83,7 @@ def render(conf: Path, *, preset: str = "cpu_small", model: str | None = None, o
     yaml = YAML()
     yaml.width = 4096
     values = compose(conf, preset=preset, model=model, overrides=overrides)
-    base = yaml.load((conf / "config.yaml").read_text())
+    base = yaml.load((conf / "config.yaml").read_text(encoding="utf-8"))
     base.pop("defaults")
     base.insert(1, "model", _commented_model(conf, yaml, values["model"]))
     _overlay(base, values)
@@ -99,7 +99,7 @@ def render(conf: Path, *, preset: str = "cpu_small", model: str | None = None, o
 def _commented_model(conf: Path, yaml: Any, values: dict[str, Any]) -> Any:
     """The model file whose keys are those of the composed model, with its comments."""
     for name in _options(conf, "model"):
-        candidate = yaml.load((conf / "model" / f"{name}.yaml").read_text())
+        candidate = yaml.load((conf / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
         if set(candidate) == set(values) and candidate["family"] == values["family"]:
             return candidate
     raise ParamsError(f"{conf / 'model'}: no file has the keys {', '.join(values)}")

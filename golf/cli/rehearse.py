@@ -102,7 +102,7 @@ def stage_commands(pipeline: Path) -> list[tuple[str, list[str]]]:
     from ruamel.yaml import YAML
 
     commands = []
-    for name, stage in YAML(typ="safe").load(pipeline.read_text())["stages"].items():
+    for name, stage in YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))["stages"].items():
         if "matrix" not in stage:
             commands.append((name, shlex.split(stage["cmd"])[1:]))
             continue
@@ -147,7 +147,7 @@ def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Calla
 
 def _finished(name: str, command: list[str], repository: Path, root: Path) -> Branch:
     environment, begin = {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}, time.monotonic()
-    result = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=repository, env=environment, capture_output=True, encoding="utf-8")
     told = (result.stderr.strip() or result.stdout) if result.returncode else result.stdout  # `verify` fails on stdout
     said = told.strip().splitlines()
     passed, seen = result.returncode == 0, said[-1] if said else ""
@@ -178,7 +178,7 @@ def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
     """Training that gets SIGTERM after a few steps must save, say so and leave with 143 (torchrun: with 1)."""
     environment, begin = {**os.environ, "GOLF_CKPT_DIR": str(root / "ckpt")}, time.monotonic()
     process = subprocess.Popen(
-        command, cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=repository, env=environment, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
     lines: list[str] = []

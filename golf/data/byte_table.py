@@ -19,7 +19,7 @@ import numpy as np
 
 from golf.base.files import save_numpy
 
-__all__ = ["SPACE", "ByteTable", "PieceModel", "byte_table", "piece_bytes"]
+__all__ = ["SPACE", "ByteTable", "PieceModel", "byte_table", "count_pieces", "piece_bytes"]
 
 SPACE = "\u2581"  # SentencePiece's mark for a space
 
@@ -86,3 +86,30 @@ def byte_table(model: PieceModel, *, lossless: bool) -> ByteTable:
         space[token] = not model.is_byte(token) and model.id_to_piece(token).startswith(SPACE)
         base[token] = len(piece_bytes(model, token)) - int(space[token])
     return ByteTable(base, space, boundary)
+
+
+def count_pieces(model: bytes) -> int:
+    """Pieces (field 1, a message) that a protobuf of a model declares; counting stops beyond 65,536 of them."""
+    at = count = 0
+    while at < len(model) and count <= 1 << 16:
+        tag, at = _varint(model, at)
+        kind = tag & 7
+        size = {1: 8, 5: 4}.get(kind, 0)
+        if kind in (0, 2):
+            value, at = _varint(model, at)
+            size = value if kind == 2 else 0
+        elif not size:
+            break  # no field that a model has: SentencePiece says what is wrong
+        count += tag >> 3 == 1
+        at += size
+    return count
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128 or shift > 63:
+            break
+    return value, at

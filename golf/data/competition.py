@@ -1,23 +1,28 @@
-"""The competition's token shards ``fineweb_{train,val}_*.bin``.
+"""The competition's token shards ``fineweb_{train,val}_NNNNNN.bin``.
 
 256 little-endian int32 (20240520, 1, count, zeros), then ``count`` little-endian uint16 ids. Each document is BOS and
-its pieces; a document may straddle shards. Facts: openai/parameter-golf, PR #895.
+its pieces; a document may straddle shards. Facts: openai/parameter-golf, PR #895. Beside them may lie sidecars
+``fineweb_val_bytes_NNNNNN.bin`` with the same header (PR #1729): how many bytes of the original text each token stands
+for.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from golf.data.documents import CorpusError, Document, Position
+from golf.data.documents import MAX_DOCUMENT_BYTES, CorpusError, Document, Files, Position, find_files, too_long
 
 __all__ = ["CompetitionShards", "map_shard"]
 
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
+_SHARD = re.compile(r"fineweb_(train|val)_([0-9]+)\.bin")
 _BLOCK = 1 << 22  # tokens looked at in one go
+_GPT2_END = 50256  # what begins a document in shards with the ids of GPT-2
 
 
 @dataclass(frozen=True)
@@ -30,50 +35,89 @@ class CompetitionShards:
     license: str = "ODC-By 1.0"
     attribution: str = "FineWeb, HuggingFaceFW; Common Crawl terms of use"
 
-    def files(self) -> list[Path]:
-        """``fineweb_val_*.bin``, then ``fineweb_train_*.bin``, each in name order."""
+    def files(self) -> Files:
+        """Validation shards, then training shards, each in the order of their numbers, of which none may be missing."""
         if not self.path.is_dir():
             raise CorpusError(f"{self.path}: not found; it is the folder of fineweb_train_*.bin and fineweb_val_*.bin")
-        files = [path for side in ("val", "train") for path in sorted(self.path.glob(f"fineweb_{side}_*.bin"))]
-        if not files:
-            raise CorpusError(f"{self.path}: found no fineweb_train_*.bin or fineweb_val_*.bin; set tokenize.path")
-        return files
+        listed = find_files(self.path, (".bin",))
+        skipped = {reason: list(names) for reason, names in listed.skipped.items()}
+        sides: dict[str, dict[int, Path]] = {"val": {}, "train": {}}
+        for path in listed.paths:
+            if path.parent != self.path or not (match := _SHARD.fullmatch(path.name)):
+                skipped.setdefault("named otherwise than a shard", []).append(str(path.relative_to(self.path)))
+                continue
+            side, number = match[1], int(match[2])
+            if number in sides[side]:
+                raise CorpusError(f"{path}: a second shard {number}, beside {sides[side][number].name}; remove one")
+            sides[side][number] = path
+        for side, shards in sides.items():
+            if not shards:
+                raise CorpusError(f"{self.path}: found no fineweb_{side}_NNNNNN.bin; set tokenize.path")
+            missing = next((n for n in range(min(shards), max(shards)) if n not in shards), None)
+            if missing is not None:
+                raise CorpusError(
+                    f"{self.path}: fineweb_{side}_{missing:06d}.bin is missing, shards {min(shards)} to {max(shards)} "
+                    "are here; a document can go on from one to the next, so get it"
+                )
+        return Files([shards[n] for shards in sides.values() for n in sorted(shards)], skipped)
 
     def documents(self, position: Position) -> Iterator[Document]:
         """Documents without their BOS; empty ones are skipped."""
-        files = self.files()
+        files = self.files().paths
         for side in ("val", "train"):
             paths = [path for path in files if path.name.startswith(f"fineweb_{side}_")]
-            for number, ids in enumerate(self._split(paths, position), start=1):
-                if len(ids):
-                    yield Document(where=f"{self.path}/fineweb_{side}, document {number}", ids=ids, side=side)
+            for number, rows in enumerate(self._split(paths, position), start=1):
+                where = f"{self.path}/fineweb_{side}, document {number}"
+                if rows.shape[1] == 0:
+                    position.skipped["without text"] += 1
+                    continue
+                stated = int(rows[1].sum(dtype=np.int64)) if len(rows) == 2 else None
+                yield Document(where=where, ids=rows[0], side=side, stated_bytes=stated)
 
     def _split(self, paths: list[Path], position: Position) -> Iterator[np.ndarray]:
-        """Cut the stream of one side at each BOS; what is open at the end of a shard goes on in the next."""
+        """Cut the stream of one side at each BOS; what is open at the end of a shard goes on in the next.
+
+        Yields ids (1, T), or ids and stated bytes (2, T), without the BOS.
+        """
         pending: list[np.ndarray] = []
         begun = False
         for path in paths:
-            tokens = map_shard(path)
-            for start in range(0, len(tokens), _BLOCK):
-                block = np.array(tokens[start : start + _BLOCK])
-                self._check(block, start, path)
-                cuts = np.flatnonzero(block == self.bos_id)
+            rows = self._map(path)
+            for start in range(0, rows[0].size, _BLOCK):
+                block = np.stack([row[start : start + _BLOCK] for row in rows])
+                self._check(block[0], start, path)
+                cuts = np.flatnonzero(block[0] == self.bos_id)
                 if not begun and (len(cuts) == 0 or cuts[0] != 0):
-                    raise CorpusError(f"{path}: token 0 is {block[0]}, wanted BOS ({self.bos_id}) before a document")
-                begun, previous = True, 0
+                    raise CorpusError(
+                        f"{path}: token 0 is {block[0, 0]}, wanted BOS ({self.bos_id}) before a document; is "
+                        "an earlier shard missing?"
+                    )
+                previous = 0
                 for cut in cuts.tolist():
-                    pending.append(block[previous:cut])
-                    if cut > 0 or start > 0 or path != paths[0]:
-                        yield np.concatenate(pending)
-                    pending, previous = [], cut + 1
-                pending.append(block[previous:])
+                    pending.append(block[:, previous:cut])
+                    if begun:
+                        yield np.concatenate(pending, axis=1)
+                    begun, pending, previous = True, [], cut + 1
+                pending.append(block[:, previous:])
+                if sum(part.shape[1] for part in pending) > MAX_DOCUMENT_BYTES:  # a token may stand for no byte
+                    raise too_long(f"{path}: the document that is open at token {start + block.shape[1]}")
             position.before += path.stat().st_size
         if begun:
-            yield np.concatenate(pending)
+            yield np.concatenate(pending, axis=1)
+
+    def _map(self, path: Path) -> list[np.ndarray]:
+        """The ids of a shard, and the bytes of its sidecar where there is one."""
+        sidecar = path.with_name(re.sub(r"_(\d+)\.bin$", r"_bytes_\1.bin", path.name))
+        rows = [map_shard(one) for one in (path, sidecar) if one == path or one.exists()]
+        if len(rows) == 2 and rows[0].size != rows[1].size:
+            raise CorpusError(f"{sidecar}: states the bytes of {rows[1].size} tokens, the shard has {rows[0].size}")
+        return rows
 
     def _check(self, block: np.ndarray, start: int, path: Path) -> None:
         if int(block.max()) >= self.vocab_size:
             at = int(np.argmax(block >= self.vocab_size))
+            if start == 0 and block[0] == _GPT2_END:
+                raise CorpusError(f"{path}: begins with id 50256 as GPT-2 shards do, which are not supported")
             raise CorpusError(
                 f"{path}: token {start + at} has id {block[at]}, outside the vocabulary of {self.vocab_size}; "
                 "give the tokenizer these shards were made with as tokenize.tokenizer"
@@ -82,10 +126,14 @@ class CompetitionShards:
 
 def map_shard(path: Path) -> np.ndarray:
     """Memory map of a shard's ids, uint16 (N,), after its header was checked; raises ``CorpusError``."""
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+        header = np.fromfile(path, dtype="<i4", count=3)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error})") from error
     if size < HEADER_BYTES:
         raise CorpusError(f"{path}: found {size} bytes, wanted at least the header of {HEADER_BYTES}; get it again")
-    magic, version, count = (int(value) for value in np.fromfile(path, dtype="<i4", count=3))
+    magic, version, count = (int(value) for value in header)
     if magic != MAGIC:
         raise CorpusError(f"{path}: magic number is {magic}, wanted {MAGIC}; this is no shard of the competition")
     if version != VERSION:

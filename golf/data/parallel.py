@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TypeVar
+
+from golf.data.documents import CorpusError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -19,6 +21,7 @@ def ordered_map(function: Callable[[S], T], items: Iterable[S], pool: ProcessPoo
     """Yield ``function(item)`` in the order of ``items``; without a pool it runs here.
 
     Unlike ``multiprocessing.Pool.imap`` it does not read the whole of ``items`` ahead, so a corpus can be a stream.
+    Raises ``CorpusError`` when a worker process dies.
     """
     if pool is None:
         yield from map(function, items)
@@ -31,6 +34,8 @@ def ordered_map(function: Callable[[S], T], items: Iterable[S], pool: ProcessPoo
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenExecutor as error:
+        raise CorpusError("a worker process died, perhaps for want of memory; lower GOLF_PROCESSES") from error
     finally:
         for future in waiting:
             future.cancel()

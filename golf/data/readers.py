@@ -1,24 +1,41 @@
-"""Local corpora: plain text files, and JSON lines with ``{"text": ...}`` a line."""
+"""Corpora of one's own: plain text files, JSON lines, tables with a column of text, parquet files.
+
+What each takes, skips and refuses stands in ``docs/corpora.md``.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf.data.documents import CorpusError, Document, Position, decode_utf8, open_binary
+from golf.data.documents import (
+    COMPRESSIONS,
+    DAMAGED,
+    MAX_DOCUMENT_BYTES,
+    CorpusError,
+    Document,
+    Files,
+    Position,
+    decode_utf8,
+    find_files,
+    open_binary,
+    read_lines,
+    too_long,
+)
 
-__all__ = ["JsonLines", "TextFiles"]
+__all__ = ["JsonLines", "Parquet", "Tables", "TextFiles"]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+
+def _endings(*names: str) -> tuple[str, ...]:
+    return tuple(name + compression for name in names for compression in COMPRESSIONS)
 
 
 @dataclass(frozen=True)
 class TextFiles:
-    """One ``.txt`` file, or a folder of them; each file is one document.
+    """One ``.txt`` file, or a folder of them, compressed or not; each file is one document.
 
     Files are taken byte for byte: no newline is translated, no byte order mark removed.
     """
@@ -27,83 +44,161 @@ class TextFiles:
     license: str = "unknown"
     attribution: str = "local text files"
 
-    def files(self) -> list[Path]:
+    def files(self) -> Files:
         """The files in name order, subfolders included."""
-        if self.path.is_file():
-            return [self.path]
-        if not self.path.is_dir():
-            raise CorpusError(f"{self.path}: not found; put .txt files there or set tokenize.path")
-        files = sorted(path for path in self.path.rglob("*.txt") if path.is_file())
-        if not files:
-            raise CorpusError(f"{self.path}: found no .txt file; set tokenize.path")
-        return files
+        return find_files(self.path, _endings(".txt"))
 
     def documents(self, position: Position) -> Iterator[Document]:
         """One document a file; empty files are skipped."""
-        for number, path in enumerate(self.files(), start=1):
-            data = path.read_bytes()
+        for number, path in enumerate(self.files().paths, start=1):
             where = f"{path} (document {number})"
-            text = decode_utf8(data, where)
-            position.before += len(data)
-            if text:
-                yield Document(where=where, text=text)
+            try:
+                with open_binary(path, position) as file:
+                    data = file.read(MAX_DOCUMENT_BYTES + 1)
+            except DAMAGED as error:
+                raise CorpusError(f"{where}: damaged ({error}); get the file again") from error
+            if len(data) > MAX_DOCUMENT_BYTES:
+                raise too_long(where)
+            yield from _document(decode_utf8(data, where), where, position)
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """A file or a folder of ``.jsonl``, ``.jsonl.gz`` or ``.jsonl.xz``, one document per line.
+    """A file or a folder of ``.jsonl``, compressed or not, one document per line under the key ``text_key``.
 
-    Other keys than ``text`` are ignored, blank lines and empty texts skipped.
+    Other keys are ignored; blank lines, and lines whose text is null or empty, are skipped.
     """
 
     path: Path
+    text_key: str = "text"
     license: str = "unknown"
     attribution: str = "local JSON lines"
 
-    def files(self) -> list[Path]:
-        """The files in name order."""
-        if self.path.is_file():
-            return [self.path]
-        if not self.path.is_dir():
-            raise CorpusError(f"{self.path}: not found; put {', '.join(SUFFIXES)} there or set tokenize.path")
-        files = sorted(path for path in self.path.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
-        if not files:
-            raise CorpusError(f"{self.path}: found no {', '.join(SUFFIXES)} file; set tokenize.path")
-        return files
+    def files(self) -> Files:
+        """The files in name order, subfolders included."""
+        return find_files(self.path, _endings(".jsonl"))
 
     def documents(self, position: Position) -> Iterator[Document]:
         """Documents in file and line order."""
-        for path in self.files():
-            yield from _read(path, position)
+        for path in self.files().paths:
+            for number, offset, line in read_lines(path, position):
+                where = f"{path}:{number}"
+                decoded = decode_utf8(line, f"{where} (document {number})", offset=offset)
+                if not decoded.strip():
+                    continue
+                yield from _document(self._text(decoded, where), where, position)
+
+    def _text(self, line: str, where: str) -> str | None:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where}: not a JSON line ({error})") from error
+        if not isinstance(record, dict) or self.text_key not in record:
+            raise CorpusError(
+                f"{where}: found {line.strip()[:60]!r}, wanted an object with a string under `{self.text_key}`; "
+                "set tokenize.text_key to the key of the text"
+            )
+        return _string(record[self.text_key], where, self.text_key)
 
 
-def _read(path: Path, position: Position) -> Iterator[Document]:
-    number = offset = 0
+@dataclass(frozen=True)
+class Tables:
+    """A file or a folder of ``.csv`` and ``.tsv``, compressed or not, whose first row names the columns."""
+
+    path: Path
+    text_key: str = "text"
+    license: str = "unknown"
+    attribution: str = "local tables"
+
+    def files(self) -> Files:
+        """The files in name order, subfolders included."""
+        return find_files(self.path, _endings(".csv", ".tsv"))
+
+    def documents(self, position: Position) -> Iterator[Document]:
+        """One document a row, the text of column ``text_key``; quoted fields may hold newlines."""
+        for path in self.files().paths:
+            yield from self._rows(path, position)
+
+    def _rows(self, path: Path, position: Position) -> Iterator[Document]:
+        csv.field_size_limit(MAX_DOCUMENT_BYTES)
+        lines = (
+            decode_utf8(line, f"{path}:{number}", offset=offset) for number, offset, line in read_lines(path, position)
+        )
+        rows = csv.reader(lines, delimiter="\t" if ".tsv" in path.name.lower() else ",", strict=True)
+        header: list[str] = []
+        try:
+            for row in rows:
+                where = f"{path}:{rows.line_num}"
+                if not header:
+                    header = row
+                    _require_column(header, self.text_key, where)
+                elif row and len(row) != len(header):
+                    raise CorpusError(f"{where}: a row of {len(row)} fields, the first row has {len(header)}")
+                elif row:
+                    yield from _document(row[header.index(self.text_key)], where, position)
+        except csv.Error as error:
+            raise CorpusError(f"{path}:{rows.line_num}: not a row of a table ({error})") from error
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A file or a folder of ``.parquet`` with a column ``text_key`` of strings (a dataset as the hub stores it)."""
+
+    path: Path
+    text_key: str = "text"
+    license: str = "unknown"
+    attribution: str = "local parquet files"
+
+    def files(self) -> Files:
+        """The files in name order, subfolders included."""
+        return find_files(self.path, (".parquet",))
+
+    def documents(self, position: Position) -> Iterator[Document]:
+        """Documents in file and row order, read a few rows at a time."""
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise CorpusError(f"{self.path}: parquet files need pyarrow: pip install 'golf[parquet]'") from error
+        for path in self.files().paths:
+            row = 0
+            try:
+                with pyarrow.parquet.ParquetFile(path) as file:
+                    _require_column(file.schema_arrow.names, self.text_key, str(path))
+                    for batch in file.iter_batches(batch_size=64, columns=[self.text_key]):
+                        for value in batch.column(0).to_pylist():
+                            row += 1
+                            where = f"{path}, row {row}"
+                            yield from _document(_string(value, where, self.text_key), where, position)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise CorpusError(f"{path}: damaged after row {row} ({error}); get the file again") from error
+            position.before += path.stat().st_size
+
+
+def _require_column(names: list[str], key: str, where: str) -> None:
+    if names.count(key) != 1:
+        raise CorpusError(
+            f"{where}: found the columns {', '.join(names)[:200]}, wanted one named `{key}`; "
+            "set tokenize.text_key to the column of the text"
+        )
+
+
+def _string(value: object, where: str, key: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise CorpusError(f"{where}: found {value!r:.60} under `{key}`, wanted a string")
     try:
-        with open_binary(path, position) as file:
-            for number, line in enumerate(file, start=1):
-                text = _text(line, path, number, offset)
-                offset += len(line)
-                if text:
-                    yield Document(where=f"{path}:{number}", text=text)
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise CorpusError(f"{path}: damaged after line {number} ({error}); get the file again") from error
-
-
-def _text(line: bytes, path: Path, number: int, offset: int) -> str:
-    where = f"{path}:{number}"
-    decoded = decode_utf8(line, f"{where} (document {number})", offset=offset)
-    if not decoded.strip():
-        return ""
-    try:
-        record = json.loads(decoded)
-    except ValueError as error:
-        raise CorpusError(f"{where}: not a JSON line ({error})") from error
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise CorpusError(f"{where}: found {decoded.strip()[:60]!r}, wanted an object with a string under `text`")
-    try:
-        text.encode()
+        if value:
+            value.encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(f"{where}: `text` holds a lone surrogate at character {error.start}") from error
-    return text
+        raise CorpusError(f"{where}: `{key}` holds a lone surrogate at character {error.start}") from error
+    return value
+
+
+def _document(text: str | None, where: str, position: Position) -> Iterator[Document]:
+    """The document, or none where there is no text: that is counted."""
+    if not text:
+        position.skipped["without text"] += 1
+    elif len(text) > MAX_DOCUMENT_BYTES // 4 and len(text.encode()) > MAX_DOCUMENT_BYTES:
+        raise too_long(where)
+    else:
+        yield Document(where=where, text=text)

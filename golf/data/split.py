@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from golf.data.documents import CorpusError
-
 __all__ = ["SPLITS", "Splitter", "digest"]
 
 SPLITS = ("train", "holdout", "val")
@@ -17,16 +15,23 @@ def digest(text: bytes, seed: int) -> bytes:
     return hashlib.sha256(b"%d:" % seed + text).digest()
 
 
+def _counts() -> dict[str, int]:
+    return dict.fromkeys(SPLITS, 0)
+
+
 @dataclass
 class Splitter:
-    """Assign documents to train, holdout and val, and refuse a document that is on two sides.
+    """Assign documents to train, holdout and val, and leave out a second copy of a document that is held out.
 
     Without a given side, the hash as a number in [0, 1) below ``val_fraction`` means val, below
     ``val_fraction + holdout_fraction`` holdout, else train. With a given side, val is val and only train is cut by the
     hash. Once a cap is reached, further documents of that split are dropped, not moved to train: a second copy of
-    a scored document must not become training text.
+    a scored document must not become training text. Where the corpus gives the sides, its validation documents come
+    first, and a training document that equals one of them is dropped.
 
     ``held`` maps the hashes of all val and holdout documents to their split; its size is bounded by the caps.
+    ``seen`` counts the documents of each split, ``taken`` the bytes assigned to it, ``dropped`` the documents over its
+    cap and ``shortest`` the bytes of the shortest of those; ``copies`` counts the dropped copies.
     """
 
     val_fraction: float
@@ -35,27 +40,27 @@ class Splitter:
     holdout_max_bytes: int
     seed: int
     held: dict[bytes, str] = field(default_factory=dict)
-    taken: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    dropped: int = 0
+    seen: dict[str, int] = field(default_factory=_counts)
+    taken: dict[str, int] = field(default_factory=_counts)
+    dropped: dict[str, int] = field(default_factory=_counts)
+    shortest: dict[str, int] = field(default_factory=dict)
+    copies: int = 0
 
-    def assign(self, text: bytes, *, where: str, side: str | None = None) -> str | None:
-        """The split of the document with these bytes, or None when its split is full. ``CorpusError`` on overlap."""
+    def assign(self, text: bytes, *, side: str | None = None) -> str | None:
+        """The split of the document with these bytes; None when its split is full or the other side holds a copy."""
         key = digest(text, self.seed)
         split = self._choose(int.from_bytes(key[:8], "big") / 2.0**64, side)
-        found = self.held.get(key)
-        if found is not None and found != split:
-            raise CorpusError(
-                f"{where}: this document is on the {split} side and on the {found} side; a scored or held-out "
-                "document must not be trained on, so remove one of the two copies"
-            )
-        if split == "train":
-            self.taken[split] += len(text)
-            return split
-        cap = self.val_max_bytes if split == "val" else self.holdout_max_bytes
-        if cap and self.taken[split] + len(text) > cap:
-            self.dropped += 1
+        if self.held.get(key, split) != split:
+            self.copies += 1
             return None
-        self.held[key] = split
+        self.seen[split] += 1
+        cap = {"val": self.val_max_bytes, "holdout": self.holdout_max_bytes}.get(split, 0)
+        if cap and self.taken[split] + len(text) > cap:
+            self.dropped[split] += 1
+            self.shortest[split] = min(len(text), self.shortest.get(split, len(text)))
+            return None
+        if split != "train":
+            self.held[key] = split
         self.taken[split] += len(text)
         return split
 

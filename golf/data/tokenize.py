@@ -6,42 +6,34 @@ in worker processes; documents stay in order, so the outputs do not depend on ho
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
-
-from golf.base.files import atomic_directory, sha256_file, write_bytes, write_json
+from golf.base.files import atomic_directory, write_bytes, write_json
 from golf.base.params import Ge, Gt, Le, Lt, Natural, Seed, to_dict
 from golf.base.progress import bar
-from golf.data.competition import CompetitionShards
-from golf.data.documents import Corpus, CorpusError, Document, Position
-from golf.data.enwik8 import Enwik8
-from golf.data.parallel import ordered_map
-from golf.data.readers import JsonLines, TextFiles
-from golf.data.shards import ShardWriter
+from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
+from golf.data.encode import Encoded, encode_corpus
+from golf.data.sources import KINDS, Options, WithValidation, open_corpus, source_sha256
 from golf.data.split import SPLITS, Splitter
-from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, TokenizerError, train_tokenizer
+from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
 
-__all__ = ["SourceKind", "TokenizeConfig", "open_corpus", "source_sha256", "tokenize_corpus"]
-
-SourceKind = Literal["enwik8", "jsonl", "text", "shards"]
-_BATCH_BYTES = 400_000
+__all__ = ["TokenizeConfig", "summary", "tokenize_corpus"]
 
 
 @dataclass(frozen=True)
 class TokenizeConfig:
     """Section ``tokenize`` of the parameters; meanings and units stand in ``conf/config.yaml``."""
 
-    source: SourceKind
+    source: str
     path: str
+    val_path: str
+    text_key: str
     max_bytes: Natural
     tokenizer: str
     vocab_size: Annotated[int, Ge(MIN_VOCAB_SIZE), Le(1 << 16)]
@@ -53,11 +45,15 @@ class TokenizeConfig:
     split_seed: Seed
 
     def __post_init__(self) -> None:
+        if self.source not in KINDS:
+            raise ValueError(f"source: found {self.source!r}, expected one of {', '.join(KINDS)}")
         shares = (self.val_fraction, self.holdout_fraction)
         if sum(shares) >= 1.0:
             raise ValueError(f"val_fraction, holdout_fraction: found {shares}, expected a sum below 1")
         if self.source == "shards" and self.tokenizer == "train":
             raise ValueError("tokenizer: found `train`, expected the path of the .model that the shards were made with")
+        if self.source == "shards" and self.val_path != "none":
+            raise ValueError(f"val_path: found {self.val_path}, expected none: shards bring their own validation side")
 
 
 def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int = 1) -> dict[str, Any]:
@@ -69,18 +65,17 @@ def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int 
     root = Path(root)
     given = None
     if config.tokenizer != "train":
-        given = Tokenizer.from_file(root / config.tokenizer, made_by="nothing here: tokenize.tokenizer names it")
+        path = root / Path(config.tokenizer).expanduser()
+        given = Tokenizer.from_file(path, made_by="nothing here: tokenize.tokenizer names it")
     with _workers(processes) as pool:
-        corpus = open_corpus(
-            config.source,
-            root / config.path,
-            pool=pool,
-            vocab_size=given.vocab_size if given else 0,
-            bos_id=given.bos_id if given else 1,
-        )
-        tokenizer = given or _train(config, corpus)
+        corpus = _open(config, root, given, pool)
+        tokenizer = given or train_tokenizer(_TrainingTexts(config, corpus), config.vocab_size)
         with atomic_directory(root / "artifacts" / "tokens") as folder:
-            manifest = _encode(config, corpus, tokenizer, folder, pool)
+            splitter = _splitter(config)
+            encoded = encode_corpus(corpus, tokenizer, splitter, folder, max_bytes=config.max_bytes, pool=pool)
+            for split in SPLITS:
+                _check_split(config, corpus, splitter, encoded, tokenizer, split)
+            manifest = _manifest(config, corpus, tokenizer, splitter, encoded)
             write_bytes(folder / "tokenizer.model", tokenizer.model)
             tokenizer.table.save(folder / "byte_table.safetensors")
             write_json(folder / "manifest.json", manifest)
@@ -88,47 +83,35 @@ def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int 
     return manifest
 
 
-def open_corpus(
-    kind: SourceKind,
-    path: str | Path,
-    *,
-    pool: ProcessPoolExecutor | None = None,
-    vocab_size: int = 0,
-    bos_id: int = 1,
-) -> Corpus:
-    """Open a corpus; ``vocab_size`` and ``bos_id`` matter to ``shards`` alone. Raises ``CorpusError`` when missing."""
-    path = Path(path)
-    corpus: Corpus
-    if kind == "enwik8":
-        corpus = Enwik8(path, pool)
-    elif kind == "jsonl":
-        corpus = JsonLines(path)
-    elif kind == "text":
-        corpus = TextFiles(path)
-    else:
-        corpus = CompetitionShards(path, vocab_size, bos_id)
-    corpus.files()
-    return corpus
+def summary(manifest: dict[str, Any]) -> list[str]:
+    """Lines that say what was read, what was left out and why, and what each split holds."""
+    source, counts = manifest["source"], manifest["documents"]
+    lines = [f"read {source['files']:,} files of {source['path']}"]
+    lines += [f"skipped files: {describe_skipped(source['skipped_files'])}"] if source["skipped_files"] else []
+    left_out = {**counts["skipped"], "copies of held-out documents": counts["copies"], "over a cap": counts["over_cap"]}
+    if any(left_out.values()):
+        named = (f"{count:,} {reason}" for reason, count in left_out.items() if count)
+        lines.append(f"documents left out: {', '.join(named)}")
+    for split, of in manifest["splits"].items():
+        lines.append(
+            f"{split}: {of['documents']:,} documents, {of['tokens']:,} tokens, {of['bytes']:,} bytes, "
+            f"{of['bytes_per_token']:.3f} bytes per token"
+        )
+    return lines
 
 
-def source_sha256(corpus: Corpus) -> str:
-    """SHA-256 over the names and contents of the corpus files; of a single file, its own hash."""
-    files = corpus.files()
-    if len(files) == 1:
-        return sha256_file(files[0])
-    total = hashlib.sha256()
-    for path in files:
-        total.update(f"{path.name}\0{sha256_file(path)}\n".encode())
-    return total.hexdigest()
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _workers:
-    """A pool of worker processes, or None for one process."""
+    """A pool of worker processes, or None for one process; an interrupt reaches the parent alone."""
 
     def __init__(self, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # Ctrl-C is told once
-        self._pool = ProcessPoolExecutor(processes, mp_context=context, **quiet) if processes > 1 else None  # type: ignore[arg-type]
+        self._pool: ProcessPoolExecutor | None = None
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_ignore_interrupts)
 
     def __enter__(self) -> ProcessPoolExecutor | None:
         return self._pool
@@ -136,6 +119,18 @@ class _workers:
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _open(config: TokenizeConfig, root: Path, given: Tokenizer | None, pool: ProcessPoolExecutor | None) -> Corpus:
+    options = Options(pool, config.text_key)
+    if given:
+        options = replace(options, vocab_size=given.vocab_size, bos_id=given.bos_id)
+
+    def at(path: str) -> Corpus:
+        return open_corpus(config.source, root / Path(path).expanduser(), options)
+
+    corpus = at(config.path)
+    return corpus if config.val_path == "none" else WithValidation(at(config.val_path), corpus)
 
 
 def _splitter(config: TokenizeConfig) -> Splitter:
@@ -148,154 +143,111 @@ def _splitter(config: TokenizeConfig) -> Splitter:
     )
 
 
-def _train(config: TokenizeConfig, corpus: Corpus) -> Tokenizer:
-    return train_tokenizer(_training_texts(config, corpus), config.vocab_size)
-
-
-def _training_texts(config: TokenizeConfig, corpus: Corpus) -> Iterator[str]:
-    """Texts of the training split up to ``train_bytes``; the scored documents teach the tokenizer nothing."""
-    splitter, read = _splitter(config), 0
-    with bar(what="train tokenizer", total=config.train_bytes, unit="B") as shown:
-        for document in corpus.documents(Position()):
-            assert document.text is not None
-            data = document.text.encode()
-            read += len(data)
-            if config.max_bytes and read > config.max_bytes:
-                return
-            if splitter.assign(data, where=document.where, side=document.side) != "train":
-                continue
-            yield document.text
-            shown.update(len(data))
-            if splitter.taken["train"] >= config.train_bytes:
-                return
-
-
 @dataclass(frozen=True)
-class _Job:
-    """A batch of documents with their splits, and the tokenizer they are encoded with."""
+class _TrainingTexts:
+    """Texts of the training split up to ``train_bytes``; the held-out documents teach the tokenizer nothing.
 
-    documents: list[tuple[str, Document]]
-    model: bytes
-    name: str
+    Can be iterated again and again. Raises ``CorpusError`` when there is no such text, with what was read instead.
+    """
+
+    config: TokenizeConfig
+    corpus: Corpus
+
+    def __iter__(self) -> Iterator[str]:
+        config, splitter, position, read = self.config, _splitter(self.config), Position(), 0
+        with bar(what="train tokenizer", total=config.train_bytes, unit="B") as shown:
+            for document in self.corpus.documents(position):
+                text = document.text or ""
+                data = text.encode()
+                read += len(data)
+                if config.max_bytes and read > config.max_bytes:
+                    break
+                if splitter.assign(data, side=document.side) != "train":
+                    continue
+                yield text
+                shown.update(len(data))
+                if splitter.taken["train"] >= config.train_bytes:
+                    break
+        if not splitter.seen["train"]:
+            raise CorpusError(_why_empty(config, self.corpus, splitter, position, "train"))
 
 
-def _encode(
-    config: TokenizeConfig, corpus: Corpus, tokenizer: Tokenizer, folder: Path, pool: ProcessPoolExecutor | None
-) -> dict[str, Any]:
-    writers = {
-        split: ShardWriter(
-            folder / split,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            tokenizer_sha256=tokenizer.sha256,
+def _check_split(
+    config: TokenizeConfig, corpus: Corpus, splitter: Splitter, encoded: Encoded, tokenizer: Tokenizer, split: str
+) -> None:
+    """A split must hold documents, and a score must not be divided by more bytes than its text has."""
+    writer, raw = encoded.writers[split], encoded.raw_bytes[split]
+    if writer.num_documents == 0:
+        raise CorpusError(_why_empty(config, corpus, splitter, encoded.position, split))
+    if encoded.text_sha256[split] is not None and writer.num_bytes > raw:
+        raise CorpusError(
+            f"{tokenizer.name}: the tokens of {split} decode to {writer.num_bytes:,} bytes, the text has {raw:,}; bits "
+            "per byte would be too few, so use a lossless tokenizer (tokenize.tokenizer: train)"
         )
-        for split in SPLITS
-    }
-    splitter, position = _splitter(config), Position()
-    raw_bytes = dict.fromkeys(SPLITS, 0)
-    total = sum(path.stat().st_size for path in corpus.files())
-    with bar(what="tokenize", total=total, unit="B") as shown:
-        jobs = _jobs(config, corpus, tokenizer, splitter, position)
-        for encoded in ordered_map(_encode_job, jobs, pool):
-            for split, tokens, num_bytes, num_raw in encoded:
-                writers[split].add(tokens, num_bytes)
-                raw_bytes[split] += num_raw
-            shown.update(position.num_bytes - shown.n)
-    for writer in writers.values():
-        writer.close()
-    _check_not_empty(config, {split: writer.num_documents for split, writer in writers.items()})
-    return _manifest(config, corpus, tokenizer, writers, raw_bytes, splitter.dropped)
 
 
-def _jobs(
-    config: TokenizeConfig, corpus: Corpus, tokenizer: Tokenizer, splitter: Splitter, position: Position
-) -> Iterator[_Job]:
-    batch: list[tuple[str, Document]] = []
-    size = read = 0
-    for document in corpus.documents(position):
-        data = document.text.encode() if document.text is not None else tokenizer.decode(document.ids)  # type: ignore[arg-type]
-        read += len(data)
-        if config.max_bytes and read > config.max_bytes:
-            break
-        split = splitter.assign(data, where=document.where, side=document.side)
-        if split is None:
-            continue
-        batch.append((split, document))
-        size += len(data)
-        if size >= _BATCH_BYTES:
-            yield _Job(batch, tokenizer.model, tokenizer.name)
-            batch, size = [], 0
-    if batch:
-        yield _Job(batch, tokenizer.model, tokenizer.name)
-
-
-@lru_cache(maxsize=2)
-def _tokenizer(model: bytes, name: str) -> Tokenizer:
-    """Each worker builds the tokenizer once."""
-    return Tokenizer(model, name=name)
-
-
-def _encode_job(job: _Job) -> list[tuple[str, np.ndarray, int, int]]:
-    """(split, tokens with BOS, counted bytes, bytes of the text as given) of each document."""
-    tokenizer = _tokenizer(job.model, job.name)
-    encoded = []
-    for split, document in job.documents:
-        try:
-            if document.text is not None:
-                tokens, num_bytes = tokenizer.document(document.text)
-                encoded.append((split, tokens, num_bytes, len(document.text.encode())))
-            else:
-                assert document.ids is not None
-                tokens, num_bytes = tokenizer.imported_document(document.ids)
-                encoded.append((split, tokens, num_bytes, num_bytes))
-        except TokenizerError as error:
-            raise CorpusError(f"{document.where}: {error}") from error
-    return encoded
-
-
-def _check_not_empty(config: TokenizeConfig, documents: dict[str, int]) -> None:
-    total = sum(documents.values())
+def _why_empty(config: TokenizeConfig, corpus: Corpus, splitter: Splitter, position: Position, split: str) -> str:
+    """What was read, where it went, and the one thing that would put a document into ``split``."""
+    files, seen, total = corpus.files(), splitter.seen, sum(splitter.seen.values())
+    skipped = "".join(f", {count:,} {reason}" for reason, count in sorted(position.skipped.items()))
+    went = ", ".join(f"{count:,} {name}" for name, count in seen.items())
+    read = f"read {len(files.paths):,} files with {total:,} documents ({went}{skipped})"
+    if files.skipped:
+        read += f", skipped files: {describe_skipped(count_skipped(files.skipped))}"
+    fraction, cap = f"tokenize.{split}_fraction", f"tokenize.{split}_max_bytes"
     if total == 0:
-        raise CorpusError(f"{config.path}: corpus is empty: found no document with text; set tokenize.path")
-    for split, count in documents.items():
-        if count == 0:
-            key = "the corpus" if split == "train" else f"tokenize.{split}_fraction or tokenize.{split}_max_bytes"
-            raise CorpusError(
-                f"{config.path}: the {split} split is empty: found {total} documents, none of them in it; raise {key}, "
-                "or change tokenize.split_seed"
-            )
+        problem = "the corpus is empty: found no document with text"
+        remedy = "raise tokenize.max_bytes" if config.max_bytes else "set tokenize.path"
+    elif splitter.dropped[split]:
+        problem = f"the {split} split is empty: its shortest document has {splitter.shortest[split]:,} bytes"
+        remedy = f"raise {cap} ({getattr(config, f'{split}_max_bytes'):,} now)"
+    elif total < len(SPLITS):
+        problem = f"the {split} split is empty: {total} documents for three splits, and a document is never divided"
+        remedy = "give one file (text) or one line (jsonl) per document, or name a separate tokenize.val_path"
+    elif split == "train":
+        problem, remedy = "the train split is empty", "lower tokenize.val_fraction and tokenize.holdout_fraction"
+    elif split == "val" and config.val_path != "none":
+        problem, remedy = f"the val split is empty: {config.val_path} holds no text", "set tokenize.val_path"
+    else:
+        share = getattr(config, f"{split}_fraction")
+        problem = f"the {split} split is empty: {share:g} of {total:,} documents is {share * total:.1f}"
+        remedy = f"raise {fraction}, give more documents, or change tokenize.split_seed"
+    return f"{config.path}: {problem}; {read}; {remedy}"
 
 
 def _manifest(
-    config: TokenizeConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    writers: dict[str, ShardWriter],
-    raw_bytes: dict[str, int],
-    dropped: int,
+    config: TokenizeConfig, corpus: Corpus, tokenizer: Tokenizer, splitter: Splitter, encoded: Encoded
 ) -> dict[str, Any]:
     splits = {
         split: {
             "documents": writer.num_documents,
             "tokens": writer.num_tokens,
             "bytes": writer.num_bytes,
-            "raw_bytes": raw_bytes[split],
+            "raw_bytes": encoded.raw_bytes[split] if encoded.text_sha256[split] is not None else None,
+            "text_sha256": encoded.text_sha256[split],
             "shards": writer.num_shards,
             "bytes_per_token": writer.num_bytes / writer.num_tokens,
         }
-        for split, writer in writers.items()
+        for split, writer in encoded.writers.items()
     }
+    files = corpus.files()
     return {
         "config": to_dict(config),
         "source": {
             "kind": config.source,
             "path": config.path,
             "sha256": source_sha256(corpus),
+            "files": len(files.paths),
+            "skipped_files": count_skipped(files.skipped),
             "license": corpus.license,
             "attribution": corpus.attribution,
         },
         "splits": splits,
-        "documents_over_cap": dropped,
+        "documents": {
+            "over_cap": sum(splitter.dropped.values()),
+            "copies": splitter.copies,
+            "skipped": dict(encoded.position.skipped),
+        },
         "divisor": tokenizer.divisor,
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
@@ -304,7 +256,12 @@ def _manifest(
 
 
 def _metrics(manifest: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {"vocab_size": manifest["vocab_size"], "documents_over_cap": manifest["documents_over_cap"]}
+    flat: dict[str, Any] = {
+        "vocab_size": manifest["vocab_size"],
+        "documents_over_cap": manifest["documents"]["over_cap"],
+        "documents_skipped": sum(manifest["documents"]["skipped"].values()) + manifest["documents"]["copies"],
+        "files_skipped": sum(of["count"] for of in manifest["source"]["skipped_files"].values()),
+    }
     for split, counts in manifest["splits"].items():
         for key in ("documents", "tokens", "bytes", "bytes_per_token"):
             flat[f"{split}_{key}"] = counts[key]

@@ -10,17 +10,20 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 
 from golf.base.errors import GolfError
 from golf.base.files import require
-from golf.data.byte_table import SPACE, byte_table, piece_bytes
+from golf.data.byte_table import SPACE, byte_table, count_pieces, piece_bytes
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
 
 MIN_VOCAB_SIZE = 261  # 4 control pieces, 256 byte pieces and one piece to learn
+_LONGEST_PIECE = (1 << 15) - 1  # bytes; the table holds them as int16
+_RESERVED = "\u2585"  # SentencePiece's own mark for what it cannot code: it drops a training text that holds one
 _COVERAGE = 0.999  # share of the characters that get a piece of their own; the rest is coded by bytes
 
 # Everything that a tokenizer for prose tends to change: NFKC letters, runs of spaces, newlines, edges, odd scripts.
@@ -50,19 +53,28 @@ class Tokenizer:
         self.name = name
         self.model = model
         self.sha256 = hashlib.sha256(model).hexdigest()
+        if model[:1] in (b"{", b"["):
+            raise TokenizerError(
+                f"{name}: found JSON, wanted a SentencePiece .model; byte-level, GPT-2 and Hugging Face tokenizers are "
+                "not supported"
+            )
+        if count_pieces(model) > 1 << 16:  # before SentencePiece allocates for them
+            raise TokenizerError(f"{name}: found more than 65,536 pieces, wanted at most that (ids are uint16)")
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, OSError) as error:
+            self.vocab_size = int(self._sp.get_piece_size())
+            pieces = [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
+            self.token_bytes = [piece_bytes(self._sp, token) for token in range(self.vocab_size)]
+        except (RuntimeError, OSError, ValueError) as error:  # a piece that is no UTF-8 is a ValueError
             raise TokenizerError(f"{name}: not a readable SentencePiece model ({error})") from error
-        self.vocab_size = int(self._sp.get_piece_size())
         self.bos_id = int(self._sp.bos_id())
         self.unk_id = int(self._sp.unk_id())
-        if self.bos_id < 0 or self.vocab_size > 1 << 16:
+        longest = max(map(len, self.token_bytes), default=0)
+        if self.bos_id < 0 or longest > _LONGEST_PIECE:
             raise TokenizerError(
-                f"{name}: found BOS {self.bos_id} and {self.vocab_size} pieces, wanted a BOS and at most 65,536 pieces"
+                f"{name}: found BOS {self.bos_id} and a piece of {longest} bytes, wanted a BOS and at most "
+                f"{_LONGEST_PIECE} bytes in a piece"
             )
-        self.token_bytes = [piece_bytes(self._sp, token) for token in range(self.vocab_size)]
-        pieces = [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
         # A space is only ever at the front of a piece, so no merge crosses "x y" and words can be coded one by one.
         self._by_words = all(SPACE not in piece.lstrip(SPACE) for piece in pieces)
         self._cache: dict[str, list[int]] = {}
@@ -112,14 +124,26 @@ class Tokenizer:
             after_boundary = bool(self.table.is_boundary[token])
         return b"".join(parts)
 
-    def document(self, text: str) -> tuple[np.ndarray, int]:
-        """One document as shards hold it: ids uint16 (T,) with BOS in front, and its bytes, proved by the ledger."""
+    def document(self, text: str, *, official: bool = True) -> tuple[np.ndarray, int]:
+        """One document as shards hold it: ids uint16 (T,) with BOS in front, and its bytes.
+
+        The bytes by the table are proved to be those of the decoded text. ``official`` asks SentencePiece's own
+        decoder too where the model is lossless (one that normalizes is always asked). Raises ``TokenizerError``.
+        """
         ids = self.encode(text)
         tokens = np.array([self.bos_id, *ids], dtype=np.uint16)
-        wanted = len(text.encode()) if self.lossless else len(self._sp.decode(ids).encode())
+        actual = len(text.encode())
+        if official or not self.lossless:
+            decoded = self._official(ids)
+            if self.lossless and decoded != text.encode():
+                raise TokenizerError(
+                    f"{self.name}: SentencePiece decodes the ids to another text: "
+                    f"{_difference(decoded, text.encode())}; train a lossless tokenizer (tokenize.tokenizer: train)"
+                )
+            actual = len(decoded)
         counted = self.table.num_bytes(tokens)
-        if counted != wanted:
-            raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the text has {wanted}")
+        if counted != actual:
+            raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the text has {actual}")
         return tokens, counted
 
     def imported_document(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
@@ -127,10 +151,26 @@ class Tokenizer:
         if bool((ids == self.unk_id).any()):
             raise TokenizerError(f"{self.name}: unknown piece in the ids; a score would be no code length of the text")
         tokens = np.concatenate([np.array([self.bos_id]), ids]).astype(np.uint16)
-        counted, decoded = self.table.num_bytes(tokens), len(self.decode(ids))
+        counted, decoded = self.table.num_bytes(tokens), len(self._official(ids.tolist()))
         if counted != decoded:
             raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the ids decode to {decoded}")
         return tokens, counted
+
+    def made(self, ids: np.ndarray) -> bool:
+        """Whether this model codes the decoded text of ``ids`` (BOS not included) as these very ids."""
+        expected = ids.tolist()
+        text = self._sp.decode(expected)
+        return self._sp.encode(text) == expected or (self.lossless and self._encode_exact(text) == expected)
+
+    def _official(self, ids: list[int]) -> bytes:
+        """UTF-8 bytes by SentencePiece's decoder; a space that became the three bytes of U+2581 is refused."""
+        decoded = self._sp.decode(ids)
+        if not self.lossless and SPACE in decoded:
+            raise TokenizerError(
+                f"{self.name}: has no piece for a space ({SPACE}), so that a space is coded, and would be counted, as "
+                "three bytes; use a model with that piece, or train one (tokenize.tokenizer: train)"
+            )
+        return decoded.encode()
 
     def _encode_exact(self, text: str) -> list[int]:
         """A literal U+2581 would be coded like a space, so its three bytes go through byte fallback."""
@@ -167,10 +207,24 @@ def _difference(found: bytes, wanted: bytes) -> str:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train BPE on ``texts`` (held in memory by the trainer) with ids pad 0, bos 1, eos 2, unk 3.
 
-    No normalization, no dummy prefix, whitespace kept, byte fallback: nothing of a text is lost. One thread, an
-    iterator for input and a writer for output, as the model file would otherwise record paths and thread counts.
-    Raises ``TokenizerError`` when the text is too small (or has too many characters) for ``vocab_size``.
+    No normalization, no dummy prefix, whitespace kept, byte fallback, a piece for the bare space whatever the text:
+    nothing of a text is lost. ``texts`` are read a second time where they hold too few spaces for that piece. One
+    thread, an iterator for input and a writer for output, as the model file would otherwise record paths and thread
+    counts. Raises ``TokenizerError`` when the text is too small (or has too many characters) for ``vocab_size``.
     """
+    texts = list(texts) if isinstance(texts, Iterator) else texts
+    model = _train(texts, vocab_size)
+    if SPACE not in _pieces(model):
+        model = _train(texts, vocab_size, required_chars=SPACE)
+    tokenizer = Tokenizer(model)
+    if not tokenizer.lossless:
+        raise TokenizerError(
+            f"the tokenizer trained on this text changes the probe text: {tokenizer.decode(tokenizer.encode(PROBE))!r}"
+        )
+    return tokenizer
+
+
+def _train(texts: Iterable[str], vocab_size: int, **options: Any) -> bytes:
     model = io.BytesIO()
     guarded = _Guarded(texts)
     try:
@@ -193,32 +247,42 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             max_sentence_length=1 << 30,
             num_threads=1,
             minloglevel=3,
+            **options,  # recorded in the model, so none that is not needed
         )
     except RuntimeError as error:
         if guarded.error is not None:
             raise guarded.error from None
-        raise TokenizerError(_explain(str(error), vocab_size)) from error
-    tokenizer = Tokenizer(model.getvalue())
-    assert tokenizer.lossless, "identity normalization with byte fallback restores the probe"
-    return tokenizer
+        raise TokenizerError(_explain(str(error), vocab_size, guarded.count)) from error
+    return model.getvalue()
+
+
+def _pieces(model: bytes) -> set[str]:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return {processor.id_to_piece(token) for token in range(processor.get_piece_size())}
 
 
 class _Guarded:
-    """An iterable that remembers its own error: SentencePiece turns each into a RuntimeError with a traceback in it."""
+    """Texts cut at the reserved character, counted; an error of theirs is remembered, with its own traceback.
+
+    SentencePiece turns each error into a RuntimeError with a traceback in its message.
+    """
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = texts
         self.error: Exception | None = None
+        self.count = 0
 
     def __iter__(self) -> Iterator[str]:
         try:
-            yield from self._texts
+            for text in self._texts:
+                self.count += 1
+                yield from (part for part in text.split(_RESERVED) if part)
         except Exception as error:
             self.error = error
             raise
 
 
-def _explain(message: str, vocab_size: int) -> str:
+def _explain(message: str, vocab_size: int, count: int) -> str:
     if found := re.search(r"Vocabulary size too high .*?<= (\d+)", message):
         return (
             f"corpus too small for the vocabulary: its text gives {found[1]} pieces, wanted {vocab_size}; "
@@ -230,5 +294,9 @@ def _explain(message: str, vocab_size: int) -> str:
             "raise tokenize.vocab_size"
         )
     if "sentences_.empty()" in message:
-        return "corpus is empty: no text to train a tokenizer on; check tokenize.source and tokenize.path"
+        return (
+            f"no text to train a tokenizer on: {count:,} training documents hold nothing but newlines and U+2585"
+            if count
+            else "corpus is empty: no text to train a tokenizer on; check tokenize.source and tokenize.path"
+        )
     return f"the tokenizer could not be trained: {message}"

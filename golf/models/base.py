@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
 from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
+from golf.models.layers import Matrix, Role
 
-__all__ = ["LanguageModel", "Role", "check_shape"]
-
-Role = Literal["embedding", "attention", "mlp", "control"]
+__all__ = ["LanguageModel", "check_shape"]
 
 
 class LanguageModel(nn.Module, ABC):
     """A causal language model with tied embeddings and softcapped logits.
 
-    A family sets ``token_embedding`` (V,D), keeps its matrices under module names ``attention`` and ``mlp`` and its
-    lookup tables under names that contain ``embedding``, and implements the abstract methods. Parameters are float32
+    A family sets ``token_embedding`` (V,D), makes its matrices as ``golf.models.layers.Matrix`` with their roles, names
+    its lookup tables in ``tables``, as any module may, and implements the abstract methods. Parameters are float32
     masters; lower precision comes from autocast around the call.
     """
 
+    tables: tuple[str, ...] = ("token_embedding",)  # parameters, or lists of them, that are lookup tables
     token_embedding: nn.Parameter
     loss_rows: int = DEFAULT_ROWS  # tokens turned into logits at a time by `loss`
     whole_graph: bool = True  # `loss` can be traced as one graph; else only the parts given to `layer_function` can
@@ -117,19 +117,18 @@ class LanguageModel(nn.Module, ABC):
     def role(self, name: str) -> Role:
         """What the parameter ``name`` is to the optimizer and the quantizer; raises ``KeyError`` for unknown names.
 
-        ``embedding``: lookup tables. ``attention`` and ``mlp``: matrices of those modules. ``control``: all else
-        (gains, scales, mixes, depth tables), kept in high precision.
+        ``embedding``: lookup tables, as the module that holds them says. ``attention`` and ``mlp``: matrices that were
+        made so. ``control``: all else (gains, scales, mixes, depth tables), kept in high precision.
         """
-        parameter = self.get_parameter_or_raise(name)
-        parts = name.split(".")
-        if parameter.ndim == 2 and any("embedding" in part for part in parts):
-            return "embedding"
-        if parameter.ndim == 2 and parts[-1] == "weight":
-            if "attention" in parts:
-                return "attention"
-            if "mlp" in parts:
-                return "mlp"
-        return "control"
+        self.get_parameter_or_raise(name)
+        path, _, last = name.rpartition(".")
+        owner = self.get_submodule(path)
+        if isinstance(owner, nn.ParameterList):
+            path, _, last = path.rpartition(".")
+            owner = self.get_submodule(path)
+        if isinstance(owner, Matrix):
+            return owner.role
+        return "embedding" if last in getattr(owner, "tables", ()) else "control"
 
     def get_parameter_or_raise(self, name: str) -> nn.Parameter:
         """The parameter called ``name``; ``KeyError`` with the name otherwise."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from golf.models.gated_delta_fla import delta_rule
 from golf.models.hash_embedding import NO_TOKEN
+from golf.models.layers import Matrix
 from golf.models.stream import StreamState
 
 __all__ = ["ConvHistory", "DeltaInputs", "GatedDeltaNet", "HybridState", "causal_conv"]
@@ -78,17 +79,17 @@ class GatedDeltaNet(nn.Module):
         super().__init__()
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
         self.norm_eps, self.chunk, self.beta_max = norm_eps, chunk, 2.0 if negative_eigenvalues else 1.0
-        self.query = nn.Linear(width, heads * key_dim, bias=False)
-        self.gate = nn.Linear(width, heads * value_dim, bias=False)
-        self.output = nn.Linear(heads * value_dim, width, bias=False)
+        self.query = Matrix(width, heads * key_dim, "attention")
+        self.gate = Matrix(width, heads * value_dim, "attention")
+        self.output = Matrix(heads * value_dim, width, "attention")
         self.query_conv = _conv_weight(heads * key_dim, conv_size)
         if owns_kv:
-            self.key = nn.Linear(width, heads * key_dim, bias=False)
-            self.value = nn.Linear(width, heads * value_dim, bias=False)
+            self.key = Matrix(width, heads * key_dim, "attention")
+            self.value = Matrix(width, heads * value_dim, "attention")
             self.key_conv = _conv_weight(heads * key_dim, conv_size)
             self.value_conv = _conv_weight(heads * value_dim, conv_size)
         bound = width**-0.5
-        # no nn.Linear, because these 2 x H rows are control tensors: a few values of high precision
+        # no Matrix, because these 2 x H rows are control tensors: a few values of high precision
         self.decay_weight = nn.Parameter(torch.empty(heads, width).uniform_(-bound, bound))
         self.write_weight = nn.Parameter(torch.empty(heads, width).uniform_(-bound, bound))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1.0, 16.0).log())

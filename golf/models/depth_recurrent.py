@@ -63,6 +63,8 @@ class DepthRecurrentConfig:
 class DepthRecurrent(AttentionModel):
     """The model of PR #895 with float32 masters for every tensor and one explicit RMSNorm eps everywhere."""
 
+    tables = ("token_embedding", "value_embeddings")
+
     def __init__(self, config: DepthRecurrentConfig, vocab_size: int) -> None:
         super().__init__(config, softcap=config.softcap, max_depth=config.repeats)
         self.config = config

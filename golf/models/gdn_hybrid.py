@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from golf.base.errors import GolfError
 from golf.base.params import Ge, Gt, Le, Natural, Positive, Size
-from golf.models.base import LanguageModel, Role, check_shape
+from golf.models.base import LanguageModel, check_shape
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule
 from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
@@ -193,11 +193,6 @@ class GdnHybrid(LanguageModel):
         self.hashes = HashEmbedding(config.hash_rows, config.hash_width, config.width) if config.hash_rows else None
         self.smear = SmearGate(config.width) if config.smear else None
         self.blocks = nn.ModuleList(HybridBlock(config, index, plan) for index, plan in enumerate(self.plans))
-
-    def role(self, name: str) -> Role:
-        """As in the base class; the hash projection is a matrix like those of the MLPs."""
-        self.get_parameter_or_raise(name)
-        return "mlp" if name == "hashes.projection.weight" else super().role(name)
 
     def hidden(self, ids: Tensor) -> Tensor:
         return self._run(ids, self._rope(torch.arange(ids.size(1), device=ids.device)), None, None)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.models.layers import Matrix
+
 __all__ = ["HashEmbedding", "SmearGate", "hash_buckets", "previous_tokens"]
 
 NO_TOKEN = -1  # before the first token of a text
@@ -42,10 +44,12 @@ def hash_buckets(ids: Tensor, one: Tensor, two: Tensor, rows: int) -> tuple[Tens
 class HashEmbedding(nn.Module):
     """``scale * projection(table[bigram] + table[trigram])``."""
 
+    tables = ("embedding",)
+
     def __init__(self, rows: int, row_width: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(rows, row_width) * TABLE_STD)
-        self.projection = nn.Linear(row_width, width, bias=False)
+        self.projection = Matrix(row_width, width, "mlp")
         self.scale = nn.Parameter(torch.tensor([0.05]))
 
     def forward(self, ids: Tensor, one: Tensor, two: Tensor, dtype: torch.dtype) -> Tensor:

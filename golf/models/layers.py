@@ -8,6 +8,8 @@ arXiv 2109.08668, leaky form of openai/parameter-golf PR #895; logit softcap arX
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from golf.models.stream import StreamStep
 __all__ = [
     "MLP",
     "Attention",
+    "Matrix",
+    "Role",
     "Rope",
     "activation_dtype",
     "apply_rope",
@@ -29,6 +33,15 @@ __all__ = [
 ]
 
 Rope = tuple[Tensor, Tensor]
+Role = Literal["embedding", "attention", "mlp", "control"]
+
+
+class Matrix(nn.Linear):
+    """``x W^T`` without bias; ``role`` is what W (outputs, inputs) is to the optimizer and the quantizer."""
+
+    def __init__(self, inputs: int, outputs: int, role: Role) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.role: Role = role
 
 
 def activation_dtype(parameter: Tensor) -> torch.dtype:
@@ -96,10 +109,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, kv_heads: int, *, qk_gain: float, norm_eps: float) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim, self.norm_eps = heads, kv_heads, width // heads, norm_eps
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, kv_heads * self.head_dim, bias=False)
-        self.value = nn.Linear(width, kv_heads * self.head_dim, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.query = Matrix(width, width, "attention")
+        self.key = Matrix(width, kv_heads * self.head_dim, "attention")
+        self.value = Matrix(width, kv_heads * self.head_dim, "attention")
+        self.output = Matrix(width, width, "attention")
         self.query_gain = nn.Parameter(torch.full((heads,), qk_gain))
         nn.init.zeros_(self.output.weight)
 
@@ -124,8 +137,8 @@ class MLP(nn.Module):
     def __init__(self, width: int, hidden: int, *, negative_slope: float) -> None:
         super().__init__()
         self.negative_slope = negative_slope
-        self.input = nn.Linear(width, hidden, bias=False)
-        self.output = nn.Linear(hidden, width, bias=False)
+        self.input = Matrix(width, hidden, "mlp")
+        self.output = Matrix(hidden, width, "mlp")
         nn.init.zeros_(self.output.weight)
 
     def forward(self, x: Tensor) -> Tensor:

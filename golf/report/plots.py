@@ -32,7 +32,7 @@ Columns = Mapping[str, list[str]]
 
 def read_table(path: str | Path, *, made_by: str) -> dict[str, list[str]]:
     """A TSV file as columns of strings; ``FileError`` names the stage that makes it."""
-    with open(require(path, made_by=made_by), newline="") as file:
+    with open(require(path, made_by=made_by), newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
 

@@ -17,12 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from golf.mixture.config import MixtureConfig
+from golf.textcodec.layout import CodecError
 from golf.textcodec.predictor import new_predictor
-from golf.textcodec.range_coder import RangeDecoder, RangeEncoder, frequencies
+from golf.textcodec.range_coder import DEFAULT_BITS, RangeDecoder, RangeEncoder, RangeError, frequencies
 
 __all__ = ["BlockCodec", "CodedBlock", "block_streams"]
 
 TOKENS_PER_STREAM = 512  # fewer would start cold too often
+# Keys of attention that a block may ask for, all streams together: its decoder allocates them on the file's word.
+FREE_KEYS, KEYS_PER_BYTE, MIN_KEYS = 1 << 14, 64, 256
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,21 @@ class _Encoding:
 
 
 class _Decoding:
-    def __init__(self, code: bytes) -> None:
+    """``left`` bytes of text at most, given the bytes of each token ``sizes`` (V,)."""
+
+    def __init__(self, code: bytes, sizes: np.ndarray, left: int) -> None:
         self.range = RangeDecoder(code)
+        self._sizes, self._left = sizes, left
 
     def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None:
         return None
 
     def code(self, counts: np.ndarray, position: int) -> int:
-        return self.range.decode(counts)
+        token = self.range.decode(counts)
+        self._left -= int(self._sizes[token])
+        if self._left < 0:
+            raise RangeError("the tokens decode to more bytes than the block states: damaged")
+        return token
 
 
 def block_streams(num_tokens: int, streams: int) -> int:
@@ -87,17 +97,61 @@ class BlockCodec:
     probabilities: bool = False
 
     def encode(self, tokens: np.ndarray, *, advance: Callable[[int], object] = lambda n: None) -> CodedBlock:
-        """Code ``tokens`` (N,); ``advance(n)`` is called whenever n more are done."""
+        """Code ``tokens`` (N,); ``advance(n)`` is called whenever n more are done.
+
+        Raises ``CodecError`` for a token outside the vocabulary, and for text so repetitive that its code would not
+        carry the memory of its own decoder.
+        """
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            raise CodecError(
+                f"tokens {tokens.min()} to {tokens.max()}, expected 0 to {self.vocab_size - 1}: they are of another "
+                "tokenizer; re-run `dvc repro`"
+            )
         coder = _Encoding(tokens)
         _, bits = self._run(coder, len(tokens), advance)
-        return CodedBlock(coder.range.finish(), bits)
+        code = coder.range.finish()
+        self.check_memory(len(tokens), len(code))
+        return CodedBlock(code, bits)
 
-    def decode(self, code: bytes, count: int, *, advance: Callable[[int], object] = lambda n: None) -> np.ndarray:
-        """The ``count`` tokens of ``code``, int64. Raises ``RangeError`` when it is not the code of so many."""
-        coder = _Decoding(code)
-        tokens, _ = self._run(coder, count, advance)
+    def decode(
+        self,
+        code: bytes,
+        count: int,
+        *,
+        sizes: np.ndarray,
+        num_bytes: int,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> tuple[np.ndarray, float]:
+        """The ``count`` tokens of ``code``, int64, and their stated bits.
+
+        ``sizes`` (V,) are the bytes of each token and ``num_bytes`` those of the block. Raises ``RangeError`` when it
+        is not the code of so many tokens or decodes to more bytes.
+        """
+        coder = _Decoding(code, sizes, num_bytes)
+        tokens, bits = self._run(coder, count, advance)
         coder.range.finish()
-        return tokens
+        return tokens, bits
+
+    def check_memory(self, count: int, code_bytes: int) -> None:
+        """Raises ``CodecError`` when ``count`` tokens in ``code_bytes`` ask for more than a decoder grants.
+
+        No token costs less than the most likely one can, and the keys that the streams remember are paid for by code:
+        ``FREE_KEYS`` and ``KEYS_PER_BYTE`` besides.
+        """
+        least_bits = DEFAULT_BITS - math.log2((1 << DEFAULT_BITS) - self.vocab_size + 1)
+        if 0.99 * count * least_bits > 8 * (code_bytes + 16):
+            raise CodecError(f"{count} tokens cannot be coded in {code_bytes} bytes: damaged")
+        streams = block_streams(count, self.streams)
+        keys, granted = streams * self._keys(count, streams), max(FREE_KEYS, KEYS_PER_BYTE * code_bytes)
+        if keys > granted:
+            raise CodecError(
+                f"{streams} streams of {keys // streams} keys are more than {code_bytes} bytes of code may ask for "
+                f"({granted}); code with a smaller --window or fewer --streams"
+            )
+
+    def _keys(self, count: int, streams: int) -> int:
+        """Keys that each stream remembers: the window, or what there can be."""
+        return min(self.window, max(count // streams + 1, MIN_KEYS))
 
     def _run(self, coder: _Coder, count: int, advance: Callable[[int], object]) -> tuple[np.ndarray, float]:
         tokens = np.zeros(count, dtype=np.int64)
@@ -112,7 +166,7 @@ class BlockCodec:
         base, longer = divmod(count, streams)
         starts = [s * base + min(s, longer) for s in range(streams)]
         inputs = coder.inputs(np.array(starts), base + (longer > 0), self.bos)
-        stepper = self.make_stepper(streams, self.window, inputs)
+        stepper = self.make_stepper(streams, self._keys(count, streams), inputs)
         last = np.full(streams, self.bos, dtype=np.int64)
         counts = np.empty(self.vocab_size, np.uint64)
         nats = 0.0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ from golf.base.progress import bar
 from golf.data.tokenizer import Tokenizer
 from golf.mixture.config import MixtureConfig
 from golf.textcodec.blocks import BlockCodec
-from golf.textcodec.layout import BLOCK, Arithmetic, CodecError, Header, header_size
+from golf.textcodec.layout import BLOCK, Arithmetic, BlockHead, CodecError, Header, header_size, read_heads
 from golf.textcodec.predictor import mixture_hash
 from golf.textcodec.range_coder import RangeError
 from golf.textcodec.resume import Part, open_part
@@ -74,25 +75,36 @@ class CodecReport:
         return 100.0 * (8 * self.code_bytes / self.stated_bits - 1.0) if self.stated_bits else 0.0
 
 
-def zip_file(source: str | Path, target: str | Path, decoded: Decoded, config: CodecConfig) -> CodecReport:
+def zip_file(
+    source: str | Path,
+    target: str | Path,
+    decoded: Decoded,
+    config: CodecConfig,
+    *,
+    force: bool = False,
+    check: bool = False,
+) -> CodecReport:
     """Code the UTF-8 text ``source`` into ``target`` with an artifact, from where an interrupted run left off.
 
-    Raises ``FileError`` when the source is missing and ``CodecError`` for text that is no UTF-8, a tokenizer that
-    changes text, or a target that another process is writing; ``target`` appears whole or not at all. See
-    ``golf.textcodec.resume`` for the two files that an interrupted run leaves.
+    With ``check`` the file is decoded before it gets its name. ``force`` replaces files of other origin that have the
+    names of an interrupted run's; see ``golf.textcodec.resume`` for those. Raises ``FileError`` when the source is
+    missing and ``CodecError`` for text that is no UTF-8, a tokenizer that changes text, or a target that another
+    process is writing; ``target`` appears whole or not at all.
     """
-    source, target = require(source, made_by="you: the text to code"), Path(target)
+    source, target = _text_file(Path(source)), Path(target)
     tokenizer, begin = _lossless(decoded), time.perf_counter()
     mixture, machine = _mixture(config), _machine(config.arithmetic, config.mixture)
     settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
     if config.arithmetic != "fast":
         settings["threads"] = 0
-    with open_part(target, source, settings=settings, header_bytes=header_size(machine)) as part:
+    with open_part(target, source, settings=settings, header_bytes=header_size(machine), force=force) as part:
         resumed = part.tally.text_bytes
         texts = iterate_text(source, block_bytes=config.block_bytes, offset=resumed)
         blocks = (np.asarray(tokenizer.encode(text), dtype=np.int64) for text in texts)
-        file_bytes = _write_blocks(blocks, part, decoded, config, total_bytes=source.stat().st_size)
-    return _report(part, file_bytes, time.perf_counter() - begin, resumed)
+        _write_blocks(blocks, part, decoded, config, total_bytes=source.stat().st_size)
+        if check:
+            _decode(part.path, None, decoded, config.threads)
+    return _report(part, time.perf_counter() - begin, resumed)
 
 
 def zip_tokens(
@@ -100,17 +112,17 @@ def zip_tokens(
 ) -> CodecReport:
     """Code token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
     begin = time.perf_counter()
-    with atomic_file(target) as temporary, open(temporary, "wb") as file:
-        part = Part(file, header_bytes=header_size(_machine(config.arithmetic, config.mixture)))
+    with atomic_file(target) as temporary, open(temporary, "w+b") as file:
+        part = Part(temporary, file, header_bytes=header_size(_machine(config.arithmetic, config.mixture)))
         part.begin()
-        file_bytes = _write_blocks(blocks, part, decoded, config, total_bytes=total_bytes)
-    return _report(part, file_bytes, time.perf_counter() - begin, 0)
+        _write_blocks(blocks, part, decoded, config, total_bytes=total_bytes)
+    return _report(part, time.perf_counter() - begin, 0)
 
 
 def _write_blocks(
     blocks: Iterable[np.ndarray], part: Part, decoded: Decoded, config: CodecConfig, *, total_bytes: int
-) -> int:
-    """Code ``blocks`` behind those of ``part``, then its header; the size of the file in bytes."""
+) -> None:
+    """Code ``blocks`` behind those of ``part``, then its header."""
     tokenizer, mixture = _lossless(decoded), _mixture(config)
     with _codec(decoded, config, mixture) as codec, bar(what="zip", total=total_bytes, unit="B") as progress:
         progress.update(part.tally.text_bytes)
@@ -118,10 +130,7 @@ def _write_blocks(
             text = tokenizer.decode(tokens)
             coded = codec.encode(tokens, advance=_steps(progress, len(text), len(tokens)))
             part.append(BLOCK.pack(len(tokens), len(text), len(coded.code)) + coded.code, text, len(tokens), coded)
-    file_bytes = part.file.tell()
-    part.file.seek(0)
-    part.file.write(_header(decoded, config, part).pack())
-    return file_bytes
+    part.finish(_header(decoded, config, part).pack())
 
 
 def _mixture(config: CodecConfig) -> MixtureConfig | None:
@@ -139,12 +148,21 @@ def _header(decoded: Decoded, config: CodecConfig, part: Part) -> Header:
     )  # fmt: skip
 
 
-def _report(part: Part, file_bytes: int, seconds: float, resumed: int) -> CodecReport:
+def _report(part: Part, seconds: float, resumed: int) -> CodecReport:
     tally = part.tally
     return CodecReport(
-        tally.text_bytes, tally.tokens, tally.code_bytes, file_bytes, float.fromhex(tally.stated_bits),
-        part.digest.hexdigest(), seconds, resumed,
+        text_bytes=tally.text_bytes, tokens=tally.tokens, code_bytes=tally.code_bytes, file_bytes=tally.part_bytes,
+        stated_bits=float.fromhex(tally.stated_bits), text_sha256=part.digest.hexdigest(), seconds=seconds,
+        resumed_bytes=resumed,
     )  # fmt: skip
+
+
+def _text_file(path: Path) -> Path:
+    """A file that can be read more than once: from where a run was interrupted, and to compare."""
+    require(path, made_by="you: the text to code")
+    if not path.is_file():
+        raise CodecError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or device'}, expected a file of text")
+    return path
 
 
 def unzip_file(source: str | Path, target: str | Path, decoded: Decoded, *, threads: int | None = None) -> CodecReport:
@@ -152,55 +170,72 @@ def unzip_file(source: str | Path, target: str | Path, decoded: Decoded, *, thre
 
     ``threads`` must be the recorded number, or any for portable and integer arithmetic; ``None`` takes it from the file
     (or one). Raises ``FileError`` when the source is missing and ``CodecError`` when it is damaged, or when artifact,
-    threads, mixture or machine are not those of the coding; ``target`` appears whole or not at all.
+    threads, mixture or machine are not those of the coding; ``target`` appears whole or not at all. The report counts
+    what was decoded.
     """
     source = require(source, made_by="`golf zip`")
+    if not source.is_file():
+        raise CodecError(f"{source}: is a folder, a pipe or a device, expected a file of `golf zip`")
+    return _decode(source, Path(target), decoded, threads)
+
+
+def _decode(source: Path, target: Path | None, decoded: Decoded, threads: int | None) -> CodecReport:
+    """Decode ``source`` into ``target``, or just decode it."""
     begin = time.perf_counter()
     with open(source, "rb") as coded:
         header = Header.read(coded, where=str(source))
         mixture = MixtureConfig() if header.mixes else None
         _check_fit(header, decoded, mixture, threads, str(source))
+        heads = read_heads(coded, header, where=str(source))
         config = CodecConfig(header.streams, header.window, threads or header.threads or 1, header.arithmetic,
                              header.mixes)  # fmt: skip
-        digest, code_bytes = hashlib.sha256(), 0
-        with atomic_file(target) as temporary, open(temporary, "wb") as file:
-            for text, size in _decoded_blocks(coded, header, decoded, config, mixture, str(source)):
-                file.write(text)
-                digest.update(text)
-                code_bytes += size
+        digest, stated_bits = hashlib.sha256(), 0.0
+        with contextlib.nullcontext() if target is None else atomic_file(target) as temporary:
+            with open(temporary or os.devnull, "wb") as file:
+                for text, bits in _decoded_blocks(coded, heads, decoded, config, mixture, str(source)):
+                    file.write(text)
+                    digest.update(text)
+                    stated_bits += bits
             if digest.hexdigest() != header.text_sha256:
                 raise CodecError(
-                    f"{source}: decoded {file.tell()} bytes with SHA-256 {digest.hexdigest()}, the text coded had "
-                    f"{header.text_bytes} bytes and {header.text_sha256}: damaged, or computed in another arithmetic"
+                    f"{source}: decoded {header.text_bytes} bytes with SHA-256 {digest.hexdigest()}, the text coded "
+                    f"had {header.text_sha256}: damaged, or computed in another arithmetic"
                 )
         file_bytes = coded.tell()
-    seconds = time.perf_counter() - begin
-    return CodecReport(header.text_bytes, header.tokens, code_bytes, file_bytes, header.stated_bits,
-                       header.text_sha256, seconds)  # fmt: skip
+    return CodecReport(
+        text_bytes=header.text_bytes, tokens=header.tokens, code_bytes=sum(head.code_bytes for head in heads),
+        file_bytes=file_bytes, stated_bits=stated_bits, text_sha256=header.text_sha256,
+        seconds=time.perf_counter() - begin,
+    )  # fmt: skip
 
 
 def _decoded_blocks(
-    coded: BinaryIO, header: Header, decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None, where: str
-) -> Iterator[tuple[bytes, int]]:
+    coded: BinaryIO,
+    heads: Sequence[BlockHead],
+    decoded: Decoded,
+    config: CodecConfig,
+    mixture: MixtureConfig | None,
+    where: str,
+) -> Iterator[tuple[bytes, float]]:
+    """Text and stated bits of each block."""
     tokenizer = _lossless(decoded)
-    with _codec(decoded, config, mixture) as codec, bar(what="unzip", total=header.text_bytes, unit="B") as shown:
-        for index in range(header.blocks):
-            head = coded.read(BLOCK.size)
-            if len(head) < BLOCK.size:
-                raise CodecError(f"{where}: ends before block {index + 1} of {header.blocks}: truncated")
-            count, num_bytes, size = BLOCK.unpack(head)
-            code = coded.read(size)
-            if len(code) < size:
-                raise CodecError(f"{where}: ends inside block {index + 1} of {header.blocks}: truncated")
-            if count > header.tokens or num_bytes > header.text_bytes:
-                raise CodecError(f"{where}: block {index + 1} claims {count} tokens of {header.tokens}: damaged")
+    sizes = np.array([len(piece) for piece in tokenizer.token_bytes])
+    total = sum(head.text_bytes for head in heads)
+    with _codec(decoded, config, mixture) as codec, bar(what="unzip", total=total, unit="B") as progress:
+        for index, head in enumerate(heads, start=1):
+            coded.seek(BLOCK.size, os.SEEK_CUR)
             try:
-                text = tokenizer.decode(codec.decode(code, count, advance=_steps(shown, num_bytes, count)))
-            except RangeError as error:
-                raise CodecError(f"{where}: block {index + 1}: {error}") from error
-            yield text, size
-    if coded.read(1):
-        raise CodecError(f"{where}: bytes are left behind the last of {header.blocks} blocks: damaged")
+                codec.check_memory(head.tokens, head.code_bytes)
+                tokens, bits = codec.decode(
+                    coded.read(head.code_bytes), head.tokens, sizes=sizes, num_bytes=head.text_bytes,
+                    advance=_steps(progress, head.text_bytes, head.tokens),
+                )  # fmt: skip
+                text = tokenizer.decode(tokens)
+                if len(text) != head.text_bytes:
+                    raise RangeError(f"decodes to {len(text)} bytes, {head.text_bytes} are stated: damaged")
+            except (RangeError, CodecError) as error:
+                raise CodecError(f"{where}: block {index} of {len(heads)}: {error}") from error
+            yield text, bits
 
 
 def _steps(shown: object, num_bytes: int, tokens: int) -> Callable[[int], object]:

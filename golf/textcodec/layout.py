@@ -10,18 +10,19 @@ Little-endian. The header is written last, in place, so a file in the making has
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 from golf.base.errors import GolfError
 
-__all__ = ["Arithmetic", "BLOCK", "CodecError", "Header", "MAGIC", "header_size"]
+__all__ = ["Arithmetic", "BLOCK", "BlockHead", "CodecError", "Header", "MAGIC", "header_size", "read_heads"]
 
 Arithmetic = Literal["fast", "portable", "integer"]
 MAGIC = b"GLFZ"
-VERSION = 2  # 1 had a mixture with other parameters in its hash
+VERSION = 2  # 1 had a mixture with other parameters in its hash, and codes without any of their last zeros
 BLOCK = struct.Struct("<III")
 _FIXED = struct.Struct("<4sHHHHIQQId32s32s8sB")
 _CRC = struct.Struct("<I")
@@ -30,6 +31,14 @@ _FLAGS: dict[Arithmetic, int] = {"fast": 0, "portable": 2, "integer": 4}  # 1 is
 
 class CodecError(GolfError):
     """A text, a coded file, an artifact or a machine do not fit together; the message says which and why."""
+
+
+class BlockHead(NamedTuple):
+    """What stands before the code of a block."""
+
+    tokens: int
+    text_bytes: int
+    code_bytes: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,37 @@ class Header:
             text_bytes=text_bytes, tokens=tokens, blocks=blocks, stated_bits=bits, artifact_sha256=artifact.hex(),
             text_sha256=text.hex(), mixture=mixture.hex(), machine=rest[:length].decode("ascii", "replace"),
         )  # fmt: skip
+
+
+def read_heads(file: BinaryIO, header: Header, *, where: str) -> list[BlockHead]:
+    """The heads of all blocks behind the header; the file's position is left where it was.
+
+    Raises ``CodecError`` unless they fill the file and add up to what the header states.
+    """
+    begin = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    if header.blocks * BLOCK.size > end - begin:
+        raise CodecError(
+            f"{where}: {end - begin} bytes behind the header, too few for {header.blocks} blocks: truncated"
+        )
+    heads, at = [], begin
+    for index in range(1, header.blocks + 1):
+        file.seek(at)
+        head = file.read(BLOCK.size)
+        if len(head) < BLOCK.size:
+            raise CodecError(f"{where}: ends before block {index} of {header.blocks}: truncated")
+        heads.append(BlockHead(*BLOCK.unpack(head)))
+        at += BLOCK.size + heads[-1].code_bytes
+        if at > end:
+            raise CodecError(f"{where}: ends inside block {index} of {header.blocks}: truncated")
+    if at < end:
+        raise CodecError(f"{where}: {end - at} bytes are left behind the last of {header.blocks} blocks: damaged")
+    for name, stated in (("tokens", header.tokens), ("text_bytes", header.text_bytes)):
+        total = sum(getattr(head, name) for head in heads)
+        if total != stated:
+            raise CodecError(f"{where}: the header states {stated} {name}, its blocks {total}: damaged")
+    file.seek(begin)
+    return heads
 
 
 def header_size(machine: str) -> int:

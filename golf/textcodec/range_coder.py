@@ -20,6 +20,7 @@ __all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "freque
 DEFAULT_BITS = 24
 MAX_BITS = 30
 SUM_TOLERANCE = 1e-5
+STRIPPED_WORDS = 2  # zero words that a code may lack at its end
 _WORD = np.uint64(32)
 _BOTTOM = np.uint64(1 << 32)
 _FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -42,6 +43,8 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
             "at least one more than the symbols fill"
         )
     counts = np.empty(len(probs), np.uint64) if out is None else out
+    if counts.shape != probs.shape:  # the kernel writes as many as it reads
+        raise RangeError(f"frequencies: {counts.shape} counts for probabilities {probs.shape}, expected equal shapes")
     total = _quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise RangeError(
@@ -144,12 +147,18 @@ class RangeEncoder:
 
     def encode(self, counts: np.ndarray, symbol: int) -> None:
         """Code ``symbol`` under ``counts`` (V,) uint64 from ``frequencies`` with the same ``bits``."""
+        if not 0 <= symbol < len(counts):
+            raise RangeError(f"range code: symbol {symbol}, expected 0 to {len(counts) - 1}")
         if self._count + 2 > len(self._words):
             self._words = np.concatenate([self._words, np.zeros_like(self._words)])
         self._count = _encode(self._state, self._words, self._count, counts, symbol, self._bits)
 
     def finish(self) -> bytes:
-        """The shortest code of all symbols so far, without trailing zero bytes; the encoder is used up."""
+        """The shortest code of all symbols so far; the encoder is used up.
+
+        Trailing zero bytes are left out, but no more than ``STRIPPED_WORDS`` words behind those that carry the symbols:
+        a decoder that reads further behind the end knows that the code is damaged.
+        """
         low, width = int(self._state[0]), int(self._state[1])
         for num_bytes in range(9):
             mask = (1 << (64 - 8 * num_bytes)) - 1
@@ -159,7 +168,8 @@ class RangeEncoder:
         if value >> 64:
             _carry(self._words, self._count)
         tail = (value & int(_FULL)).to_bytes(8, "big")[:num_bytes]
-        return (self._words[: self._count].astype(">u4").tobytes() + tail).rstrip(b"\0")
+        code = (self._words[: self._count].astype(">u4").tobytes() + tail).rstrip(b"\0")
+        return code.ljust(4 * max(0, self._count - STRIPPED_WORDS), b"\0")
 
 
 class RangeDecoder:
@@ -173,18 +183,21 @@ class RangeDecoder:
         first = int.from_bytes(code[:8].ljust(8, b"\0"), "big")
         self._state = np.array([first, _FULL], dtype=np.uint64)  # code - low, range
         self._position = 2
-        if code.endswith(b"\0"):
-            raise RangeError("range code: ends with a zero byte, which no encoder writes: damaged")
+        self._zero_ending = code.endswith(b"\0")
 
     def decode(self, counts: np.ndarray) -> int:
         """The next symbol under ``counts`` (V,) uint64. Raises ``RangeError`` when the code is impossible."""
         symbol, self._position = _decode(self._state, self._words, self._position, counts, self._bits)
         if symbol < 0:
             raise RangeError("range code: no symbol has this code: damaged")
+        if self._position - 2 > len(self._words) + STRIPPED_WORDS:
+            raise RangeError("range code: the symbols go on behind its end: damaged")
         return int(symbol)
 
     def finish(self) -> None:
-        """Raises ``RangeError`` when bytes are left that no symbol has used."""
+        """Raises ``RangeError`` when bytes are left that no symbol has used, or zeros that no encoder writes."""
         if self._num_bytes > 4 * self._position:
             left = self._num_bytes - 4 * self._position
             raise RangeError(f"range code: {left} bytes are left behind the last symbol: damaged")
+        if self._zero_ending and self._num_bytes > 4 * (self._position - 2 - STRIPPED_WORDS):
+            raise RangeError("range code: ends with a zero byte, which no encoder writes: damaged")

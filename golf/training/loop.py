@@ -124,6 +124,7 @@ class Trainer:
             self.state.restore(*saved)
             self.log(f"resuming after step {self.state.events.step}, {self.state.events.elapsed:.0f} s of training")
         self._check_agreement()
+        self.group.broadcast(self.state.weights.values())
         try:
             with deterministic(self.device):
                 if self.state.events.progress < 1.0:
@@ -161,7 +162,7 @@ class Trainer:
 
     def _loop(self) -> None:
         config, events = self.config, self.state.events
-        self._start, self._logged, self._saved = time.monotonic() - events.elapsed, time.monotonic(), time.monotonic()
+        self._start, self._logged, self._saved = time.monotonic() - events.elapsed, time.monotonic(), events.elapsed
         self._logged_tokens = events.tokens
         steps = prefetch(
             self.batches, events.step, config.iterations, rank=self.group.rank, world=self.group.world,
@@ -173,10 +174,9 @@ class Trainer:
                 if self.stop_signal and events.progress < 1.0:
                     self._save()
                     raise TrainingInterrupted(self.stop_signal, events.step)
-                now = time.monotonic()
-                if now - self._logged >= config.log_seconds:
-                    self._log_line(now)
-                if now - self._saved >= config.checkpoint_seconds and events.progress < 1.0:
+                if time.monotonic() - self._logged >= config.log_seconds:
+                    self._log_line(time.monotonic())
+                if self._due and events.progress < 1.0:
                     self._save()
         self._log_line(time.monotonic())
         self._save()
@@ -224,8 +224,9 @@ class Trainer:
         events.tokens += config.tokens_per_step
         elapsed = time.monotonic() - self._start
         after = schedule.progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
-        after, elapsed, signum = self.group.decide((after, elapsed, self.stop.signum))
-        self.stop_signal = int(signum)  # rank 0's, so that all stop after the same step
+        saving = elapsed - self._saved >= config.checkpoint_seconds
+        after, elapsed, signum, due = self.group.decide((after, elapsed, self.stop.signum, saving))
+        self.stop_signal, self._due = int(signum), bool(due)  # rank 0's, so that all stop or save after the same step
         events.phase_seconds[-1] += elapsed - events.elapsed
         events.elapsed, events.progress = elapsed, after
         if events.step % self.row_every == 0 or after >= 1.0:
@@ -267,8 +268,7 @@ class Trainer:
         bound = _DIVERGED * math.log(self.model.vocab_size)
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value) or value > bound:
-                saved = self.checkpoints.load()
-                last = f"step {saved[1]['events']['step']} in {self.checkpoints.path}" if saved else "none yet"
+                last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
                     f"loss is {value:.3f} nats per token at step {step}, wanted a number below {bound:.1f}; last good "
                     f"checkpoint: {last}; lower train.matrix_lr, train.embedding_lr or train.control_lr"
@@ -284,9 +284,10 @@ class Trainer:
 
     def _save(self) -> None:
         self._read_losses()
+        self.group.check_equal(self.state.weights)
         if self.group.rank == 0:
-            self.checkpoints.save(*self.state.to_checkpoint())
-        self._saved = time.monotonic()
+            self.checkpoints.save(self.state.events.step, *self.state.to_checkpoint())
+        self._saved = time.monotonic() - self._start  # seconds of training
 
     def _log_line(self, now: float) -> None:
         self._read_losses()

@@ -10,7 +10,6 @@ No file holds a wall-clock value: equal runs write equal bytes.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +87,10 @@ def write_outputs(
     ledger: Mapping[str, Any],
     base_meta: Mapping[str, Any],
 ) -> None:
-    """Write all files of a finished run into ``folder``, replacing what was there."""
+    """Write all files of a finished run into ``folder``, replacing what was there. Raises ``CheckpointError``."""
     meta = weights_meta(state, base_meta)
     with atomic_directory(folder) as temporary:
-        for index in range(len(state.events.snapshot_steps)):
-            source = checkpoints.snapshot_path(index)
-            shutil.copyfile(source, temporary / source.name)
+        checkpoints.copy_snapshots(temporary)
         save_torch(temporary / "final.safetensors", state.weights, meta)
         if state.ema:
             save_torch(temporary / "ema.safetensors", state.ema, meta)

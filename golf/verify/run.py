@@ -142,8 +142,11 @@ def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Itera
     yield text.check_bytes(
         tokenizer.table.token_bytes, official, text.documents_of(inputs.tokens / "val"), val.doc_bytes
     )
+    manifest = read_json(inputs.tokens / "manifest.json", made_by="`python -m stages.tokenize`")
+    val_documents = text.documents_of(inputs.tokens / "val")
+    yield text.check_text(official, val_documents, manifest, found=tokenizer.divisor, split="val")
     yield text.check_divisor(
-        read_json(inputs.tokens / "manifest.json", made_by="`python -m stages.tokenize`"),
+        manifest,
         found=tokenizer.divisor,
         tokenizer_sha256=decoded.tokenizer_sha256,
         num_bytes=val.num_bytes,

@@ -42,7 +42,7 @@ def score_sealed(
             [sys.executable, "-I", "sandbox_child.py"],
             input=json.dumps(request),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             cwd=folder,
             # an environment of its own: home and numba's cache lie inside the seal
             env={"PATH": os.defpath, "HOME": str(folder), "NUMBA_CACHE_DIR": str(folder / "numba")},

@@ -16,9 +16,18 @@ import numpy as np
 from golf.base.files import load_numpy, require
 from golf.verify.checks import CheckResult
 
-__all__ = ["check_bytes", "check_disjoint", "check_divisor", "check_size", "documents_of", "official_decoder"]
+__all__ = [
+    "check_bytes",
+    "check_disjoint",
+    "check_divisor",
+    "check_size",
+    "check_text",
+    "documents_of",
+    "official_decoder",
+]
 
 MADE_BY = "`python -m stages.tokenize`"
+SPACE = "\u2581".encode()  # SentencePiece's mark for a space
 
 
 def _result(name: str, value: float, limit: float, unit: str, text: str) -> CheckResult:
@@ -89,6 +98,36 @@ def check_bytes(
     return _result("byte_ledger", float(worst), 0.0, "bytes", text_line)
 
 
+def check_text(
+    decode: Callable[[list[int]], bytes],
+    documents: Iterator[np.ndarray],
+    manifest: Mapping[str, Any],
+    *,
+    found: str,
+    split: str,
+) -> CheckResult:
+    """The decoded text is the text that was read: with the divisor ``raw`` by its SHA-256, taken before tokenizing.
+
+    With ``decoded`` the two may differ, but no text may hold U+2581: there that is a space which had no piece, coded
+    and counted as three bytes. ``value`` counts untrue statements or such documents.
+    """
+    total, spaces, count = hashlib.sha256(), 0, 0
+    for document in documents:
+        data, count = decode(document[1:].tolist()), count + 1
+        total.update(len(data).to_bytes(8, "little") + data)
+        spaces += SPACE in data
+    if found != "raw":
+        return _result("text_as_read", float(spaces), 0.0, "documents", f"{spaces:,} of {count:,} hold U+2581")
+    counts = manifest.get("splits", {}).get(split, {})
+    stated = counts.get("text_sha256")
+    if stated is None and counts.get("raw_bytes") is None:
+        text = "not compared: the manifest knows of no raw text, as the corpus gave tokens"
+        return CheckResult("text", "text_as_read", None, 0.0, None, "statements", text)
+    same = stated == total.hexdigest()
+    text = f"{count:,} documents decode to {'the text that was read' if same else 'another text than was read'}"
+    return _result("text_as_read", float(not same), 0.0, "statements", text)
+
+
 def check_divisor(
     manifest: Mapping[str, Any], *, found: str, tokenizer_sha256: str, num_bytes: int, num_tokens: int, split: str
 ) -> CheckResult:
@@ -107,6 +146,8 @@ def check_divisor(
     true = f"{num_bytes:,} {found} bytes of {split}" + (f", {raw:,} of raw text" if isinstance(raw, int) else "")
     if found == "raw" and raw is not None and raw != num_bytes:
         wrong.append(f"raw_bytes: {raw}, found {num_bytes}")
+    if found == "decoded" and isinstance(raw, int) and num_bytes > raw:
+        wrong.append(f"raw_bytes: {raw}, divided by more: {num_bytes}")
     text = f"stated: divided by {true}" if not wrong else f"manifest is not true: {'; '.join(wrong)}"
     return _result("divisor_stated", float(len(wrong)), 0.0, "statements", text)
 

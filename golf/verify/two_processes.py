@@ -84,7 +84,7 @@ def second_process(
         request |= {"threads": torch.get_num_threads(), "parent": os.getpid()}
         process = subprocess.Popen(
             [sys.executable, "-m", "golf.verify.two_processes"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
+            stderr=subprocess.PIPE, encoding="utf-8", cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         assert process.stdin is not None
         process.stdin.write(json.dumps(request))

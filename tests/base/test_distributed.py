@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from golf.base.distributed import Place, place
+from golf.base.distributed import HOURS, Place, ReplicaError, joined, place
 from golf.base.errors import GolfError
 
 
@@ -44,3 +50,42 @@ def test_bug_a_wrong_environment_was_a_traceback_without_the_variable(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(GolfError, match=message):
         place(environment)
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    told = "nothing"
+    with joined(rank, 2, torch.device("cpu")) as ranks:
+        tensors = {"a": torch.full((3,), float(rank)), "scalar": torch.tensor(1.0 + rank), "c": torch.ones(2, 2)}
+        ranks.broadcast(tensors.values())
+        ranks.check_equal(tensors)
+        if rank:
+            tensors["scalar"].view(torch.int32).add_(1)  # one bit, as a faulty device would
+        try:
+            ranks.check_equal(tensors)
+        except ReplicaError as error:
+            told = str(error)
+    Path(folder, str(rank)).write_text(f"{tensors['a'].tolist()} {told}")
+
+
+def test_replicas_begin_equal_and_a_flipped_bit_is_found_on_every_rank(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(worker, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    for rank in range(2):
+        told = (tmp_path / str(rank)).read_text()
+        assert told.startswith("[0.0, 0.0, 0.0] the 2 processes hold different weights in 1 tensors (first `scalar`)")
+
+
+def test_bug_a3_ranks_of_a_score_wait_for_hours(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that was done waited 600 s for the others, then the whole group died."""
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *names, timeout, **rest: seen.append(timeout))
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: None)
+    with joined(0, 2, torch.device("cpu"), patience=HOURS), joined(0, 2, torch.device("cpu")):
+        pass
+    assert seen == [timedelta(hours=24), timedelta(minutes=10)]
+    assert "patience=HOURS" in (root / "stages/evaluate.py").read_text()

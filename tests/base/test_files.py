@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +141,205 @@ def test_a_scalar_keeps_its_rank(tmp_path: Path) -> None:
     files.save_numpy(tmp_path / "a.safetensors", {"scalar": np.array(2.5, np.float16)}, {})
     found = files.load_numpy(tmp_path / "a.safetensors", made_by="test")[0]["scalar"]
     assert found.shape == () and found == 2.5
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], None]]:
+    before = os.umask(0o022)
+    yield lambda mask: [None, os.umask(mask)][0]
+    os.umask(before)
+
+
+@pytest.mark.parametrize(
+    ("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_bug_f14_modes_follow_the_umask(
+    tmp_path: Path, umask: Callable[[int], None], mask: int, file: int, folder: int
+) -> None:
+    """Everything was written with mode 0644, a private letter too."""
+    umask(mask)
+    files.write_text(tmp_path / "file", "x")
+    files.save_numpy(tmp_path / "tensors", {"a": np.ones(3)}, {})
+    with files.atomic_directory(tmp_path / "folder") as temporary:
+        (temporary / "inside").write_text("x")
+    assert (mode(tmp_path / "file"), mode(tmp_path / "tensors"), mode(tmp_path / "folder")) == (file, file, folder)
+
+
+def test_bug_f14_a_copy_is_never_wider_than_its_source_not_even_while_it_is_written(
+    tmp_path: Path, umask: Callable[[int], None]
+) -> None:
+    umask(0o022)
+    (tmp_path / "letter").write_text("private")
+    (tmp_path / "letter").chmod(0o640)
+    with files.atomic_file(tmp_path / "copy", source=tmp_path / "letter") as temporary:
+        assert mode(temporary) == 0o640
+        temporary.write_text("private")
+    assert mode(tmp_path / "copy") == 0o640
+    (tmp_path / "letter").chmod(0o666)
+    with files.atomic_file(tmp_path / "copy", source=tmp_path / "letter") as temporary:
+        temporary.write_text("public")
+    assert mode(tmp_path / "copy") == 0o644
+
+
+def test_bug_k7_an_output_that_is_a_link_is_followed(tmp_path: Path) -> None:
+    """The link was replaced and its target stayed as it was."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "file").symlink_to("elsewhere/target")
+    (tmp_path / "folder").symlink_to("elsewhere")
+    files.write_text(tmp_path / "file", "one")
+    files.write_text(tmp_path / "file", "two")
+    assert (tmp_path / "file").is_symlink() and (tmp_path / "elsewhere/target").read_text() == "two"
+    with files.atomic_directory(tmp_path / "folder") as temporary:
+        (temporary / "new").write_text("x")
+    assert (tmp_path / "folder").is_symlink() and [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["new"]
+
+
+def test_a_link_into_a_protected_cache_is_replaced_and_the_cache_stays(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("cached")
+    (tmp_path / "cache").chmod(0o444)
+    (tmp_path / "out").symlink_to(tmp_path / "cache")
+    files.write_text(tmp_path / "out", "new")
+    assert not (tmp_path / "out").is_symlink() and (tmp_path / "cache").read_text() == "cached"
+
+
+KILLED = """
+import os, signal, sys
+from golf.base.files import atomic_directory, atomic_file, scratch_directory
+make = {"file": atomic_file, "folder": atomic_directory, "scratch": scratch_directory}[sys.argv[1]]
+with make(sys.argv[2]) as temporary:
+    (temporary / "inside" if temporary.is_dir() else temporary).write_text("half")
+    print(temporary, flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "scratch"])
+def test_bug_k19_leftovers_of_the_dead_go_and_those_of_the_living_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Temporary files of killed runs stayed for ever, in folders that DVC hashes."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    target = "x" if kind == "scratch" else str(tmp_path / "x")
+    make = {"file": files.atomic_file, "folder": files.atomic_directory, "scratch": files.scratch_directory}[kind]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", KILLED, kind, target], **pipes) as process:  # type: ignore[call-overload]
+        left = Path(process.stdout.readline().strip())
+        with make(target):
+            assert left.exists(), "its process lives"
+        process.communicate("x")
+    assert left.exists() and process.returncode == -signal.SIGKILL
+    (tmp_path / ".x.of-somebody-else.tmp").write_text("x")
+    with make(target) as temporary:
+        assert not left.exists() and temporary.exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".x.of-somebody-else.tmp"} | ({"x"} if kind != "scratch" else set())
+
+
+def test_bug_k6_what_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for make, target, told in (
+        (files.atomic_file, "folder", "folder: is a folder, expected the name of a file"),
+        (files.atomic_directory, "file", "file: is a file, expected the name of a folder"),
+        (files.atomic_file, "file/below", "file/below: could not be written .File exists at .*file.; look at"),
+        (files.atomic_directory, "file/below", "file/below: could not be written .File exists at .*file.; look at"),
+    ):
+        with pytest.raises(files.FileError, match=told), make(tmp_path / target):
+            raise AssertionError("the work must not begin")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("write", ["bytes", "json", "numpy", "torch"])
+def test_bug_f13_a_full_disk_is_one_line_with_the_name_and_nothing_is_left(tmp_path: Path, write: str) -> None:
+    """A limit on the size of files stands for the full disk: the system refuses the bytes half way."""
+    import resource
+
+    calls: dict[str, Callable[[Path], None]] = {
+        "bytes": lambda path: files.write_bytes(path, bytes(100_000)),
+        "json": lambda path: files.write_json(path, list(range(100_000))),
+        "numpy": lambda path: files.save_numpy(path, {"a": np.zeros(100_000)}, {}),
+        "torch": lambda path: files.save_torch(path, {"a": torch.zeros(100_000)}, {}),
+    }
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(
+            files.FileError, match="x: could not be written .*File too large.*; look at its folder's free"
+        ):
+            calls[write](tmp_path / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"), files.atomic_file(tmp_path / "x"):
+        (tmp_path / "gone").read_text()
+
+
+def test_bug_f24_weights_of_bfloat16_are_read_by_numpy_too(tmp_path: Path) -> None:
+    values = torch.tensor([[1.0, -2.5], [3e38, 1e-40]], dtype=torch.bfloat16)
+    files.save_torch(tmp_path / "w.safetensors", {"a": torch.ones(2), "w": values, "z": values[0, 0]}, {"k": 1})
+    loaded, meta = files.load_numpy(tmp_path / "w.safetensors", made_by="test")
+    assert list(loaded) == ["a", "w", "z"] and loaded["w"].dtype == np.float32 and loaded["z"].shape == ()
+    np.testing.assert_array_equal(loaded["w"], values.float().numpy())
+    files.save_torch(tmp_path / "w.safetensors", {"w": values.to(torch.float8_e4m3fn)}, {})
+    with pytest.raises(
+        files.FileError, match="w.safetensors: tensor `w` is F8_E4M3, expected a type of numpy; re-run x"
+    ):
+        files.load_numpy(tmp_path / "w.safetensors", made_by="x")
+
+
+def foreign(path: Path, meta: str) -> Path:
+    """A well-formed safetensors file whose metadata is ``meta``."""
+    header = json.dumps({"__metadata__": {"meta": meta}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}})
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0")
+    return path
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "NaN", '{"x": Infinity}', "[1]", "3"])
+def test_bug_k25_metadata_that_is_no_mapping_names_the_file_and_the_stage(tmp_path: Path, text: str) -> None:
+    path = foreign(tmp_path / "m.safetensors", text)
+    for load in (files.read_meta, files.load_numpy, files.load_torch):
+        with pytest.raises(files.FileError, match=r"m.safetensors: .*; re-run stage x"):
+            load(path, made_by="stage x")
+    (tmp_path / "m.json").write_text(text)
+    if text[-1] not in "]3":
+        with pytest.raises(files.FileError, match=r"m.json: damaged JSON .*re-run stage x"):
+            files.read_json(tmp_path / "m.json", made_by="stage x")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Stands for what a stage writes beside its tensors."""
+
+    tokens: int
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"tokens": "3", "name": "x"}, "tokens: found '3'"),
+        ({"tokens": 3}, "missing key `name`"),
+        ({"tokens": 3, "name": "x", "more": 1}, "unknown key `more`"),
+        ([], "found \\[\\]"),
+    ],
+)
+def test_bug_k25_checked_metadata_names_file_key_and_stage(data: Any, told: str) -> None:
+    assert files.checked(Made, {"tokens": 3, "name": "x"}, path="m.json", made_by="stage x") == Made(3, "x")
+    with pytest.raises(files.FileError, match=rf"m.json.*{told}.*; re-run stage x"):
+        files.checked(Made, data, path="m.json", made_by="stage x")
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    for read in (files.read_json, files.load_numpy, files.load_torch, files.read_meta):
+        with pytest.raises(files.FileError, match="is a folder, expected a file; remove it and re-run stage x"):
+            read(tmp_path, made_by="stage x")

@@ -69,16 +69,19 @@ def test_an_interrupt_is_one_line(root: Path) -> None:
     [
         ("open({0!r} + '/gone/file')", "{0}/gone/file: No such file or directory"),
         ("open({0!r})", "{0}: Is a directory"),
-        ("write_text({0!r} + '/file/below', 'x')", "{0}/file: File exists"),
-        ("write_text({0!r} + '/folder', 'x')", "{0}/folder: Is a directory"),
+        (
+            "write_text({0!r} + '/file/below', 'x')",
+            "{0}/file/below: could not be written (File exists at {0}/file); {1}",
+        ),
+        ("write_text({0!r} + '/folder', 'x')", "{0}/folder: is a folder, expected the name of a file to write"),
         ("os.rename({0!r} + '/a', {0!r} + '/b')", "{0}/a -> {0}/b: No such file or directory"),
     ],
 )
 def test_an_error_of_the_system_names_its_file(root: Path, tmp_path: Path, body: str, message: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    done = run(body.format(str(tmp_path)), root)
-    assert (done.returncode, done.stderr) == (1, f"stage: error: {message.format(tmp_path)}\n")
+    done, advice = run(body.format(str(tmp_path)), root), "look at its folder's free space and permissions"
+    assert (done.returncode, done.stderr) == (1, f"stage: error: {message.format(tmp_path, advice)}\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 

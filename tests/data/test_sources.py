@@ -7,12 +7,12 @@ import json
 import lzma
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from fineweb import write_bin
 from golf.data.competition import CompetitionShards, map_shard
 from golf.data.documents import CorpusError, Position
-from golf.data.tokenize import open_corpus, source_sha256
+from golf.data.sources import open_corpus, source_sha256
 
 PROSE = "A cat is a small animal that lives with people and hunts mice. " * 30
 
@@ -58,10 +58,10 @@ def test_enwik8_missing_names_the_command_that_gets_it(tmp_path):
 def test_enwik8_damaged_names_the_command_that_gets_it(tmp_path):
     dump = write_dump(tmp_path / "e.gz", *[page(f"Cat {i}", PROSE + str(hash(i) ** 3)) for i in range(40)])
     dump.write_bytes(dump.read_bytes()[:-300])
-    with pytest.raises(CorpusError, match=r"e\.gz: damaged at unpacked byte \d+ .*`golf fetch enwik8`"):
+    with pytest.raises(CorpusError, match=r"e\.gz: damaged after page \d+, unpacked byte \d+ .*`golf fetch enwik8`"):
         texts(open_corpus("enwik8", dump))
     dump.write_bytes(b"not gzip")
-    with pytest.raises(CorpusError, match="e.gz: damaged at unpacked byte 0"):
+    with pytest.raises(CorpusError, match="e.gz: damaged after page 0, unpacked byte 0"):
         texts(open_corpus("enwik8", dump))
     dump.write_bytes(gzip.compress(b"no markup here\n"))
     with pytest.raises(CorpusError, match="wanted a MediaWiki XML dump"):
@@ -125,13 +125,6 @@ def test_missing_and_empty_folders_are_named(tmp_path, kind):
         open_corpus(kind, tmp_path)
 
 
-def write_bin(path: Path, ids: list[int], *, magic: int = 20240520, version: int = 1, count: int | None = None) -> Path:
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = magic, version, len(ids) if count is None else count
-    path.write_bytes(header.tobytes() + np.array(ids, dtype="<u2").tobytes())
-    return path
-
-
 def test_competition_documents_straddle_shards(tmp_path):
     write_bin(tmp_path / "fineweb_train_000000.bin", [1, 5, 6, 1, 7])
     write_bin(tmp_path / "fineweb_train_000001.bin", [8, 9, 1, 1, 10])
@@ -163,6 +156,7 @@ def test_wrong_shard_header_is_named(tmp_path, change, message):
 def test_short_shard_missing_bos_and_id_out_of_range_are_named(tmp_path):
     path = tmp_path / "fineweb_train_000000.bin"
     corpus = CompetitionShards(tmp_path, vocab_size=12, bos_id=1)
+    write_bin(tmp_path / "fineweb_val_000000.bin", [1, 7])
     path.write_bytes(b"abc")
     with pytest.raises(CorpusError, match="found 3 bytes, wanted at least the header of 1024"):
         list(corpus.documents(Position()))

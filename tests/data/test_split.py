@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from golf.data.documents import CorpusError
 from golf.data.split import Splitter
 
 
@@ -17,7 +16,7 @@ DOCUMENTS = [b"document %d" % i for i in range(3000)]
 
 
 def assign_all(s: Splitter, documents=DOCUMENTS, side=None) -> list[str | None]:
-    return [s.assign(document, where="here", side=side) for document in documents]
+    return [s.assign(document, side=side) for document in documents]
 
 
 def test_shares_are_those_asked_for():
@@ -42,16 +41,16 @@ def test_a_full_split_drops_documents_instead_of_training_on_them():
     free = assign_all(splitter())
     s = splitter(val_max_bytes=500)
     capped = assign_all(s)
-    assert s.taken["val"] <= 500 and s.dropped == capped.count(None) > 0
+    assert s.taken["val"] <= 500 and s.dropped["val"] == capped.count(None) > 0
     for before, now in zip(free, capped, strict=True):
         assert now == before or (before == "val" and now is None)
 
 
-def test_a_document_on_both_sides_is_an_error():
+def test_a_training_copy_of_a_scored_document_is_left_out_and_counted():
     s = splitter()
-    assert s.assign(b"same", where="val, document 1", side="val") == "val"
-    with pytest.raises(CorpusError, match=r"train, document 7: this document is on the .* side and on the val side"):
-        s.assign(b"same", where="train, document 7", side="train")
+    assert s.assign(b"same", side="val") == "val"
+    assert s.assign(b"same", side="train") is None and s.assign(b"other", side="train") is not None
+    assert s.copies == 1
 
 
 def test_given_sides_cut_the_holdout_from_train_only():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fineweb import write_documents
 from golf.base.files import read_json, save_numpy
 from golf.base.params import from_dict, to_dict
 from golf.data.documents import CorpusError
@@ -22,6 +23,8 @@ from golf.data.tokenizer import Tokenizer
 CONFIG = TokenizeConfig(
     source="jsonl",
     path="data",
+    val_path="none",
+    text_key="text",
     max_bytes=0,
     tokenizer="train",
     vocab_size=300,
@@ -67,8 +70,8 @@ def documents_of(root: Path, split: str) -> list[str]:
 def test_every_document_is_in_exactly_one_split_and_comes_back(root):
     manifest = tokenize_corpus(CONFIG, root)
     found = {split: documents_of(root, split) for split in ("train", "holdout", "val")}
-    assert manifest["documents_over_cap"] > 0 and manifest["splits"]["val"]["bytes"] <= 3_000
-    assert sum(map(len, found.values())) + manifest["documents_over_cap"] == 120
+    assert manifest["documents"]["over_cap"] > 0 and manifest["splits"]["val"]["bytes"] <= 3_000
+    assert sum(map(len, found.values())) + manifest["documents"]["over_cap"] == 120
     order = {text: i for i, text in enumerate(texts())}
     for split, documents in found.items():
         assert [order[text] for text in documents] == sorted(order[text] for text in documents)
@@ -132,6 +135,7 @@ def test_empty_split_names_its_key(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"source": "csv"}, "source: found 'csv' .*, expected one of enwik8, jsonl, text, table, parquet, shards"),
         ({"vocab_size": 200}, "vocab_size: found 200 .*, 261 or more and at most 65,536"),
         ({"vocab_size": 70_000}, "vocab_size: found 70000"),
         ({"val_fraction": 0.9, "holdout_fraction": 0.2}, "val_fraction, holdout_fraction: found .*sum below 1"),
@@ -145,13 +149,6 @@ def test_impossible_parameters_are_named(change, message):
         from_dict(TokenizeConfig, to_dict(CONFIG) | change)
 
 
-def write_bin(path: Path, documents: list[list[int]]) -> None:
-    ids = [t for document in documents for t in [1, *document]]
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = 20240520, 1, len(ids)
-    path.write_bytes(header.tobytes() + np.array(ids, dtype="<u2").tobytes())
-
-
 @pytest.fixture
 def shards(root) -> tuple[Path, TokenizeConfig, list[list[int]]]:
     """Competition shards made from the same documents, with the tokenizer trained on them."""
@@ -159,8 +156,8 @@ def shards(root) -> tuple[Path, TokenizeConfig, list[list[int]]]:
     (root / "given.model").write_bytes((root / "artifacts/tokens/tokenizer.model").read_bytes())
     tokenizer = Tokenizer.from_file(root / "given.model")
     ids = [tokenizer.encode(text) for text in texts()]
-    write_bin(root / "data/fineweb_val_000000.bin", ids[:20])
-    write_bin(root / "data/fineweb_train_000000.bin", ids[20:])
+    write_documents(root / "data/fineweb_val_000000.bin", ids[:20])
+    write_documents(root / "data/fineweb_train_000000.bin", ids[20:])
     config = replace(CONFIG, source="shards", tokenizer="given.model", val_max_bytes=0)
     return root, config, ids
 
@@ -172,11 +169,13 @@ def test_competition_shards_keep_their_sides_ids_and_bytes(shards):
     assert sorted(documents_of(root, "train") + documents_of(root, "holdout")) == sorted(texts()[20:])
 
 
-def test_a_document_on_both_sides_is_an_error(shards):
+def test_a_training_copy_of_a_scored_document_in_shards_is_dropped_and_counted(shards):
     root, config, ids = shards
-    write_bin(root / "data/fineweb_train_000000.bin", [*ids[20:], ids[7]])
-    with pytest.raises(CorpusError, match=r"fineweb_train, document 101: this document is on .* and on the val"):
-        tokenize_corpus(config, root)
+    before = tokenize_corpus(config, root)
+    write_documents(root / "data/fineweb_train_000000.bin", [*ids[20:], ids[7]])
+    manifest = tokenize_corpus(config, root)
+    assert manifest["documents"]["copies"] == 1
+    assert manifest["splits"] == before["splits"]
 
 
 def test_stage_runs_from_the_command_line_without_torch(root):
@@ -191,7 +190,8 @@ def test_stage_runs_from_the_command_line_without_torch(root):
         command, capture_output=True, text=True, cwd=repository, env={"GOLF_PROCESSES": "1", "PATH": "/usr/bin:/bin"}
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("train: ") and (root / "artifacts/tokens/val").is_dir()
+    assert done.stdout.startswith("read 1 files of data\n") and "\ntrain: " in done.stdout
+    assert (root / "artifacts/tokens/val").is_dir()
 
 
 def test_stage_error_is_one_line(root):

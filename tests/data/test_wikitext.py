@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.data.wikitext import clean_wikitext, is_article, is_redirect
+from golf.data.wikitext import _heading, clean_wikitext, is_article, is_redirect, unescape
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,74 @@ def test_any_markup_is_cleaned_without_error_and_twice_the_same(text):
     cleaned = clean_wikitext(text)
     assert cleaned == clean_wikitext(text)
     assert "[[" not in cleaned and "\n\n\n" not in cleaned and cleaned == cleaned.strip("\n")
+
+
+N = 200_000
+HOSTILE = {
+    "equals signs": "=" * N,
+    "elements never closed": "<ref>" * N,
+    "elements never ended": "<ref " * N,
+    "elements closed by another name": "<ref></math>" * N,
+    "closing tags never ended": "<ref>" + "</ref " * N,
+    "spaces in a link": "[http:x" + " " * N,
+    "spaces in many links": ("[http:x" + " " * 500) * 400,
+    "spaces in a pipe trick": "[[a" + " " * N + "|]]",
+    "brackets in a pipe trick": "[[" + "( " * N + "|]]",
+    "templates and tables crossed": "{{" * N + "\n|}" * N,
+    "tables and templates crossed": "\n{|" * N + "}}" * N,
+    "tables never closed": "\n{|" * N,
+    "links never closed": "[[a|" * N,
+    "brackets": "(" * N,
+    "bracketed commas": "( ," * N,
+    "tags": "<a " * N,
+    "comments": "<!--" * N,
+    "quotes": "'" * N,
+    "underscores": "_" * N,
+    "a reference without end": "&#" + "9" * N,
+    "a hexadecimal reference": "&#x" + "f" * N + ";",
+    "headings": "\n= a =\n" * N,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_markup_is_cleaned_in_steps_that_grow_with_its_length(name):
+    """At this length a quadratic pattern needs some half an hour (8 kB of ``=`` took 3.4 s), so the time-out tells."""
+    assert len(clean_wikitext(unescape(HOSTILE[name]))) <= len(HOSTILE[name])
+
+
+def test_braces_are_matched_with_steps_that_double_with_the_text():
+    """Openers of one kind under closers of the other: counted in calls of the list that holds what is open."""
+
+    def steps(count: int) -> int:
+        calls = 0
+
+        def trace(frame, event, argument):
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(trace)
+        try:
+            clean_wikitext("{{a" * count + "\n|}" * count + "}}" * count)
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    assert steps(4000) < 2.2 * steps(2000)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("== a ==", (2, "a")),
+        (" = a == b =\t", (1, "a == b")),
+        ("======== a ==", (6, "== a")),
+        ("==", (1, "")),
+        ("=", None),
+        ("======================", (6, "")),
+        ("== a", None),
+        ("= =", (1, "")),
+    ],
+)
+def test_heading_lines(line, expected):
+    assert _heading(line) == expected

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.textcodec.range_coder import RangeDecoder, RangeEncoder, RangeError, frequencies
+from golf.textcodec.range_coder import STRIPPED_WORDS, RangeDecoder, RangeEncoder, RangeError, frequencies
 
 
 def naive_encode(rows: list[np.ndarray], symbols: list[int], bits: int) -> bytes:
@@ -28,7 +28,8 @@ def naive_encode(rows: list[np.ndarray], symbols: list[int], bits: int) -> bytes
         value = -(-low // unit) * unit
         if length * 8 >= shift - 64 and value < low + width:
             break
-    return value.to_bytes(shift // 8 + 1, "big")[1:].rstrip(b"\0")
+    code = value.to_bytes(shift // 8 + 1, "big")[1:].rstrip(b"\0")
+    return code.ljust(4 * max(0, (shift - 64) // 32 - STRIPPED_WORDS), b"\0")
 
 
 def encode(rows: list[np.ndarray], symbols: list[int], bits: int = 24) -> bytes:
@@ -146,3 +147,33 @@ def test_damage_is_refused_or_decodes_to_something_else() -> None:
         broken[at] ^= 0x10
         with contextlib.suppress(RangeError):
             assert decode(rows, bytes(broken)) != symbols
+
+
+@given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=80))
+def test_codes_that_end_in_zeros_come_back(symbols: list[int]) -> None:
+    """Symbol 0 of a sixteenth leaves the low end where it is: whole words of zeros, two of which are left out."""
+    counts = frequencies(np.array([1 / 16, 15 / 16]))
+    rows = [counts] * (len(symbols) + 60)
+    code = encode(rows, [*symbols, *[0] * 60])
+    assert code == naive_encode(rows, [*symbols, *[0] * 60], 24)
+    assert decode(rows, code) == [*symbols, *[0] * 60]
+    with pytest.raises(RangeError, match="go on behind its end|no symbol has this code|ends with a zero byte"):
+        decode(rows, code.rstrip(b"\0") if code.endswith(b"\0") else code + b"\0")
+
+
+def test_a_decoder_stops_behind_the_end_of_its_code() -> None:
+    """It once read zeros for ever, and 452 bytes decoded for as long as a header wished."""
+    counts = frequencies(np.array([0.5, 0.5]))
+    decoder = RangeDecoder(b"\x12\x34")
+    with pytest.raises(RangeError, match="the symbols go on behind its end: damaged"):
+        for _ in range(300):
+            decoder.decode(counts)
+
+
+def test_what_a_kernel_would_index_is_checked() -> None:
+    counts = frequencies(np.array([0.5, 0.5]))
+    for symbol in (-1, 2):
+        with pytest.raises(RangeError, match=f"symbol {symbol}, expected 0 to 1"):
+            RangeEncoder().encode(counts, symbol)
+    with pytest.raises(RangeError, match="expected equal shapes"):
+        frequencies(np.full(4, 0.25), out=np.empty(3, np.uint64))

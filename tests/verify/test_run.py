@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -53,7 +54,9 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {}
     for name, texts in splits.items():
         writer = write_split(folder / "artifacts/tokens" / name, tokenizer, texts)
+        data = b"".join(len(text.encode()).to_bytes(8, "little") + text.encode() for text in texts)
         counts[name] = {"bytes": writer.num_bytes, "raw_bytes": writer.num_bytes, "tokens": writer.num_tokens}
+        counts[name] |= {"text_sha256": hashlib.sha256(data).hexdigest()}
     manifest = {"divisor": tokenizer.divisor, "tokenizer_sha256": tokenizer.sha256, "splits": counts}
     (folder / "artifacts/tokens/manifest.json").write_text(json.dumps(manifest))
     (folder / "artifacts/compress").mkdir()
@@ -153,14 +156,14 @@ def test_coverage_is_measured_on_the_plan_in_use(
     scorer = scorer_of(name, project, decoded).changed(segment=30)
     assert scorer.coverage(101).tolist() == [1] * 101
 
-    import golf.verify.scorers as scorers
+    import golf.scoring.modes as modes
 
-    real = scorers.make_score
+    real = modes.make_score
 
-    def twice(mode: str, text: Any, nats: np.ndarray) -> Any:
+    def twice(mode: str, text: Any, nats: np.ndarray, **more: Any) -> Any:
         return real(mode, text, np.concatenate([nats[:-8], 4.0 * nats[-8:-4], np.zeros(4)]))
 
-    monkeypatch.setattr(scorers, "make_score", twice)
+    monkeypatch.setattr(modes, "make_score", twice)
     assert scorer.coverage(101).tolist() == [1] * 93 + [4] * 4 + [0] * 4
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 
+from fineweb import other_model
 from golf.base.files import FileError
 from golf.data.byte_table import ByteTable
 from golf.data.shards import ShardWriter
@@ -99,6 +102,49 @@ def test_documents_come_back_from_shards(tmp_path: Path, documents: list[np.ndar
     assert writer.num_shards > 1
     found = list(text.documents_of(tmp_path))
     assert [one.tolist() for one in found] == [one.tolist() for one in documents]
+
+
+def as_read(texts: list[str]) -> dict[str, object]:
+    data = b"".join(len(one.encode()).to_bytes(8, "little") + one.encode() for one in texts)
+    return {"splits": {"val": {"raw_bytes": len(data), "text_sha256": hashlib.sha256(data).hexdigest()}}}
+
+
+def test_the_decoded_text_must_be_the_text_that_was_read(tokenizer: Tokenizer, documents: list[np.ndarray]) -> None:
+    official = text.official_decoder(tokenizer.model)
+
+    def verdict(manifest: dict[str, object]) -> bool | None:
+        return text.check_text(official, iter(documents), manifest, found="raw", split="val").verdict
+
+    assert verdict(as_read(TEXTS)) == "PASS"
+    assert verdict(as_read([*TEXTS[:-1], " the mat."])) == "FAIL"  # another text
+    assert verdict(as_read([TEXTS[0] + TEXTS[1], *TEXTS[2:]])) == "FAIL"  # other documents of the same text
+    assert verdict({"splits": {"val": {"raw_bytes": 1}}}) == "FAIL"  # bytes without the text's hash
+    assert verdict({"splits": {"val": {"raw_bytes": None}}}) == "NOTE"  # ids were read and no text
+
+
+def test_a_space_counted_as_three_bytes_fails_though_table_and_decoder_agree() -> None:
+    """A model without a piece for the space codes it as the bytes of U+2581: every count agrees, and is 3 for 1."""
+    lossless = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    texts = ["the cat sat on the mat " * 20, "and the dog " * 30]
+    model = other_model([one.replace(" ", "") for one in texts], 290, **lossless)
+    tokenizer, official = Tokenizer(model), text.official_decoder(model)
+    ids = [sentencepiece.SentencePieceProcessor(model_proto=model).encode(one) for one in texts]
+    documents = [np.array([1, *one], dtype=np.uint16) for one in ids]
+    counted = np.array([tokenizer.table.num_bytes(one) for one in documents])
+    assert counted.sum() > 1.3 * sum(map(len, texts))
+    assert text.check_bytes(tokenizer.table.token_bytes, official, iter(documents), counted).verdict == "PASS"
+    result = text.check_text(official, iter(documents), {}, found=tokenizer.divisor, split="val")
+    assert (result.verdict, result.value, result.text) == ("FAIL", 2.0, "2 of 2 hold U+2581")
+    manifest = {"splits": {"val": {"raw_bytes": sum(map(len, texts)), "bytes": int(counted.sum()), "tokens": 9}}}
+    stated = text.check_divisor(
+        manifest | {"divisor": "decoded", "tokenizer_sha256": "ab"},
+        found="decoded",
+        tokenizer_sha256="ab",
+        num_bytes=int(counted.sum()),
+        num_tokens=9,
+        split="val",
+    )
+    assert stated.verdict == "FAIL" and "divided by more" in stated.text
 
 
 MANIFEST = {

@@ -1,0 +1,37 @@
+"""The worked examples of docs/extending.md run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUIDE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
+
+
+def sections() -> dict[str, str]:
+    """The python blocks of each section, one after another."""
+    parts = re.split(r"^## (.+)$", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    blocks = {
+        title: "\n".join(re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    return {title: code for title, code in blocks.items() if code}
+
+
+def test_the_guide_has_a_section_about_a_corpus() -> None:
+    assert "A corpus" in sections()
+
+
+@pytest.mark.parametrize("title", sections())
+def test_the_example_runs_as_it_stands(title: str, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(sections()[title], encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
