@@ -229,13 +229,12 @@ def _shorten_function(function: ast.FunctionDef, fixed: Collection[str]) -> None
             outside |= set(node.names)
         elif isinstance(node, ast.alias):
             outside.add(_alias(node))
-        elif (
-            isinstance(node, ast.ClassDef | ast.FunctionDef)
-            and node is not function
-            or isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar)
-            and node.name
-        ):
-            outside.add(node.name)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            if node is not function:
+                outside.add(node.name)
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+            if node.name:
+                outside.add(node.name)
         elif isinstance(node, ast.MatchMapping) and node.rest:
             outside.add(node.rest)
     if counts.keys() & {"locals", "vars", "dir", "eval", "exec"} or any(
