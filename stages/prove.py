@@ -10,6 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.base.distributed import usable_cores
 from golf.base.files import write_json
 from golf.base.main import main_guard
 from golf.base.params import load_section
@@ -36,7 +37,7 @@ def run(params: Path, root: Path) -> int:
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     split = load_split(root / "artifacts/tokens/val")
-    threads = int(os.environ.get("GOLF_THREADS") or os.cpu_count() or 1)
+    threads = int(os.environ.get("GOLF_THREADS") or usable_cores())
     metrics = prove(split, root / "artifacts/prove/sample.golfz", decoded, config, threads=threads)
     text = Tokenizer(decoded.tokenizer_model).decode(sample_tokens(split, config.max_tokens))
     metrics |= {f"prove_{name}_bytes": size for name, size in text_sizes(text).items()}

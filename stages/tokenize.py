@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from golf.base.distributed import usable_cores
 from golf.base.main import main_guard
 from golf.base.params import load_section
 from golf.data.tokenize import TokenizeConfig, summary, tokenize_corpus
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--root", default=".", type=Path, help="folder that holds data/, artifacts/ and metrics/")
     args = parser.parse_args()
     config = load_section(args.params, "tokenize", TokenizeConfig)
-    processes = int(os.environ.get("GOLF_PROCESSES") or len(os.sched_getaffinity(0)))
+    processes = int(os.environ.get("GOLF_PROCESSES") or usable_cores())
     manifest = tokenize_corpus(config, args.root, processes=processes)
     print("\n".join(summary(manifest)))
 
