@@ -151,7 +151,7 @@ def scored(
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Rows so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def measure(args: argparse.Namespace, path: Path) -> None:
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace, path: Path) -> None:
             weights, about = trained(VARIANTS[name], seed, args.tokens)
             kinds = WEIGHTS if name == "base" else ("raw",)  # the averages are an ablation of the base alone
             rows = [scored(VARIANTS[name], weights[kind], text, tokenizer, 256) for kind in kinds]
-            with path.open("a") as file:
+            with path.open("a", encoding="utf-8") as file:
                 for kind, row in zip(kinds, rows, strict=True):
                     place = {"variant": name, "seed": seed, "weights": kind, "text_bytes": text.num_bytes}
                     file.write(json.dumps({**place, **row, **about}) + "\n")
@@ -208,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 def write_table(path: Path, rows: list[dict[str, Any]], commit: str) -> None:
     """Replace what stands between the markers of ``path``; a new page gets them."""
     begin, end = "<!-- table:begin -->", "<!-- table:end -->"
-    page = path.read_text() if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
+    page = path.read_text(encoding="utf-8") if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
     before, rest = page.split(begin)
     _, after = rest.split(end)
     base = next(row for row in rows if row["variant"] == "base")
@@ -239,12 +239,12 @@ def main() -> None:
     if args.tokens is not None:
         if not stamp.exists():
             head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-            stamp.write_text(head.stdout)
+            stamp.write_text(head.stdout, encoding="utf-8")
         measure(args, results)
     rows = read_results(results)
     print("\n".join(table(rows)))
     if args.table is not None:
-        write_table(args.table, rows, stamp.read_text().strip())
+        write_table(args.table, rows, stamp.read_text(encoding="utf-8").strip())
 
 
 if __name__ == "__main__":

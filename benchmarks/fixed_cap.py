@@ -108,7 +108,7 @@ def step_share(bench: Bench) -> float:
             means = [mean + (until - begin) * min(found[1:]) for mean, found in zip(means, times, strict=True)]
             begin = until
         files.write_json(path, {"narrow_seconds": means[0], "wide_seconds": means[1]})
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     return float(found["narrow_seconds"] / found["wide_seconds"])
 
 
@@ -225,7 +225,7 @@ def main() -> None:
             done = {(row["run"], row["coding"], row["seed"]) for row in read_results(bench.results)}
             if run in args.runs.split(",") and (run, coding, seed) not in done:
                 row = row_of(bench, run, seed, coding)
-                with bench.results.open("a") as file:
+                with bench.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
     print(f"{TRAIN['tokens_per_step']:,} tokens a step, cap {args.cap:,} bytes\n")

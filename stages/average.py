@@ -6,21 +6,11 @@ artifacts/average/model.safetensors, metrics/average.json.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from golf.base.files import read_meta, save_torch, write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section
-
-
-def main() -> int:
-    """Write artifacts/average/model.safetensors and metrics/average.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--root", default=".")
-    args = parser.parse_args()
-    return run(Path(args.params), Path(args.root))
 
 
 def run(params: Path, root: Path) -> int:
@@ -58,4 +48,4 @@ def run(params: Path, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="average")
+    run_stage(run, description=__doc__)

@@ -6,35 +6,30 @@ metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is never
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
 
 from golf.base import files
 from golf.base.distributed import place
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
 from golf.quantize.inputs import load_weights
 
 
-def main() -> None:
+def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters, weights or tokens."""
-    parser = argparse.ArgumentParser(prog="python -m stages.calibrate", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    config = load_section(args.params, "calibrate", CalibrateConfig)
+    config = load_section(params, "calibrate", CalibrateConfig)
     from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict
 
     started = time.perf_counter()
-    state, meta = load_weights(args.root)
+    state, meta = load_weights(root)
     model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
     model.load_state_dict(state)
-    model, split = model.to(place(os.environ).device).eval(), open_split(args.root / "artifacts/tokens/train")
+    model, split = model.to(place(os.environ).device).eval(), open_split(root / "artifacts/tokens/train")
     if config.source == "samples":
         windows = sampled_windows(model, config, bos_id=split.bos_id)
     else:
@@ -42,14 +37,14 @@ def main() -> None:
     result = calibrate(model, windows, config)
     seconds = time.perf_counter() - started
     meta_out = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
-    save_hessians(args.root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
+    save_hessians(root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
     metrics = {
         "calibrate_source": config.source,
         "calibrate_tokens": result.tokens,
         "calibrate_hessians": len(result.hessians),
         "calibrate_without_hessian": len(result.without),
     }
-    files.write_json(args.root / "metrics/calibrate.json", metrics)
+    files.write_json(root / "metrics/calibrate.json", metrics)
     for name, reason in result.without.items():
         print(f"calibrate: {name}: {reason}", flush=True)
     text = f"{result.tokens:,} tokens ({config.source})"
@@ -57,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="calibrate")
+    run_stage(run, description=__doc__)

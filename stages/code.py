@@ -8,34 +8,28 @@ are some, are in the fingerprint of that stage.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 from golf.base.code import Code
 from golf.base.files import atomic_directory, sha256_file
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import read_params
 
 SOURCES = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
+def run(params: Path, root: Path) -> None:
     """Write the fingerprints; wrong parameters are left to the stages that read them."""
-    parser = argparse.ArgumentParser(prog="python -m stages.code", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    params = read_params(args.params)
-    family = _value(params, "model", "family")
+    values = read_params(params)
+    family = _value(values, "model", "family")
     code = Code(SOURCES, [family] if family else None)
-    with atomic_directory(args.root / "artifacts/code") as folder:
+    with atomic_directory(root / "artifacts/code") as folder:
         for stage in sorted(path.stem for path in (SOURCES / "stages").glob("[a-z]*.py")):
             text = code.fingerprint(f"stages.{stage}")
             if stage == "tokenize":
-                text += "".join(
-                    _inputs(args.root, _value(params, "tokenize", key)) for key in ("tokenizer", "val_path")
-                )
+                names = (_value(values, "tokenize", key) for key in ("tokenizer", "val_path"))
+                text += "".join(_inputs(root, name) for name in names)
             (folder / f"{stage}.txt").write_text(text, encoding="utf-8")
 
 
@@ -54,4 +48,4 @@ def _inputs(root: Path, name: str) -> str:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="code")
+    run_stage(run, description=__doc__)

@@ -10,7 +10,6 @@ and metrics/evaluate_MODE.json; of ttt the folder artifacts/evaluate/ttt with sc
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
@@ -18,23 +17,13 @@ from typing import Any
 
 from golf.base.distributed import HOURS, joined, place
 from golf.base.files import atomic_directory, save_numpy, write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import to_dict
 from golf.report.baselines import xz
 from golf.scoring.modes import MODES, Scored, load_modes
 from golf.scoring.text import ScoringError, decode_documents, load_text
 
 NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stages.hedge` scores, without a network
-
-
-def main() -> int:
-    """Score with the section `evaluate.MODE`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=__doc__)
-    parser.add_argument("mode", choices=sorted(NETWORK_MODES))
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--root", default=".")
-    args = parser.parse_args()
-    return run(args.mode, Path(args.params), Path(args.root))
 
 
 def run(mode: str, params: Path, root: Path) -> int:
@@ -87,4 +76,4 @@ def _write(root: Path, mode: str, scored: Scored, meta: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="evaluate")
+    run_stage(run, description=__doc__, modes=sorted(NETWORK_MODES))

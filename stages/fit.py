@@ -7,14 +7,13 @@ Out: artifacts/fit/{model.safetensors,errors.tsv}, metrics/fit.json.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.artifact.write import pack
 from golf.base.files import require, write_bytes, write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.data.shards import open_split
 from golf.quantize.config import FitConfig, QuantizeConfig
@@ -26,33 +25,32 @@ from golf.quantize.tensors import QuantizedModel
 SOURCES = Path(__file__).resolve().parent.parent
 
 
-def main() -> None:
+def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters or a target that no steps meet."""
-    parser = argparse.ArgumentParser(prog="python -m stages.fit", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    config, out = load_section(args.params, "fit", FitConfig), args.root / "artifacts/fit"
+    config, out = load_section(params, "fit", FitConfig), root / "artifacts/fit"
     metrics = {"fit_target_bytes": float(config.target_bytes)}
     if config.acts:
-        quantizer = Quantizer.load(args.root, load_section(args.params, "quantize", QuantizeConfig))
-        size = _size(args.root, load_section(args.params, "compress", CompressConfig))
-        result = fitted(quantizer, config, text=open_split(args.root / "artifacts/tokens/train"), size=size, say=_say)
+        quantizer = Quantizer.load(root, load_section(params, "quantize", QuantizeConfig))
+        size = _size(root, load_section(params, "compress", CompressConfig), config.target_bytes)
+        result = fitted(quantizer, config, text=open_split(root / "artifacts/tokens/train"), size=size, say=_say)
         save_result(out, result)
         metrics |= result.metrics
     else:
         for name in ("model.safetensors", "errors.tsv"):
-            write_bytes(out / name, require(args.root / "artifacts/quantize" / name, made_by="`quantize`").read_bytes())
-    write_json(args.root / "metrics/fit.json", metrics)
+            write_bytes(out / name, require(root / "artifacts/quantize" / name, made_by="`quantize`").read_bytes())
+    write_json(root / "metrics/fit.json", metrics)
 
 
-def _size(root: Path, config: CompressConfig) -> Callable[[QuantizedModel], int]:
+def _size(root: Path, config: CompressConfig, target: int) -> Callable[[QuantizedModel], int]:
     """Bytes of artifact and decoder as `compress` writes them."""
     tokenizer = require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    decoder_bytes = len(pack_decoder(SOURCES))
-    _say(f"fit: {decoder_bytes:,} bytes are the decoder's; coder: {config.coder}")
-    coders, embedding_coders = config.coders, config.embedding_coders
-    return lambda model: decoder_bytes + len(pack(model, tokenizer, coders=coders, embedding_coders=embedding_coders))
+    _say(f"fit: target {target:,} bytes, the decoder's included; coder: {config.coder}")
+
+    def size(model: QuantizedModel) -> int:
+        data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
+        return len(data) + len(pack_decoder(SOURCES, data))
+
+    return size
 
 
 def _say(line: str) -> None:
@@ -60,4 +58,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="fit")
+    run_stage(run, description=__doc__)

@@ -7,26 +7,16 @@ artifacts/evaluate/hedge/*.tsv (for plots) and metrics/evaluate_hedge.json. Envi
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 from golf.base.files import atomic_directory, load_numpy, save_numpy, write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import from_dict, load_section, to_dict
 from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, score_mixture
 from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
-
-
-def main() -> int:
-    """Score with the section `evaluate.hedge`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.hedge", description=__doc__)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--root", default=".")
-    args = parser.parse_args()
-    return run(Path(args.params), Path(args.root))
 
 
 def run(params: Path, root: Path) -> int:
@@ -50,4 +40,4 @@ def run(params: Path, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="hedge")
+    run_stage(run, description=__doc__)

@@ -6,26 +6,17 @@ GOLF_THREADS is the number of threads (default: all cores); with portable arithm
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from golf.base.distributed import usable_cores
 from golf.base.files import write_json
-from golf.base.main import main_guard
+from golf.base.main import environment_number, run_stage
 from golf.base.params import load_section
 from golf.data.shards import load_split
 from golf.data.tokenizer import Tokenizer
 from golf.report.baselines import text_sizes
 from golf.textcodec.prove import ProveConfig, prove, sample_tokens
-
-
-def main() -> int:
-    """Run the stage; ``ValueError`` for wrong parameters or inputs, or a text that does not come back."""
-    parser = argparse.ArgumentParser(prog="python -m stages.prove", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    return run(args.params, args.root)
 
 
 def run(params: Path, root: Path) -> int:
@@ -36,7 +27,7 @@ def run(params: Path, root: Path) -> int:
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     split = load_split(root / "artifacts/tokens/val")
-    threads = int(os.environ.get("GOLF_THREADS") or os.cpu_count() or 1)
+    threads = environment_number(os.environ, "GOLF_THREADS", usable_cores())
     metrics = prove(split, root / "artifacts/prove/sample.golfz", decoded, config, threads=threads)
     text = Tokenizer(decoded.tokenizer_model).decode(sample_tokens(split, config.max_tokens))
     metrics |= {f"prove_{name}_bytes": size for name, size in text_sizes(text).items()}
@@ -51,4 +42,4 @@ def run(params: Path, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="prove")
+    run_stage(run, description=__doc__)

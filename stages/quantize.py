@@ -7,28 +7,22 @@ metrics/quantize.json.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from golf.base.files import write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.quantize.config import QuantizeConfig
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import save_result
 
 
-def main() -> None:
+def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters or weights."""
-    parser = argparse.ArgumentParser(prog="python -m stages.quantize", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    config = load_section(args.params, "quantize", QuantizeConfig)
-    result = Quantizer.load(args.root, config).run()
-    save_result(args.root / "artifacts/quantize", result)
-    write_json(args.root / "metrics/quantize.json", result.metrics)
+    result = Quantizer.load(root, load_section(params, "quantize", QuantizeConfig)).run()
+    save_result(root / "artifacts/quantize", result)
+    write_json(root / "metrics/quantize.json", result.metrics)
 
 
 if __name__ == "__main__":
-    main_guard(main, name="quantize")
+    run_stage(run, description=__doc__)

@@ -8,7 +8,6 @@ machines: docs/training.md.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import shlex
@@ -22,7 +21,7 @@ from golf.base.code import Code
 from golf.base.distributed import PeerLostError, ReplicaError, joined, place
 from golf.base.errors import GolfError
 from golf.base.files import sha256_file, write_json
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.base.params import load_section, read_params
 
 if TYPE_CHECKING:
@@ -36,22 +35,18 @@ _GRACE_SECONDS = 60  # a process of several that has not stopped so long after a
 _NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds", "live")  # parameters that do not change the weights
 
 
-def main() -> int:
+def main(params: Path, root: Path) -> int:
     """Train with the sections `model` and `train`; resume from the newest checkpoint of the same run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--root", default=".")
-    args = parser.parse_args()
     parent = os.getppid()
     from golf.training.config import TrainConfig
     from golf.training.signals import end_with_parent
 
-    load_section(args.params, "train", TrainConfig)  # a typo must not wait for torch or for other processes
+    load_section(params, "train", TrainConfig)  # a typo must not wait for torch or for other processes
     end_with_parent(parent)
     launch = _launch(os.environ)
     if launch is not None:
         os.execv(sys.executable, [sys.executable, *launch, *sys.argv[1:]])
-    return run(Path(args.params), Path(args.root))
+    return run(params, root)
 
 
 def _launch(environment: Mapping[str, str]) -> list[str] | None:
@@ -191,4 +186,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="train")
+    run_stage(main, description=__doc__)

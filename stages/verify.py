@@ -6,20 +6,10 @@ Out: metrics/verify.json, written before the stage fails where a check does. Env
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from golf.base.main import main_guard
+from golf.base.main import run_stage
 from golf.verify.run import verify_files
-
-
-def main() -> int:
-    """Check with the section `verify` and those of the modes it names."""
-    parser = argparse.ArgumentParser(prog="python -m stages.verify", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--root", type=Path, default=Path("."))
-    args = parser.parse_args()
-    return run(args.params, args.root)
 
 
 def run(params: Path, root: Path) -> int:
@@ -36,4 +26,4 @@ def run(params: Path, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    main_guard(main, name="verify")
+    run_stage(run, description=__doc__)

@@ -89,7 +89,7 @@ def test_the_library_never_imports_stages_and_stages_never_each_other(root: Path
 
 def test_the_library_reads_no_environment_and_no_argv(root: Path) -> None:
     for path in library_files(root):
-        if room(root, path) == "cli":
+        if room(root, path) == "cli" or path == root / "golf" / "base" / "main.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

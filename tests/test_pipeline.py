@@ -56,17 +56,16 @@ def test_every_stage_depends_on_the_fingerprint_of_its_code(root: Path) -> None:
             assert f"artifacts/code/{module[1]}.txt" in stage["deps"], name
 
 
-def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path) -> None:
     """`tokenize.tokenizer` may name a file, and DVC knew its name alone."""
     from stages import code
 
     (tmp_path / "p.json").write_text('{"model": {"family": "transformer"}, "tokenize": {"tokenizer": "my.model"}}')
-    monkeypatch.setattr("sys.argv", ["code", "--params", str(tmp_path / "p.json"), "--root", str(tmp_path)])
     seen = []
     for content in (None, "one", "two"):
         if content is not None:
             (tmp_path / "my.model").write_text(content)
-        code.main()
+        code.run(tmp_path / "p.json", tmp_path)
         seen.append({path.stem: path.read_text() for path in (tmp_path / "artifacts" / "code").iterdir()})
     assert len({texts.pop("tokenize") for texts in seen}) == 3
     assert seen[0] == seen[1] == seen[2]

@@ -16,6 +16,7 @@ Shapes: n targets, R rows, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from golf.base.errors import GolfError
+from golf.base.main import environment_number
 from golf.base.progress import bar
 
 if TYPE_CHECKING:  # torch costs 1.4 s to import
     import torch
 
-__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place"]
+__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place", "usable_cores"]
 
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
@@ -52,14 +54,30 @@ class Place(NamedTuple):
 
 
 def place(environment: Mapping[str, str]) -> Place:
-    """This process's place; without torchrun rank 0 of 1. ``GOLF_DEVICE`` (cpu, cuda) chooses, else a GPU if any."""
+    """This process's place; without torchrun rank 0 of 1. ``GOLF_DEVICE`` (cpu, cuda) chooses, else a GPU if any.
+
+    Raises ``GolfError`` naming the variable for a value that cannot be.
+    """
     import torch
 
-    rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
-    device = environment.get("GOLF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    world = environment_number(environment, "WORLD_SIZE", 1)
+    rank = environment_number(environment, "RANK", 0, least=0)
+    if rank >= world:
+        raise GolfError(f"environment variables RANK, WORLD_SIZE: found {rank}, {world}, expected the first below")
+    count = torch.cuda.device_count()
+    device = environment.get("GOLF_DEVICE") or ("cuda" if count else "cpu")
     if device == "cuda" and world > 1:
-        device = f"cuda:{environment.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{environment_number(environment, 'LOCAL_RANK', 0, least=0)}"
+    if device not in ("cpu", *["cuda"] * (count > 0), *(f"cuda:{index}" for index in range(count))):
+        gpus = f"cuda, cuda:0 to cuda:{count - 1}" if count else "no GPU is to be seen here"
+        raise GolfError(f"environment variable GOLF_DEVICE: found {device[:40]!r}, expected cpu ({gpus})")
     return Place(rank, world, device)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity where the system has one (macOS has none), else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,53 @@
-"""One place where an expected error becomes one clear line and an exit code."""
+"""What every command and stage begins and ends with: its command line, its environment, its expected errors."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
 
 from golf.base.errors import GolfError
 
-__all__ = ["main_guard"]
+__all__ = ["environment_number", "main_guard", "run_stage"]
+
+
+def run_stage(run: Callable[..., int | None], *, description: str | None, modes: Sequence[str] = ()) -> None:
+    """Call ``run(params=..., root=...)`` of a file in ``stages/`` with its command line, and leave the process.
+
+    ``description`` is the file's docstring. With ``modes`` the first argument is one of them: ``run(mode=..., ...)``.
+    """
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description)
+    if modes:
+        parser.add_argument("mode", choices=modes)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--root", type=Path, default=Path("."), help="folder of artifacts/ (default: .)")
+    arguments = vars(parser.parse_args())
+    main_guard(lambda: run(**arguments), name=name)
 
 
 def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     """Run ``main`` and leave the process: 0 on success, 1 with one line on stderr for an expected error, 130 on Ctrl-C.
 
-    Expected are ``GolfError``, the parent of every named error of the library, and ``OSError`` (a full disk, a missing
-    permission, a folder in a file's place), told with the name of its file. Anything else, a ``ValueError`` of numpy
-    or torch too, is a fault of the program and keeps its traceback.
+    Expected are ``GolfError``, the parent of every named error of the library, ``OSError`` (a full disk, a missing
+    permission, a folder in a file's place), told with the name of its file, and a worker process that was killed.
+    Anything else, a ``ValueError`` of numpy or torch too, is a fault of the program and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file is the same in every locale
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
+        for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            for part in os.environ.get(variable, "").split(","):
+                environment_number({variable: part}, variable, 1)
         code = main() or 0
     except GolfError as error:
         code = _tell(name, f"error: {error}")
+    except BrokenExecutor:
+        code = _tell(name, "error: a worker process was killed, as a rule for want of memory; lower GOLF_PROCESSES")
     except OSError as error:
         code = _tell(name, f"error: {_about(error)}")
     except KeyboardInterrupt:
@@ -36,6 +59,17 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (flushed once more at exit)
         code = code or _tell(name, f"error: standard output: {error.strerror}")
     sys.exit(code)
+
+
+def environment_number(environment: Mapping[str, str], name: str, default: int, *, least: int = 1) -> int:
+    """The whole number that the variable ``name`` holds, ``default`` where it is not set or empty.
+
+    Raises ``GolfError`` naming the variable for anything else than ``least`` to 65536.
+    """
+    text = environment.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= 1 << 16):
+        raise GolfError(f"environment variable {name}: found {text[:40]!r}, expected a whole number, {least} to 65536")
+    return int(text)
 
 
 def _about(error: OSError) -> str:

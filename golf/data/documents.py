@@ -128,8 +128,8 @@ def find_files(path: Path, suffixes: tuple[str, ...]) -> Files:
     if path.is_file():
         return Files([path])
     if not path.is_dir():
-        found = "neither a file nor a folder" if os.path.lexists(path) else "not found"
-        raise CorpusError(f"{path}: {found}; put {', '.join(suffixes)} files there or set tokenize.path")
+        problem = "neither a file nor a folder" if os.path.lexists(path) else "not found"
+        raise CorpusError(f"{path}: {problem}; put {', '.join(suffixes)} files there or set tokenize.path")
     paths: list[Path] = []
     skipped: dict[str, list[str]] = {}
     try:

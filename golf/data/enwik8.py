@@ -54,8 +54,8 @@ class Enwik8:
     def files(self) -> Files:
         """The one file."""
         if not self.path.is_file():
-            found = "is no file" if self.path.exists() else "not found"
-            raise CorpusError(f"{self.path}: {found}; {FETCH} gets it")
+            problem = "is no file" if self.path.exists() else "not found"
+            raise CorpusError(f"{self.path}: {problem}; {FETCH} gets it")
         return Files([self.path])
 
     def documents(self, position: Position) -> Iterator[Document]:
@@ -124,25 +124,25 @@ class _Scanner:
 
     def skip_to(self, mark: re.Pattern[bytes]) -> bytes | None:
         """Drop all up to the end of the next ``mark`` and return the mark; None at the end of the file."""
-        while (found := mark.search(self._data)) is None:
+        while (match := mark.search(self._data)) is None:
             self._drop(max(0, len(self._data) - _LONGEST_MARK))
             if not self._read():
                 return None
-        opening = bytes(found[0])
-        self._drop(found.end())
+        opening = bytes(match[0])
+        self._drop(match.end())
         return opening
 
     def take(self, mark: re.Pattern[bytes]) -> bytes | None:
         """The bytes before the next ``mark``, which is dropped; ``OverflowError`` beyond the limit of a document."""
         start = 0
-        while (found := mark.search(self._data, start)) is None:
+        while (match := mark.search(self._data, start)) is None:
             start = max(0, len(self._data) - _LONGEST_MARK)
             if len(self._data) > MAX_DOCUMENT_BYTES:
                 raise OverflowError
             if not self._read():
                 return None
-        taken = bytes(self._data[: found.start()])
-        self._drop(found.end())
+        taken = bytes(self._data[: match.start()])
+        self._drop(match.end())
         return taken
 
     def _read(self) -> bool:

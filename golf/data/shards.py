@@ -10,7 +10,7 @@ Shapes: N tokens in a shard (or split), D documents in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from safetensors import safe_open
 
 from golf.base.files import FileError, load_numpy, read_meta, require, save_numpy
 
-__all__ = ["MADE_BY", "ShardWriter", "Split", "SplitReader", "load_split", "open_split"]
+__all__ = ["MADE_BY", "ShardWriter", "Split", "SplitReader", "documents_of", "load_split", "open_split"]
 
 MADE_BY = "`python -m stages.tokenize`"
 TOKENS_PER_SHARD = 100_000_000  # as in the competition's shards: 200 MB a file
-_META_KEYS = ("vocab_size", "bos_id", "tokenizer_sha256")
+_META_KEYS = {"vocab_size": int, "bos_id": int, "tokenizer_sha256": str}
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class SplitReader:
     def __init__(self, folder: str | Path) -> None:
         paths = _shard_paths(folder)
         self.meta = _common_meta(paths)
-        self.vocab_size = int(self.meta["vocab_size"])
-        self.bos_id = int(self.meta["bos_id"])
-        self.tokenizer_sha256 = str(self.meta["tokenizer_sha256"])
+        self.vocab_size = self.meta["vocab_size"]
+        self.bos_id = self.meta["bos_id"]
+        self.tokenizer_sha256 = self.meta["tokenizer_sha256"]
         self._shards = [_open_tokens(path) for path in paths]
         lengths = [shard.get_shape()[0] for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -161,10 +161,21 @@ def load_split(folder: str | Path) -> Split:
         tokens=np.concatenate(tokens),
         doc_starts=np.concatenate(starts),
         doc_bytes=np.concatenate(num_bytes),
-        vocab_size=int(meta["vocab_size"]),
-        bos_id=int(meta["bos_id"]),
-        tokenizer_sha256=str(meta["tokenizer_sha256"]),
+        vocab_size=meta["vocab_size"],
+        bos_id=meta["bos_id"],
+        tokenizer_sha256=meta["tokenizer_sha256"],
     )
+
+
+def documents_of(folder: str | Path) -> Iterator[np.ndarray]:
+    """The documents of a split, BOS in front, uint16, checked as in ``load_split``; one shard in memory at a time."""
+    paths = _shard_paths(folder)
+    meta = _common_meta(paths)
+    for path in paths:
+        tensors, _ = load_numpy(path, made_by=MADE_BY)
+        _check_shard(tensors, meta, path)
+        tokens, starts = tensors["tokens"], tensors["doc_starts"]
+        yield from (tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True))
 
 
 def _shard_paths(folder: str | Path) -> list[Path]:
@@ -178,11 +189,18 @@ def _common_meta(paths: list[Path]) -> dict[str, Any]:
     first = read_meta(paths[0], made_by=MADE_BY)
     for path in paths:
         meta = read_meta(path, made_by=MADE_BY)
-        for key in _META_KEYS:
+        for key, kind in _META_KEYS.items():
             if key not in meta:
                 raise FileError(f"{path}: metadata has no `{key}`; re-run {MADE_BY}")
+            if type(meta[key]) is not kind:
+                raise FileError(f"{path}: {key} is {meta[key]!r:.60}, expected {kind.__name__}; re-run {MADE_BY}")
             if meta[key] != first[key]:
                 raise FileError(f"{path}: {key} is {meta[key]}, {paths[0].name} has {first[key]}; re-run {MADE_BY}")
+    if not 0 <= first["bos_id"] < first["vocab_size"] <= 1 << 16:
+        raise FileError(
+            f"{paths[0]}: bos_id is {first['bos_id']} and vocab_size {first['vocab_size']}, expected the first below "
+            f"the second, and that at most 65536; re-run {MADE_BY}"
+        )
     return first
 
 

@@ -203,7 +203,7 @@ def _why_empty(config: TokenizeConfig, corpus: Corpus, splitter: Splitter, posit
         remedy = f"raise {cap} ({getattr(config, f'{split}_max_bytes'):,} now)"
     elif total < len(SPLITS):
         problem = f"the {split} split is empty: {total} documents for three splits, and a document is never divided"
-        remedy = "give one file (text) or one line (jsonl) per document, or name a separate tokenize.val_path"
+        remedy = "cut it into several files (text) or lines (jsonl)"
     elif split == "train":
         problem, remedy = "the train split is empty", "lower tokenize.val_fraction and tokenize.holdout_fraction"
     elif split == "val" and config.val_path != "none":

@@ -283,14 +283,15 @@ class _Guarded:
 
 
 def _explain(message: str, vocab_size: int, count: int) -> str:
-    if found := re.search(r"Vocabulary size too high .*?<= (\d+)", message):
+    if match := re.search(r"Vocabulary size too high .*?<= (\d+)", message):
+        lower = " or lower tokenize.vocab_size" if int(match[1]) >= MIN_VOCAB_SIZE else ""
         return (
-            f"corpus too small for the vocabulary: its text gives {found[1]} pieces, wanted {vocab_size}; "
-            "give more text (tokenize.path, tokenize.train_bytes) or lower tokenize.vocab_size"
+            f"corpus too small for the vocabulary: its text gives {match[1]} pieces, wanted {vocab_size}; "
+            f"give more text (tokenize.path, tokenize.train_bytes){lower}"
         )
-    if found := re.search(r"required_chars.*?(\d+) vs (\d+)", message):
+    if match := re.search(r"required_chars.*?(\d+) vs (\d+)", message):
         return (
-            f"vocabulary too small for the corpus: its characters want {found[2]} pieces, found {vocab_size}; "
+            f"vocabulary too small for the corpus: its characters want {match[2]} pieces, found {vocab_size}; "
             "raise tokenize.vocab_size"
         )
     if "sentences_.empty()" in message:

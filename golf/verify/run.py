@@ -21,6 +21,7 @@ from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.base.errors import GolfError
 from golf.base.files import read_json, require, write_json
 from golf.base.params import Count, Seed, load_section
+from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
 from golf.scoring.modes import MODES, load_modes
 from golf.scoring.network import RoundtripConfig
@@ -138,17 +139,17 @@ def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Itera
     tokenizer = Tokenizer(decoded.tokenizer_model)
     others = {name: inputs.tokens / name for name in ("train", "holdout") if (inputs.tokens / name).is_dir()}
     if others:
-        streams = {name: text.documents_of(folder) for name, folder in others.items()}
-        yield text.check_disjoint(text.documents_of(inputs.tokens / "val"), streams)
+        streams = {name: documents_of(folder) for name, folder in others.items()}
+        yield text.check_disjoint(documents_of(inputs.tokens / "val"), streams)
     if len(others) < 2:
         missing = ", ".join({"train", "holdout"} - set(others))
         yield CheckResult("text", "splits_here", None, 0.0, None, "documents", f"not compared, not here: {missing}")
     official = text.official_decoder(decoded.tokenizer_model)
     yield text.check_bytes(
-        tokenizer.table.token_bytes, official, text.documents_of(inputs.tokens / "val"), val.doc_bytes
+        tokenizer.table.token_bytes, official, documents_of(inputs.tokens / "val"), val.doc_bytes
     )
     manifest = read_json(inputs.tokens / "manifest.json", made_by="`python -m stages.tokenize`")
-    val_documents = text.documents_of(inputs.tokens / "val")
+    val_documents = documents_of(inputs.tokens / "val")
     yield text.check_text(official, val_documents, manifest, found=tokenizer.divisor, split="val")
     yield text.check_divisor(
         manifest,

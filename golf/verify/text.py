@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.base.files import load_numpy, require
+from golf.base.files import require
 from golf.verify.checks import CheckResult
 
 __all__ = [
@@ -22,24 +22,14 @@ __all__ = [
     "check_divisor",
     "check_size",
     "check_text",
-    "documents_of",
     "official_decoder",
 ]
 
-MADE_BY = "`python -m stages.tokenize`"
 SPACE = "\u2581".encode()  # SentencePiece's mark for a space
 
 
 def _result(name: str, value: float, limit: float, unit: str, text: str) -> CheckResult:
     return CheckResult("text", name, bool(value <= limit), value, limit, unit, text)
-
-
-def documents_of(folder: str | Path) -> Iterator[np.ndarray]:
-    """The documents of a split, BOS in front, uint16; one shard in memory at a time."""
-    for path in sorted(require(folder, made_by=MADE_BY).glob("shard_*.safetensors")):
-        tensors, _ = load_numpy(path, made_by=MADE_BY)
-        tokens, starts = tensors["tokens"], tensors["doc_starts"]
-        yield from (tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True))
 
 
 def check_disjoint(scored: Iterator[np.ndarray], others: Mapping[str, Iterator[np.ndarray]]) -> CheckResult:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from golf.base.distributed import HOURS, Place, ReplicaError, joined, place
+from golf.base.distributed import HOURS, Place, ReplicaError, joined, place, usable_cores
+from golf.base.errors import GolfError
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,28 @@ from golf.base.distributed import HOURS, Place, ReplicaError, joined, place
     ],
 )
 def test_place(gpus: int, environment: dict[str, str], wanted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert place(environment) == wanted
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "message"),
+    [
+        (0, {"GOLF_DEVICE": "cuda"}, r"GOLF_DEVICE: found 'cuda', expected cpu \(no GPU is to be seen here\)"),
+        (2, {"GOLF_DEVICE": "gpu"}, r"GOLF_DEVICE: found 'gpu', expected cpu \(cuda, cuda:0 to cuda:1\)"),
+        (2, {"GOLF_DEVICE": "cuda:2"}, r"GOLF_DEVICE: found 'cuda:2', expected"),
+        (2, {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}, r"GOLF_DEVICE: found 'cuda:3', expected"),
+        (0, {"RANK": "first", "WORLD_SIZE": "2"}, r"RANK: found 'first', expected a whole number, 0 to 65536"),
+        (0, {"RANK": "0", "WORLD_SIZE": "0"}, r"WORLD_SIZE: found '0', expected a whole number, 1 to 65536"),
+        (0, {"RANK": "2", "WORLD_SIZE": "2"}, r"RANK, WORLD_SIZE: found 2, 2, expected the first below"),
+    ],
+)
+def test_bug_a_wrong_environment_was_a_traceback_without_the_variable(
+    gpus: int, environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(GolfError, match=message):
+        place(environment)
 
 
 def worker(rank: int, port: int, folder: str) -> None:
@@ -68,3 +89,21 @@ def test_bug_a3_ranks_of_a_score_wait_for_hours(root: Path, monkeypatch: pytest.
         pass
     assert seen == [timedelta(hours=24), timedelta(minutes=10)]
     assert "patience=HOURS" in (root / "stages/evaluate.py").read_text()
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stage once ended with an AttributeError on macOS."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert usable_cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_cores_are_counted_in_one_place(root: Path) -> None:
+    for path in [*(root / "golf").rglob("*.py"), *(root / "stages").rglob("*.py")]:
+        if path.name != "distributed.py":
+            text = path.read_text(encoding="utf-8")
+            assert "sched_getaffinity" not in text and "cpu_count" not in text, path

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fineweb import other_model
+from corpora import other_model
 from golf.data.tokenizer import Tokenizer, TokenizerError, train_tokenizer
 
 SPACE = "\u2581"

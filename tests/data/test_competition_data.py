@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fineweb import write_bin
+from corpora import write_bin
 from golf.data.competition import CompetitionShards
 from golf.data.documents import Document, Position
 from golf.data.tokenizer import Tokenizer

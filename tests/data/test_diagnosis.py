@@ -10,27 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fineweb import other_model
+from corpora import other_model, tokenize_config
 from golf.base.files import read_json
 from golf.data.documents import CorpusError
-from golf.data.tokenize import TokenizeConfig, summary, tokenize_corpus
+from golf.data.tokenize import summary, tokenize_corpus
 from golf.data.tokenizer import TokenizerError
 
-CONFIG = TokenizeConfig(
-    source="text",
-    path="data",
-    val_path="none",
-    text_key="text",
-    max_bytes=0,
-    tokenizer="train",
-    vocab_size=300,
-    train_bytes=1_000_000,
-    val_fraction=0.2,
-    val_max_bytes=0,
-    holdout_fraction=0.2,
-    holdout_max_bytes=0,
-    split_seed=0,
-)
+CONFIG = tokenize_config()
 
 
 def words(seed: int, count: int = 200) -> str:
@@ -90,7 +76,7 @@ def test_one_big_file_is_said_to_be_one_document(tmp_path, fraction):
     with pytest.raises(
         CorpusError,
         match=r"split is empty: 1 documents for three splits, and a document is never divided; read 1 files with 1 "
-        r"documents .*give one file \(text\) or one line \(jsonl\) per document, or name a separate tokenize\.val_path",
+        r"documents .*cut it into several files \(text\) or lines \(jsonl\)",
     ):
         tokenize_corpus(config, tmp_path)
 
@@ -145,8 +131,6 @@ def test_validation_documents_of_their_own(tmp_path):
     assert manifest["splits"]["val"]["bytes"] == raw
     with pytest.raises(CorpusError, match="elsewhere: not found"):
         tokenize_corpus(replace(CONFIG, val_path="elsewhere"), tmp_path)
-    with pytest.raises(ValueError, match="val_path is scored, wanted none: shards bring"):
-        replace(CONFIG, source="shards", tokenizer="t.model", val_path="scored")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.base.files import FileError, load_numpy, save_numpy
-from golf.data.shards import ShardWriter, load_split, open_split
+from golf.data.shards import ShardWriter, documents_of, load_split, open_split
 
 META = {"vocab_size": 300, "bos_id": 1, "tokenizer_sha256": "ab"}
 
@@ -113,3 +113,39 @@ def test_shards_of_different_tokenizers_do_not_mix(tmp_path):
     save_numpy(tmp_path / "shard_000001.safetensors", tensors, META | {"tokenizer_sha256": "cd"})
     with pytest.raises(FileError, match="tokenizer_sha256 is cd, shard_000000.safetensors has ab"):
         load_split(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": "300"}, "vocab_size is '300', expected int"),
+        ({"bos_id": True}, "bos_id is True, expected int"),
+        ({"tokenizer_sha256": None}, "tokenizer_sha256 is None, expected str"),
+        ({"vocab_size": 1 << 20}, "bos_id is 1 and vocab_size 1048576, expected the first below"),
+        ({"bos_id": 300}, "bos_id is 300 and vocab_size 300, expected the first below"),
+        ({"bos_id": -1}, "bos_id is -1 and vocab_size 300"),
+    ],
+)
+def test_untrue_metadata_of_a_shard_is_named_by_every_reader(tmp_path, change, message):
+    tensors = {
+        "tokens": np.array([1, 5], np.uint16),
+        "doc_starts": np.array([0], np.int64),
+        "doc_bytes": np.array([1], np.int64),
+    }
+    save_numpy(tmp_path / "shard_000000.safetensors", tensors, META | change)
+    for read in (load_split, open_split, lambda folder: list(documents_of(folder))):
+        with pytest.raises(FileError, match=rf"shard_000000\.safetensors: {message}.*stages\.tokenize"):
+            read(tmp_path)
+
+
+def test_documents_of_a_split_are_checked(tmp_path):
+    write(tmp_path, [[5, 6], [7]])
+    assert [document.tolist() for document in documents_of(tmp_path)] == [[1, 5, 6], [1, 7]]
+    tensors = {
+        "tokens": np.array([1, 5, 6], np.uint16),
+        "doc_starts": np.array([0, 7], np.int64),
+        "doc_bytes": np.array([1, 1], np.int64),
+    }
+    save_numpy(tmp_path / "shard_000000.safetensors", tensors, META)
+    with pytest.raises(FileError, match="document starts or byte counts are inconsistent"):
+        list(documents_of(tmp_path))

@@ -10,26 +10,12 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from fineweb import other_model, write_bin, write_documents
+from corpora import other_model, tokenize_config, write_bin, write_documents
 from golf.data.competition import CompetitionShards
 from golf.data.documents import CorpusError, Position
-from golf.data.tokenize import TokenizeConfig, tokenize_corpus
+from golf.data.tokenize import tokenize_corpus
 
-CONFIG = TokenizeConfig(
-    source="shards",
-    path="data",
-    val_path="none",
-    text_key="text",
-    max_bytes=0,
-    tokenizer="t.model",
-    vocab_size=300,
-    train_bytes=1_000_000,
-    val_fraction=0.2,
-    val_max_bytes=0,
-    holdout_fraction=0.2,
-    holdout_max_bytes=0,
-    split_seed=0,
-)
+CONFIG = tokenize_config(source="shards", tokenizer="t.model")
 
 
 def words(seed: int, letters: str = "abcdefghij", length: tuple[int, int] = (2, 7)) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fineweb import write_bin
+from corpora import write_bin
 from golf.data.competition import CompetitionShards, map_shard
 from golf.data.documents import CorpusError, Position
 from golf.data.sources import open_corpus, source_sha256

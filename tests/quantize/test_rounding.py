@@ -164,7 +164,7 @@ def test_without_a_step_they_are_plain_fp16() -> None:
     assert np.array_equal(stored_control("w", weights, step=0.0), weights.astype(np.float16))
 
 
-def test_the_knob_acts_on_control_tensors_alone_and_wrong_values_are_named() -> None:
+def test_the_knob_acts_on_control_tensors_alone() -> None:
     model = shaken(MODEL, 40)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     plain, rounded = (
@@ -178,5 +178,3 @@ def test_the_knob_acts_on_control_tensors_alone_and_wrong_values_are_named() -> 
     for name, array in rounded.plain.items():
         assert np.array_equal(array, stored_control(name, state[name], step=1 / 8))
     assert any(not np.array_equal(array, plain.plain[name]) for name, array in rounded.plain.items())
-    with pytest.raises(ValueError, match="control_step: found 2, expected 0"):
-        dataclasses.replace(CONFIG, control_step=2)

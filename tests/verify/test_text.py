@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from fineweb import other_model
+from corpora import other_model
 from golf.base.files import FileError
 from golf.data.byte_table import ByteTable
-from golf.data.shards import ShardWriter
+from golf.data.shards import ShardWriter, documents_of
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.verify import text
 
@@ -100,7 +100,7 @@ def test_documents_come_back_from_shards(tmp_path: Path, documents: list[np.ndar
         writer.add(document, int(num_bytes))
     writer.close()
     assert writer.num_shards > 1
-    found = list(text.documents_of(tmp_path))
+    found = list(documents_of(tmp_path))
     assert [one.tolist() for one in found] == [one.tolist() for one in documents]
 
 

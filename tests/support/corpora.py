@@ -1,4 +1,4 @@
-"""Shards as the competition writes them, and tokenizers as other people train them."""
+"""Parameters of `tokenize`, shards as the competition writes them, tokenizers as other people train them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+
+from golf.data.tokenize import TokenizeConfig
+
+
+def tokenize_config(**changes: object) -> TokenizeConfig:
+    """A small text corpus below ``data``, no caps."""
+    values: dict[str, object] = {
+        "source": "text",
+        "path": "data",
+        "val_path": "none",
+        "text_key": "text",
+        "max_bytes": 0,
+        "tokenizer": "train",
+        "vocab_size": 300,
+        "train_bytes": 1_000_000,
+        "val_fraction": 0.2,
+        "val_max_bytes": 0,
+        "holdout_fraction": 0.2,
+        "holdout_max_bytes": 0,
+        "split_seed": 0,
+    }
+    return TokenizeConfig(**(values | changes))  # type: ignore[arg-type]
 
 
 def write_bin(path: Path, ids: list[int], *, magic: int = 20240520, version: int = 1, count: int | None = None) -> Path:

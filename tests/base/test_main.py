@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from golf.base.errors import GolfError
+from golf.base.main import environment_number
+
+ROOT = Path(__file__).resolve().parents[2]
+
 PROGRAM = """
 import json, os, sys
 import numpy as np
@@ -25,8 +30,10 @@ main_guard(main, name="stage")
 """
 
 
-def run(body: str, root: Path, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(root)}
+def run(
+    body: str, root: Path, stdout: int | None = subprocess.PIPE, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(root)} | variables
     command = [sys.executable, "-c", PROGRAM.format(body=body)]
     return subprocess.run(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
@@ -101,3 +108,40 @@ def test_a_full_or_closed_output_is_one_line(root: Path, body: str) -> None:
     done = run(body, root, stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "stage: error: standard output: Broken pipe\n")
+
+
+WORKERS = """from concurrent.futures import ProcessPoolExecutor; from golf.data.parallel import ordered_map
+    with ProcessPoolExecutor(2) as pool: print(list(ordered_map(os._exit, [9, 9], pool)))"""
+
+
+def test_bug_a_killed_worker_was_a_traceback(root: Path) -> None:
+    done = run(WORKERS, root)
+    message = "a worker process was killed, as a rule for want of memory; lower GOLF_PROCESSES"
+    assert (done.returncode, done.stderr) == (1, f"stage: error: {message}\n")
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "2,x", "9" * 30])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+def test_a_wrong_number_of_threads_is_named(root: Path, name: str, value: str) -> None:
+    part = value.split(",")[-1]
+    done = run("print('ran')", root, **{name: value})
+    assert done.stdout == "" and done.returncode == 1
+    message = f"environment variable {name}: found {part!r}, expected a whole number, 1 to 65536"
+    assert done.stderr.splitlines()[-1] == f"stage: error: {message}"
+
+
+def test_numbers_of_the_environment() -> None:
+    assert environment_number({}, "N", 3) == 3 and environment_number({"N": ""}, "N", 3) == 3
+    assert environment_number({"N": "0"}, "N", 3, least=0) == 0 and environment_number({"N": "65536"}, "N", 3) == 65536
+    for text in ("0", "65537", "²", " 1", "1_0"):
+        with pytest.raises(GolfError, match="environment variable N: found"):
+            environment_number({"N": text}, "N", 3)
+
+
+@pytest.mark.parametrize("stage", sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py")))
+def test_every_stage_has_the_same_command_line(root: Path, stage: str, tmp_path: Path) -> None:
+    mode = ["roundtrip"] if stage == "evaluate" else []
+    command = [sys.executable, "-m", f"stages.{stage}", *mode, "--root", str(tmp_path), "--params", "gone.yaml"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith(f"{stage}: error: gone.yaml: no such parameter file")
+    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
