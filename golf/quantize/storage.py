@@ -6,12 +6,14 @@ codes; ``NAME/columns`` int8 codes. Other tensors under their own name. ``meta["
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from golf.base import files
+from golf.base.errors import GolfError
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 if TYPE_CHECKING:
@@ -23,6 +25,22 @@ _MADE_BY = "`fit`"
 _COLUMNS = (
     "tensor", "role", "shape", "weights", "relative_error", "output_error", "bits_per_weight", "largest_integer",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Entry:
+    role: str
+    shape: tuple[int, ...]
+    trellis: bool
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the file's metadata says, besides the model's configuration."""
+
+    vocab_size: int
+    tensors: dict[str, _Entry]
+    aliases: dict[str, str]
 
 
 def save_result(folder: Path, result: QuantizeResult) -> None:
@@ -51,18 +69,25 @@ def save_quantized(path: str | Path, model: QuantizedModel) -> None:
 def load_quantized(path: str | Path) -> QuantizedModel:
     """Read what ``save_quantized`` wrote. Raises ``FileError`` for a missing or other file."""
     arrays, meta = files.load_numpy(path, made_by=_MADE_BY)
+    config = meta.pop("model", None)
+    stored = files.checked(_Stored, meta, path=path, made_by=_MADE_BY)
+    if not isinstance(config, dict):
+        raise files.FileError(f"{path}: no `model` in it, not quantized weights; re-run {_MADE_BY}")
     tensors = {}
     try:
-        for name, entry in meta["tensors"].items():
+        for name, entry in stored.tensors.items():
+            values = arrays.pop(name)
             tensors[name] = QuantizedTensor(
                 name=name,
-                role=entry["role"],
-                shape=tuple(entry["shape"]),
-                values=arrays.pop(name).astype(np.int16),
+                role=entry.role,
+                shape=entry.shape,
+                values=values.astype(np.int16) if values.dtype == np.int8 else values,
                 row_scale=arrays.pop(f"{name}/rows"),
                 column_codes=arrays.pop(f"{name}/columns", None),
-                trellis=entry["trellis"],
+                trellis=entry.trellis,
             )
-        return QuantizedModel(meta["model"], meta["vocab_size"], tensors, arrays, meta["aliases"])
     except KeyError as error:
         raise files.FileError(f"{path}: no {error} in it, not quantized weights; re-run {_MADE_BY}") from error
+    except GolfError as error:
+        raise files.FileError(f"{path}: {error}; re-run {_MADE_BY}") from error
+    return QuantizedModel(config, stored.vocab_size, tensors, arrays, stored.aliases)
