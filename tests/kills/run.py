@@ -187,7 +187,7 @@ def plant_old(folder: Path, path: str) -> None:
 
 
 def check_stage(runner: Runner, stage: str, named: list[str], every: int) -> list[str]:
-    """What goes wrong when ``stage`` is killed at every ``every``-th change; its undisturbed outputs stay in the folder."""
+    """What goes wrong when ``stage`` is killed at every ``every``-th change; its undisturbed outputs stay there."""
     before, wrong = runner.folder.parent / "before", list[str]()
     runner.warm(stage)
     for path in named:
