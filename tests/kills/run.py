@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
 import sys
@@ -31,7 +32,7 @@ from golf.cli.params import compose
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = (
-    *("code", "tokenize", "train", "average", "calibrate", "quantize", "compress", "evaluate roundtrip"),
+    *("code", "tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "evaluate roundtrip"),
     *("evaluate sliding", "evaluate streaming", "hedge", "evaluate ttt", "prove", "verify", "report"),
 )
 TINY = [
@@ -135,11 +136,12 @@ class Runner:
         os.environ.update(GOLF_PROCESSES="1", GOLF_DEVICE="cpu", GOLF_THREADS="1")
         os.fsync = lambda handle: None  # a kill loses nothing that the system has taken
         name, *rest = stage.split()
-        sys.argv = [name, *rest, "--params", str(self.folder / "params.json"), "--root", str(self.folder)]
+        sys.argv = [f"{name}.py", *rest, "--params", str(self.folder / "params.json"), "--root", str(self.folder)]
         try:
-            main: Callable[[], int | None] = importlib.import_module(f"stages.{name}").main
             sys.addaudithook(self._hook(kill_before, writer))
-            code = main() or 0
+            runpy.run_module(f"stages.{name}", run_name="__main__")
+        except SystemExit as left:
+            code = int(left.code or 0)
         except BaseException:
             traceback.print_exc()
         with suppress(Exception):
