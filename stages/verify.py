@@ -21,6 +21,7 @@ def run(params: Path, root: Path) -> int:
         decoder=folder / "decoder.zip",
         tokens=root / "artifacts/tokens",
         metrics=metrics,
+        run_decoder=True,  # made by the stage before
     )
 
 

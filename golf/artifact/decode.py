@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.read import unpack
+from golf.base.errors import GolfError
+from golf.base.params import quoted
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.tensors import QuantizedModel
@@ -38,7 +40,8 @@ def load_artifact(path: str | Path) -> Decoded:
     """Read and decode the artifact at ``path``; ``ArtifactError`` when it is missing, damaged or of another model."""
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError("missing", f"{path}: not found; it is made by `compress`")
+        state = "is a folder, expected an artifact" if path.is_dir() else "not found"
+        raise ArtifactError("missing", f"{path}: {state}; it is made by `compress`")
     return decode_artifact(path.read_bytes(), where=str(path))
 
 
@@ -47,16 +50,16 @@ def decode_artifact(data: bytes, *, where: str = "artifact") -> Decoded:
     unpacked = unpack(data, where=where)
     stored = unpacked.model
     names = len(stored.tensors) + len(stored.plain) + len(stored.aliases)
-    for key in ("blocks", "layers"):  # a lie here would build modules for ever before shapes could be compared
+    for key in ("blocks", "layers", "value_tables"):  # a lie would build modules for ever before shapes are compared
         if isinstance(stored.config.get(key), int) and stored.config[key] > names:
-            message = f"model.{key} is {stored.config[key]}, more than the {names} names stored"
+            message = f"model.{key} is {quoted(stored.config[key])}, more than the {names} names stored"
             raise ArtifactError("index", f"{where}: {message}")
     try:
         config = config_from_dict(stored.config, where="model")
         # no memory and no random numbers: every weight comes from the file
         with torch.device("meta"), _ShapesAlone():
             model = build_model(config, stored.vocab_size)
-    except ValueError as error:
+    except (GolfError, ArithmeticError, RuntimeError, TypeError) as error:  # torch's words for impossible sizes
         raise ArtifactError("index", f"{where}: {error}") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = _shapes(stored)

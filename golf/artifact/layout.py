@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from golf.artifact.bytes import ArtifactError
+from golf.base.params import quoted
 from golf.quantize.tensors import QuantizedModel
 
 __all__ = ["MAGIC", "VERSION", "Record", "Unpacked", "config_bytes", "validate"]
@@ -21,7 +22,8 @@ PREFIX = struct.Struct("<4sHHQQQ32s")  # magic, version, zero, file bytes, weigh
 HASH_AT = PREFIX.size - 32
 PLAIN = (np.dtype("<f2"), np.dtype("<f4"))  # grids 0 and 1
 MAX_NAME, MAX_CONFIG, MAX_TENSORS, MAX_RANK, MAX_VOCAB = 255, 1 << 16, 1 << 14, 8, 1 << 16
-MAX_INDEX, MAX_TOKENIZER, MAX_TABLES = 1 << 23, 1 << 24, 1 << 16
+MAX_INDEX, MAX_TOKENIZER, MAX_TABLES = 1 << 23, 1 << 22, 1 << 16
+FREE_WEIGHTS, WEIGHTS_PER_BYTE = 1 << 20, 64  # declared by a file at most: less than 1/8 bit a weight is a lie
 BLOCKS = ("low", "high", "codes", "side")
 CODES_HEAD = 2  # bytes before each vector of scale codes: reference and level
 
@@ -95,14 +97,14 @@ def validate(model: QuantizedModel, tokenizer: bytes) -> None:
         found = f"{len(names)} names, {len(set(names))} different, {len(tokenizer)} bytes of tokenizer"
         raise ArtifactError("index", f"{found}; wanted at most {MAX_TENSORS} distinct names and a tokenizer")
     for name in names:
-        if not 1 <= len(name.encode()) <= MAX_NAME:
-            raise ArtifactError("index", f"tensor name of {len(name.encode())} bytes, wanted 1 to {MAX_NAME}")
+        if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
+            raise ArtifactError("index", f"tensor name {quoted(name)}, wanted 1 to {MAX_NAME} printable bytes")
     for alias, name in model.aliases.items():
         if name not in model.tensors and name not in model.plain:
             raise ArtifactError("index", f"{alias} is tied to {name}, which is not stored")
     for name, tensor in model.tensors.items():
-        if tensor.name != name or len(tensor.shape) > MAX_RANK:
-            raise ArtifactError("tensor", f"{name}: named {tensor.name} inside, rank {len(tensor.shape)}")
+        if tensor.name != name or len(tensor.shape) > MAX_RANK or not tensor.values.size:
+            raise ArtifactError("tensor", f"{name}: named {tensor.name} inside, shape {tensor.shape}")
     for name, array in model.plain.items():
         if array.dtype not in PLAIN or array.ndim > MAX_RANK:
             raise ArtifactError("tensor", f"{name}: {array.dtype} of rank {array.ndim}, wanted float16 or float32")

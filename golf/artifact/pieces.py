@@ -13,6 +13,7 @@ from golf.artifact.bytes import ArtifactError, Reader, varint
 
 __all__ = ["join_pieces", "split_pieces"]
 
+MAX_PIECES = 1 << 16  # ids are uint16
 _MOST = 1 << 28
 _PIECE, _TEXT, _SCORE, _TYPE = 0x0A, 0x0A, 0x15, 0x18
 _WHOLE, _SPLIT = b"\0", b"\1"
@@ -62,7 +63,7 @@ def join_pieces(split: bytes) -> bytes:
         return reader.take(reader.left, "tokenizer")
     if form != _SPLIT:
         raise ArtifactError("index", f"tokenizer: form {form[0]} is unknown, wanted 0 (whole) or 1 (split)")
-    count = reader.varint("number of pieces", most=reader.left)
+    count = reader.varint("number of pieces", most=min(reader.left, MAX_PIECES))
     lengths = [reader.varint("text length", most=reader.left) for _ in range(count)]
     texts = [reader.take(length, "text") for length in lengths]
     types = reader.take(count, "types")

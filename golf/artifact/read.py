@@ -13,6 +13,7 @@ from golf.artifact.bytes import ArtifactError, Reader, unpack_block
 from golf.artifact.coders import DECODERS, SideInfo
 from golf.artifact.layout import (
     BLOCKS,
+    FREE_WEIGHTS,
     HASH_AT,
     MAGIC,
     MAX_CONFIG,
@@ -26,12 +27,15 @@ from golf.artifact.layout import (
     PLAIN,
     PREFIX,
     VERSION,
+    WEIGHTS_PER_BYTE,
     Record,
     Unpacked,
+    config_bytes,
     validate,
 )
 from golf.artifact.pieces import join_pieces
 from golf.artifact.scale_codes import CodeReader
+from golf.base.params import quoted
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
 __all__ = ["read_index", "unpack"]
@@ -110,7 +114,7 @@ def _check_prefix(data: bytes) -> tuple[int, int]:
     hashed.update(body[PREFIX.size :])
     if hashed.digest() != digest:
         raise ArtifactError("checksum", f"SHA-256 is {hashed.hexdigest()[:16]}…, its prefix says {digest.hex()[:16]}…")
-    most = 64 * len(data) + (1 << 24)  # less than 1/8 bit a weight on average is a lie, whatever the coder
+    most = WEIGHTS_PER_BYTE * len(data) + FREE_WEIGHTS
     if num_weights > most:
         raise ArtifactError("length", f"declares {num_weights} weights in {len(data)} bytes, at most {most} allowed")
     return num_weights, payload_bytes
@@ -118,10 +122,12 @@ def _check_prefix(data: bytes) -> tuple[int, int]:
 
 def _read_index(reader: Reader, num_weights: int) -> tuple[dict[str, Any], int, tuple[Record, ...], dict[str, str]]:
     vocab_size = reader.varint("vocabulary size", most=MAX_VOCAB)
+    text = reader.take(reader.varint("config length", most=MAX_CONFIG), "config")
     try:
-        config = json.loads(reader.take(reader.varint("config length", most=MAX_CONFIG), "config"))
+        config = json.loads(text)
+        config_bytes(config)  # no NaN, no infinity, nothing nested without end
     except (ValueError, RecursionError) as error:
-        raise error if isinstance(error, ArtifactError) else ArtifactError("index", f"config: {error}") from error
+        raise ArtifactError("index", f"config {quoted(text)}: {quoted(str(error))[1:-1]}") from error
     count = reader.varint("number of tensors", most=MAX_TENSORS)
     records, left = [], num_weights
     for _ in range(count):
@@ -144,9 +150,12 @@ def _read_index(reader: Reader, num_weights: int) -> tuple[dict[str, Any], int, 
 def _read_name(reader: Reader) -> str:
     raw = reader.take(reader.varint("name length", most=MAX_NAME), "name")
     try:
-        return raw.decode()
+        name = raw.decode()
     except UnicodeDecodeError as error:
         raise ArtifactError("index", f"tensor name {raw!r} is not UTF-8") from error
+    if not name.isprintable():  # it stands in messages and tables
+        raise ArtifactError("index", f"tensor name {quoted(name)} has characters that cannot be printed")
+    return name
 
 
 def _read_record(reader: Reader, most: int) -> Record:
@@ -157,7 +166,7 @@ def _read_record(reader: Reader, most: int) -> Record:
         raise ArtifactError("index", f"{name}: role {role}, grid {grid}, coder {coder}; this decoder knows {known}")
     rank = reader.varint(f"{name} rank", most=MAX_RANK)
     shape = tuple(reader.varint(f"{name} dimension", most=max(most, 0)) for _ in range(rank))
-    if math.prod(shape) > most or (grid >= 2 and rank < 2):
+    if math.prod(shape) > most or (grid >= 2 and (rank < 2 or 0 in shape)):  # rows without weights have steps
         raise ArtifactError("index", f"{name}: shape {shape} in grid {grid}, {most} weights are left")
     if grid < 2:
         return Record(name, ROLES[role], grid, shape)

@@ -20,6 +20,7 @@ from golf.artifact.read import unpack
 from golf.artifact.ship import side_bytes, size_rows
 from golf.base.errors import GolfError
 from golf.base.files import FileError, atomic_file
+from golf.base.params import quoted
 from golf.quantize.tensors import ROLES
 
 __all__ = ["Contents", "add_arguments", "compare", "describe", "load", "run"]
@@ -96,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
 def load(path: Path, *, errors: Path | None = None, decoder: Path | None = None) -> Contents:
     """Decode the artifact at ``path`` and take it apart; files named must exist, their defaults need not."""
     if not path.is_file():
-        raise ArtifactError("missing", f"{path}: not found; it is made by `compress`")
+        state = "is a folder, expected an artifact" if path.is_dir() else "not found"
+        raise ArtifactError("missing", f"{path}: {state}; it is made by `compress`")
     unpacked = unpack(path.read_bytes(), where=str(path))
     parts = {name: unpacked.sections[name] for name in _PARTS if name in unpacked.sections}
     code = _given(decoder, path.parent / "decoder.zip", made_by="`compress`")
@@ -132,9 +134,10 @@ def _damage(path: Path) -> tuple[str, dict[str, float]]:
 def describe(contents: Contents) -> str:
     """All tables of one artifact."""
     unpacked, model = contents.unpacked, contents.unpacked.model
+    family = quoted(model.config["family"])[1:-1]
     head = (
         f"{contents.path}: {unpacked.num_bytes:,} bytes, {model.num_weights():,} weights, "
-        f"{8 * unpacked.num_bytes / max(1, model.num_weights()):.3f} bits per weight, family {model.config['family']}"
+        f"{8 * unpacked.num_bytes / max(1, model.num_weights()):.3f} bits per weight, family {family}"
     )
     side = side_bytes(unpacked.sections)
     note = f"side information (all but integers, tokenizer and code): {side:,} bytes, {side / unpacked.num_bytes:.2%}"

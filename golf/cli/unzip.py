@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decode the file; ``ValueError`` for damage, or when artifact, threads or machine do not fit."""
+    """Decode the file; ``GolfError`` for damage, or when artifact, threads or machine do not fit."""
     if args.output is None and args.file.suffix != ".golfz":
         raise FileError(f"{args.file}: does not end in .golfz, so the text has no obvious name; give -o")
     target = args.output or args.file.with_suffix("")

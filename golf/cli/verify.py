@@ -16,10 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", type=Path, help="its shipped decoder (default: decoder.zip beside it)")
     parser.add_argument("--tokens", type=Path, default=Path("artifacts/tokens"), help="folder of the token splits")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters of scorers and checks")
+    parser.add_argument("--run-decoder", action="store_true", help="run the decoder also when it is not the one that "
+                        "this golf ships: it is Python code, sealed off but not in a jail")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the measured values to this file too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a check; exit 1 when one is FAIL."""
     decoder = args.decoder or args.artifact.with_name("decoder.zip")
-    return verify_files(args.params, artifact=args.artifact, decoder=decoder, tokens=args.tokens, metrics=args.json)
+    return verify_files(
+        args.params,
+        artifact=args.artifact,
+        decoder=decoder,
+        tokens=args.tokens,
+        metrics=args.json,
+        run_decoder=args.run_decoder,
+    )

@@ -28,11 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
     parser.add_argument("--block-bytes", type=int, default=2 << 20, help="text coded at a time: what an interruption "
                         "loses, and one more cold start each (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace an existing output file")
+    parser.add_argument("--check", action="store_true", help="decode the coded file before it gets its name: twice the "
+                        "time, and proof that it comes back")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace an existing output file, and files that have the "
+                        "names of an interrupted run's (.part, .progress) and are none")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Code the file and print what it took; ``ValueError`` for anything that does not fit."""
+    """Code the file and print what it took; ``GolfError`` for anything that does not fit."""
     target = args.output or args.file.with_name(args.file.name + ".golfz")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
@@ -43,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     config = CodecConfig(
         args.streams, args.window, args.threads, args.arithmetic, args.mixture == "on", args.block_bytes
     )
-    report = zip_file(args.file, target, load_artifact(args.artifact), config)
+    report = zip_file(args.file, target, load_artifact(args.artifact), config, force=args.force, check=args.check)
     print(f"{target}: {report.text_bytes:,} bytes -> {report.file_bytes:,} bytes, {report.tokens:,} tokens in "
-          f"{report.seconds:.1f} s")  # fmt: skip
+          f"{report.seconds:.1f} s{', decoded and compared' if args.check else ''}")  # fmt: skip
     if report.resumed_bytes:
         print(f"went on behind {report.resumed_bytes:,} bytes that an interrupted run had coded")
     if report.text_bytes:

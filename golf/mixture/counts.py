@@ -192,9 +192,7 @@ def _walk_orders(tokens, docs, lengths, vocab, near, matched, start, n, c, u, la
                 if group[i] == group[i - 1]:
                     matched[position[i]] += 1
         else:
-            _walk_group(
-                tokens, docs, near, position, group, size, k, seen, stamp, start, n, c, u, last, last_count, r
-            )
+            _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start, n, c, u, last, last_count, r)
 
 
 @kernel

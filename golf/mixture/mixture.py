@@ -142,9 +142,7 @@ def mixture_row(  # type: ignore[no-untyped-def]
         probs = np.zeros(len(ids))
         for j in range(len(ids)):
             probs[j] = row[ids[j]] if ids[j] >= 0 else 0.0
-        cascade_row(
-            parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, row[argmax], cascade
-        )
+        cascade_row(parts.cascade, h, entropy, n, u, last, last_count, r, ids, probs, argmax, row[argmax], cascade)
     chain = cascade.copy()
     if parts.use_chain:
         chain_row(parts.chain, h, n, u, r, bounds, successor, count, chain)
@@ -167,8 +165,24 @@ def _mix_range(  # type: ignore[no-untyped-def]
         if scored[t]:
             s, e = start[t], start[t] + matched[t]
             out[0, t], out[1, t], out[2, t] = score_token(
-                parts, entropy[t], n[s:e], c[s:e], u[s:e], last[s:e], last_count[s:e], r[s:e], ids[t], probs[t],
-                argmax[t], argmax_prob[t], np.int64(tokens[t]), neural[t], doc_n[t], doc_c[t], doc_u[t], doc_r[t],
+                parts,
+                entropy[t],
+                n[s:e],
+                c[s:e],
+                u[s:e],
+                last[s:e],
+                last_count[s:e],
+                r[s:e],
+                ids[t],
+                probs[t],
+                argmax[t],
+                argmax_prob[t],
+                np.int64(tokens[t]),
+                neural[t],
+                doc_n[t],
+                doc_c[t],
+                doc_u[t],
+                doc_r[t],
             )
 
 
@@ -251,14 +265,20 @@ def _check(
         raise GolfError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
     orders = config.layers.document_orders
     if documents.orders != orders or len(documents.n) != len(tokens):
-        raise GolfError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, wanted {orders} of "
-                         f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`")
+        raise GolfError(
+            f"document counts: are {documents.orders} of {len(documents.n)} tokens, wanted {orders} of "
+            f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`"
+        )
     if not len(tokens) == len(table.matched) == len(record.nll):
-        raise GolfError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
-                         "neural record; wanted three equal numbers")
+        raise GolfError(
+            f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
+            "neural record; wanted three equal numbers"
+        )
     if record.candidate_log_prob.shape != ids.shape:
-        raise GolfError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
-                         f"wanted {ids.shape} (candidates)")
+        raise GolfError(
+            f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
+            f"wanted {ids.shape} (candidates)"
+        )
     positions = record.sample_positions
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():

@@ -6,7 +6,7 @@ Shapes: N tokens, J context candidates, S sampled positions, V vocabulary. Row t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -62,17 +62,42 @@ class NeuralRecord:
             if getattr(self, name).shape != (num,):
                 raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
         if self.candidate_log_prob.ndim != 2 or len(self.candidate_log_prob) != num:
-            raise GolfError(f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
-                             f"wanted ({num}, candidates)")
+            raise GolfError(
+                f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
+                f"wanted ({num}, candidates)"
+            )
         if self.scored.dtype != np.bool_:
             raise GolfError(f"neural record: scored is {self.scored.dtype}, wanted bool")
+        for name, kind in (("argmax", "i"), ("sample_positions", "i"), ("nll", "f"), ("entropy", "f")):
+            array = getattr(self, name)
+            if array.dtype.kind != kind or array.ndim != 1:
+                expected = "whole numbers" if kind == "i" else "floats"
+                raise GolfError(f"neural record: {name} is {array.dtype} {array.shape}, expected {expected} (n,)")
         bad = self.scored & ~(np.isfinite(self.nll) & np.isfinite(self.entropy) & np.isfinite(self.argmax_log_prob))
         if bad.any():
-            raise GolfError(f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
-                             f"nll {self.nll[bad.argmax()]}")
+            raise GolfError(
+                f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
+                f"nll {self.nll[bad.argmax()]}"
+            )
         if len(self.sample_positions) != len(self.sample_log_probs):
-            raise GolfError(f"neural record: {len(self.sample_positions)} sample positions for "
-                             f"{len(self.sample_log_probs)} rows")
+            raise GolfError(
+                f"neural record: {len(self.sample_positions)} sample positions for {len(self.sample_log_probs)} rows"
+            )
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises ``GolfError`` unless every id and row is of ``vocab_size`` entries: the kernels index by them."""
+        outside = self.scored & ((self.argmax < 0) | (self.argmax >= vocab_size))
+        if outside.any():
+            at = int(outside.argmax())
+            raise GolfError(
+                f"neural record: argmax of position {at} is {int(self.argmax[at])}, expected 0 to {vocab_size - 1}; "
+                "re-run `evaluate streaming`"
+            )
+        if (self.sample_positions < 1).any():
+            raise GolfError("neural record: a sampled position is below 1; nothing predicts the first token")
+        rows = self.sample_log_probs.shape
+        if len(rows) != 2 or (rows[0] and rows[1] != vocab_size):
+            raise GolfError(f"neural record: sampled rows have shape {rows}, expected {vocab_size} entries each")
 
     @property
     def num_bytes(self) -> int:
@@ -107,9 +132,22 @@ class StreamRecord:
     def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
         """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
 
-        def part(name: str) -> NeuralRecord:
-            start = f"{name}."
-            return NeuralRecord(**{key[len(start) :]: array for key, array in flat.items() if key.startswith(start)})
+        names = [field.name for field in fields(NeuralRecord)]
 
-        biased = part("biased") if "biased.nll" in flat else None
-        return cls(plain=part("plain"), biased=biased, tempered=flat["tempered"])
+        def part(name: str) -> NeuralRecord:
+            missing = [field for field in names if f"{name}.{field}" not in flat]
+            if missing:
+                raise GolfError(f"streaming record: found no {name}.{missing[0]}; re-run `evaluate streaming`")
+            return NeuralRecord(**{field: flat[f"{name}.{field}"] for field in names})
+
+        plain = part("plain")
+        biased = part("biased") if any(key.startswith("biased.") for key in flat) else None
+        tempered = flat.get("tempered", np.zeros(0))
+        sizes = {len(plain.nll)} | ({len(biased.nll)} if biased is not None else set())
+        fits = tempered.ndim == 2 and tempered.dtype.kind == "f" and {tempered.shape[1] + 1} == sizes
+        if not fits or not np.isfinite(tempered).all():
+            raise GolfError(
+                f"streaming record: {sorted(sizes)} positions and tempered nats of shape {tempered.shape}, expected "
+                "finite numbers, one for each position but the first; re-run `evaluate streaming`"
+            )
+        return cls(plain, biased, tempered)

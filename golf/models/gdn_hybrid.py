@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
-from golf.base.params import Ge, Gt, Le, Natural, Positive, Size
+from golf.base.params import Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
 from golf.models.gated_delta_fla import delta_rule
@@ -31,6 +31,9 @@ from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
 
 __all__ = ["GdnHybrid", "GdnHybridConfig", "LayerPlan", "parse_layout"]
+
+
+MAX_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
     for place, part in enumerate(parts):
         if part == "shared":
             continue
-        match = re.fullmatch(r"(gdn|swa)(\d*)", part)
+        match = re.fullmatch(r"(gdn|swa)(\d{0,3})", part)
         count = int(match.group(2) or 1) if match else 0
-        if match is None or count < 1:
-            raise GolfError(f"layout: found `{part}` in `{layout}`, wanted gdnN, swaN or shared joined by `_`")
+        if match is None or not 1 <= count <= MAX_LAYERS - len(plans):
+            raise GolfError(
+                f"layout: found {quoted(part)} in {quoted(layout)}, wanted gdnN, swaN or shared joined by `_`, "
+                f"{MAX_LAYERS} blocks at most"
+            )
         shared = parts[place + 1 : place + 2] == ["shared"]
         for _ in range(count):
             plans.append(_next(plans, match.group(1), shared, kv_share_stride))
@@ -80,7 +86,7 @@ def _check_shared(layout: str, parts: list[str]) -> None:
     for place, part in enumerate(parts):
         earlier = [p for p in parts[: max(0, place - 1)] if p.startswith("swa")]
         if part == "shared" and not (place > 0 and parts[place - 1].startswith("swa") and earlier):
-            raise GolfError(f"layout: found `shared` in `{layout}` at part {place}, wanted it after a second swa")
+            raise GolfError(f"layout: found `shared` in {quoted(layout)} at part {place}, wanted it after a second swa")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
     """
     family = data.get("family") if isinstance(data, dict) else None
     if not isinstance(family, str) or family not in FAMILIES:
-        raise params.ParamsError(f"{where}.family: found {family!r}, wanted one of {', '.join(sorted(FAMILIES))}")
+        known = ", ".join(sorted(FAMILIES))
+        raise params.ParamsError(f"{where}.family: found {params.quoted(family)}, wanted one of {known}")
     config: ModelConfig = params.from_dict(_load(family, 1), data, where=where)
     return config
 

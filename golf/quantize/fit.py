@@ -204,9 +204,7 @@ def _measured(quantizer: Quantizer, groups: list[Group], model: QuantizedModel, 
     return found
 
 
-def _search(
-    quantizer: Quantizer, groups: list[Group], *, size: Size, target: int, start: float, say: Say
-) -> Fit:
+def _search(quantizer: Quantizer, groups: list[Group], *, size: Size, target: int, start: float, say: Say) -> Fit:
     best_below: dict[int, QuantizeResult] = {}  # by total bytes: the largest that fits, and no other
     count = 0
     say("fit: | probe | step scale | total bytes | of target | output error | bits/weight | seconds |")

@@ -65,11 +65,22 @@ def score_mixture(
 ) -> MixtureScore:
     """Mix the recorded scores; raises ``ScoringError`` when the record is not of this text or lacks the bias."""
     if len(record.nats) != text.num_targets:
-        raise ScoringError(f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run "
-                           "`dvc repro`")
+        raise ScoringError(
+            f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run `dvc repro`"
+        )
     if config.bias and record.biased is None:
-        raise ScoringError("evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
-                           "wanted it true there too")
+        raise ScoringError(
+            "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
+            "wanted it true there too"
+        )
+    for part in (record.plain, record.biased):
+        if part is not None:
+            part.check_ids(text.vocab_size)
+    if len(record.tempered) != len(streaming.temperatures):
+        raise ScoringError(
+            f"the streaming record has nats under {len(record.tempered)} temperatures, its parameters name "
+            f"{len(streaming.temperatures)}; re-run `evaluate streaming`"
+        )
     begin = time.perf_counter()
     mixture = MixtureConfig(streaming, config)
     tokens = text.tokens.astype(np.int32)

@@ -45,9 +45,7 @@ class StreamingConfig(PassConfig, RecordConfig):
         RecordConfig.__post_init__(self)
 
 
-def record_stream(
-    model: Any, text: ValidationText, config: StreamingConfig, *, ranks: Ranks = ALONE
-) -> StreamRecord:
+def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, ranks: Ranks = ALONE) -> StreamRecord:
     """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken.
 
     With several ``ranks`` rank 0 calls this while the others are in ``serve_stream``.

@@ -21,7 +21,7 @@ from golf.textcodec.layout import CodecError
 from golf.textcodec.predictor import new_predictor
 from golf.textcodec.range_coder import DEFAULT_BITS, RangeDecoder, RangeEncoder, RangeError, frequencies
 
-__all__ = ["BlockCodec", "CodedBlock", "block_streams"]
+__all__ = ["BlockCodec", "CodedBlock", "block_streams", "check_tokens"]
 
 TOKENS_PER_STREAM = 512  # fewer would start cold too often
 # Keys of attention that a block may ask for, all streams together: its decoder allocates them on the file's word.
@@ -83,6 +83,15 @@ def block_streams(num_tokens: int, streams: int) -> int:
     return max(1, min(streams, num_tokens // TOKENS_PER_STREAM))
 
 
+def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raises ``CodecError`` for a token (N,) outside the vocabulary: kernels and tables are indexed by tokens."""
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise CodecError(
+            f"tokens {tokens.min()} to {tokens.max()}, expected 0 to {vocab_size - 1}: they are of another tokenizer; "
+            "re-run `dvc repro`"
+        )
+
+
 @dataclass(frozen=True)
 class BlockCodec:
     """``make_stepper(streams, window, inputs)`` from ``open_stepper``; ``streams`` at most, ``window`` keys, BOS id
@@ -102,11 +111,7 @@ class BlockCodec:
         Raises ``CodecError`` for a token outside the vocabulary, and for text so repetitive that its code would not
         carry the memory of its own decoder.
         """
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
-            raise CodecError(
-                f"tokens {tokens.min()} to {tokens.max()}, expected 0 to {self.vocab_size - 1}: they are of another "
-                "tokenizer; re-run `dvc repro`"
-            )
+        check_tokens(tokens, self.vocab_size)
         coder = _Encoding(tokens)
         _, bits = self._run(coder, len(tokens), advance)
         code = coder.range.finish()

@@ -22,7 +22,7 @@ from golf.base.files import atomic_file, require
 from golf.base.progress import bar
 from golf.data.tokenizer import Tokenizer
 from golf.mixture.config import MixtureConfig
-from golf.textcodec.blocks import BlockCodec
+from golf.textcodec.blocks import BlockCodec, check_tokens
 from golf.textcodec.layout import BLOCK, Arithmetic, BlockHead, CodecError, Header, header_size, read_heads
 from golf.textcodec.predictor import mixture_hash
 from golf.textcodec.range_coder import RangeError
@@ -91,7 +91,7 @@ def zip_file(
     missing and ``CodecError`` for text that is no UTF-8, a tokenizer that changes text, or a target that another
     process is writing; ``target`` appears whole or not at all.
     """
-    source, target = _text_file(Path(source)), Path(target)
+    source, target = _text_file(Path(source)), Path(os.path.realpath(target))  # a link's file, not the link
     tokenizer, begin = _lossless(decoded), time.perf_counter()
     mixture, machine = _mixture(config), _machine(config.arithmetic, config.mixture)
     settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
@@ -127,6 +127,7 @@ def _write_blocks(
     with _codec(decoded, config, mixture) as codec, bar(what="zip", total=total_bytes, unit="B") as progress:
         progress.update(part.tally.text_bytes)
         for tokens in blocks:
+            check_tokens(tokens, decoded.vocab_size)
             text = tokenizer.decode(tokens)
             coded = codec.encode(tokens, advance=_steps(progress, len(text), len(tokens)))
             part.append(BLOCK.pack(len(tokens), len(text), len(coded.code)) + coded.code, text, len(tokens), coded)
@@ -190,7 +191,7 @@ def _decode(source: Path, target: Path | None, decoded: Decoded, threads: int | 
         config = CodecConfig(header.streams, header.window, threads or header.threads or 1, header.arithmetic,
                              header.mixes)  # fmt: skip
         digest, stated_bits = hashlib.sha256(), 0.0
-        with contextlib.nullcontext() if target is None else atomic_file(target) as temporary:
+        with contextlib.nullcontext() if target is None else atomic_file(target, source=source) as temporary:
             with open(temporary or os.devnull, "wb") as file:
                 for text, bits in _decoded_blocks(coded, heads, decoded, config, mixture, str(source)):
                     file.write(text)

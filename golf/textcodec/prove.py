@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import numpy as np
 
 from golf.artifact.decode import Decoded
+from golf.base.files import scratch_directory
 from golf.base.params import Ge, Le, Size
 from golf.data.shards import Split
 from golf.data.tokenizer import Tokenizer
+from golf.textcodec.blocks import check_tokens
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
 from golf.textcodec.layout import Arithmetic, CodecError
 
@@ -50,14 +52,12 @@ def prove(split: Split, target: Path, decoded: Decoded, config: ProveConfig, *, 
             f"{decoded.tokenizer_sha256[:16]} (SHA-256): re-run `dvc repro`"
         )
     tokens = sample_tokens(split, config.max_tokens)
+    check_tokens(tokens, decoded.vocab_size)
     text = Tokenizer(decoded.tokenizer_model).decode(tokens)
     coded = zip_tokens([tokens], target, decoded, config.codec(threads), total_bytes=len(text))
-    restored = target.with_suffix(".decoded")
-    try:
-        back = unzip_file(target, restored, decoded, threads=threads)
-        found = restored.read_bytes()
-    finally:
-        restored.unlink(missing_ok=True)
+    with scratch_directory("golf-prove") as folder:
+        back = unzip_file(target, folder / "text", decoded, threads=threads)
+        found = (folder / "text").read_bytes()
     if found != text:
         raise CodecError(
             f"decoded {len(found)} bytes with SHA-256 {hashlib.sha256(found).hexdigest()}, the sample has {len(text)} "

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from golf.artifact.decode import Decoded, load_artifact
-from golf.artifact.ship import CompressConfig
+from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.base.errors import GolfError
-from golf.base.files import read_json, write_json
+from golf.base.files import read_json, require, write_json
 from golf.base.params import Count, Seed, load_section
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ __all__ = [
 
 CHUNK_LIMIT = 1e-3  # nats; a pass of another length takes other matrix kernels, which round otherwise
 SAMPLE_DOCUMENTS = 4
+SOURCES = Path(__file__).resolve().parents[2]
 REPEATS = 3  # times that a passage stands in the prefix before it begins once more
 
 
@@ -74,23 +75,27 @@ class VerifyConfig:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files of one artifact and the parameters of the modes by name. ``tokens`` is the folder of ``tokenize``."""
+    """Files of one artifact and the parameters of the modes by name. ``tokens`` is the folder of ``tokenize``.
+    ``run_decoder``: run the code in ``decoder`` even when it is not what this golf ships with such an artifact."""
 
     artifact: Path
     decoder: Path
     tokens: Path
     limit_bytes: int
     modes: Mapping[str, Any]
+    run_decoder: bool = False
 
 
-def verify_files(params: Path, *, artifact: Path, decoder: Path, tokens: Path, metrics: Path | None) -> int:
+def verify_files(
+    params: Path, *, artifact: Path, decoder: Path, tokens: Path, metrics: Path | None, run_decoder: bool
+) -> int:
     """Check with the section `verify` of ``params`` and those of the modes it names; 1 when a check failed, else 0.
 
     Prints one line a check and writes the measured values to ``metrics`` before it says so.
     """
     config = load_section(params, "verify", VerifyConfig)
     limit_bytes = load_section(params, "compress", CompressConfig).limit_bytes
-    inputs = Inputs(artifact, decoder, tokens, limit_bytes, load_modes(params, config.modes))
+    inputs = Inputs(artifact, decoder, tokens, limit_bytes, load_modes(params, config.modes), run_decoder)
     begin = time.perf_counter()
     results = verify(inputs, config, each=lambda result: print(format_result(result), flush=True))
     seconds = time.perf_counter() - begin
@@ -160,6 +165,10 @@ def _alone(inputs: Inputs, decoded: Decoded, val: ValidationText, config: Verify
     """The round trip over the first tokens of the split, as the stage scores them (fp32), here and sealed off."""
     import torch
 
+    require(inputs.decoder, made_by="`python -m stages.compress`")
+    if not inputs.run_decoder and inputs.decoder.read_bytes() != pack_decoder(SOURCES):
+        note = f"{inputs.decoder.name} is not what this golf ships, so its code was not run; --run-decoder runs it"
+        return CheckResult("files", "self_contained", None, 0.0, None, "nats", note)
     section = inputs.modes.get("roundtrip")
     window = int(section.window) if section else int(next(iter(inputs.modes.values())).window)
     roundtrip = RoundtripConfig(window, int(section.batch) if section else 8, "fp32")

@@ -1,8 +1,9 @@
 """Score an artifact with nothing but its shipped decoder: this file is copied beside them and run on its own.
 
 It reads a JSON request on stdin and answers on stdout. The round trip is written a second time here, from the
-definition: whole windows that do not overlap, nats of a float64 softmax. An audit hook refuses every socket and every
-file outside the folder and Python's own (torch opens its libraries below Python, where no hook sees them).
+definition: whole windows that do not overlap, nats of a float64 softmax. An audit hook refuses sockets, processes,
+files outside the folder and Python's own, and changes outside the folder (torch opens its libraries where no hook sees
+it).
 Shapes: B windows, W tokens in each, V vocabulary.
 """
 
@@ -10,38 +11,79 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["allowed_roots", "main", "seal", "score_windows"]
+__all__ = ["allowed_roots", "lures", "main", "seal", "score_windows"]
 
 WINDOWS_PER_PASS = 8
 MIN_ROWS = 64  # fewer rows take another matrix kernel with other rounding
+_FORBIDDEN = (
+    *("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn"),
+    *("os.startfile", "os.kill", "pty.", "ftplib.", "http.", "smtplib.", "urllib.", "webbrowser.", "winreg."),
+)
+_READING = frozenset({"os.listdir", "os.scandir", "os.walk", "os.fwalk", "os.getxattr", "os.listxattr", "os.putenv",
+                      "os.unsetenv", "os.add_dll_directory", "os.chdir", "os.fchdir", "os.getlogin"})  # fmt: skip
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def allowed_roots(folder: Path) -> tuple[str, ...]:
-    """Folders whose files may be opened: ours, Python's and the system's."""
+    """Folders whose files may be opened for reading: ours, Python's and the system's."""
     python = (sys.prefix, sys.base_prefix, sys.exec_prefix)
     return tuple({str(folder), *python, "/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev"})
 
 
 def seal(folder: Path) -> None:
-    """From now on sockets and files outside ``allowed_roots`` raise ``PermissionError``; there is no way back."""
+    """From now on sockets, other processes, files outside ``allowed_roots`` and changes of files outside ``folder``
+    raise ``PermissionError``; there is no way back.
+
+    It shows that nothing else is needed. It is no jail: code that means harm gets around an audit hook.
+    """
     roots = tuple(Path(root).resolve() for root in allowed_roots(folder))
 
+    def below(name: Any, folders: tuple[Path, ...]) -> bool:
+        path = Path(os.fsdecode(name)).resolve()
+        return any(path == root or root in path.parents for root in folders)
+
     def refuse(event: str, args: tuple[Any, ...]) -> None:
-        if event.startswith("socket."):
-            raise PermissionError(f"network is sealed off: {event}")
+        if event.startswith(_FORBIDDEN):
+            raise PermissionError(f"sealed off: {event}")
         if event == "open" and isinstance(args[0], str | bytes):
-            name = args[0].decode(errors="replace") if isinstance(args[0], bytes) else args[0]
-            path = Path(name).resolve()
-            if not any(path == root or root in path.parents for root in roots):
-                raise PermissionError(f"file outside the sealed folder: {path}")
+            writes = isinstance(args[1], str) and set(args[1]) & set("wax+") or (args[2] or 0) & _WRITING
+            places = (folder, Path("/dev/null"), Path("/dev/shm")) if writes else roots
+            if not below(args[0], places):
+                raise PermissionError(f"sealed off: {'writing' if writes else 'reading'} {args[0]!r}")
+        elif event.startswith(("os.", "shutil.")) and event not in _READING:
+            names = [arg for arg in args if isinstance(arg, str | bytes | os.PathLike)]
+            if not names or not all(below(name, (folder,)) for name in names):
+                raise PermissionError(f"sealed off: {event} {args!r}")
 
     sys.addaudithook(refuse)
+
+
+def lures(outside: Path) -> int:
+    """How many of five forbidden things are refused: a file read, written and removed, a process, a connection."""
+    import socket
+    import subprocess
+
+    def run() -> object:
+        return subprocess.run([sys.executable, "-c", ""], check=False)
+
+    beside = outside.with_name("golf-verify-lure")
+    tried = (outside.read_bytes, beside.touch, beside.unlink, run, lambda: socket.create_connection(("127.0.0.1", 9)))
+    refused = 0
+    for attempt in tried:
+        try:
+            attempt()
+        except PermissionError as error:
+            refused += str(error).startswith("sealed off")
+        except OSError:
+            pass
+    return refused
 
 
 def score_windows(model: Any, tokens: np.ndarray, window: int) -> np.ndarray:
@@ -71,23 +113,13 @@ def main() -> None:
     folder = Path(request["folder"])
     sys.path.insert(0, str(folder / "decoder.zip"))
     seal(folder)
-    refused = 0
-    try:
-        Path(request["lure"]).read_bytes()
-    except PermissionError:
-        refused += 1
+    refused = lures(Path(request["lure"]))
     import torch
     from safetensors.numpy import load_file
 
     import golf
     from golf.artifact.decode import load_artifact
 
-    try:
-        import socket
-
-        socket.create_connection(("127.0.0.1", 9), timeout=1.0)
-    except PermissionError:
-        refused += 1
     torch.set_num_threads(request["threads"])
     decoded = load_artifact(folder / "model.golf")
     shards = [load_file(path)["tokens"] for path in sorted((folder / "val").glob("shard_*.safetensors"))]

@@ -26,6 +26,7 @@ from golf.verify.fakes import EchoModel, MemoModel
 
 __all__ = ["HedgeScorer", "ModeScorer", "NeuralScorer", "TttScorer", "config_value", "mode_scorer", "with_values"]
 
+
 def config_value(config: Any, key: str) -> Any:
     """The value of ``key`` in a scorer's parameters or, failing that, in a section of them; else None."""
     if hasattr(config, key):

@@ -278,7 +278,7 @@ def test_delta_chunk_changes_nothing_but_rounding() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layout": "gdn5_mamba"}, "layout: found `mamba`"),
+        ({"layout": "gdn5_mamba"}, "layout: found .mamba."),
         ({"hash_rows": 1}, "hash_rows: found 1, expected 0"),
         ({"hash_width": 0}, "hash_width: found 0"),
         ({"bos_id": -2}, "bos_id: found -2"),
