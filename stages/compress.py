@@ -6,7 +6,6 @@ Out: artifacts/compress/{model.golf,decoder.zip,tensors.tsv}, metrics/compress.j
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from golf.artifact.read import unpack
 from golf.artifact.ship import CompressConfig, check_limit, pack_decoder, size_metrics, size_rows
 from golf.artifact.write import pack
 from golf.base import files
+from golf.base.distributed import usable_cores
 from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.quantize.storage import load_quantized
@@ -42,7 +42,7 @@ def run(params: Path, root: Path) -> None:
     files.write_text(out / "tensors.tsv", "\n".join(lines) + "\n")
     metrics = size_metrics(unpacked, decoder_bytes=len(decoder), limit_bytes=config.limit_bytes)
     integers = [model.tensors[name].values for name in sorted(model.tensors)]
-    sizes = integer_sizes(integers, threads=os.cpu_count() or 1)
+    sizes = integer_sizes(integers, threads=usable_cores())
     files.write_json(root / "metrics/compress.json", metrics | {f"{k}_bytes": v for k, v in sizes.items()})
     check_limit(metrics)
 

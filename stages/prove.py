@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from golf.base.distributed import usable_cores
 from golf.base.files import write_json
 from golf.base.main import environment_number, run_stage
 from golf.base.params import load_section
@@ -26,7 +27,7 @@ def run(params: Path, root: Path) -> int:
 
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     split = load_split(root / "artifacts/tokens/val")
-    threads = environment_number(os.environ, "GOLF_THREADS", os.cpu_count() or 1)
+    threads = environment_number(os.environ, "GOLF_THREADS", usable_cores())
     metrics = prove(split, root / "artifacts/prove/sample.golfz", decoded, config, threads=threads)
     text = Tokenizer(decoded.tokenizer_model).decode(sample_tokens(split, config.max_tokens))
     metrics |= {f"prove_{name}_bytes": size for name, size in text_sizes(text).items()}

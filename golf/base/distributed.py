@@ -16,6 +16,7 @@ Shapes: n targets, R rows, D width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from golf.base.progress import bar
 if TYPE_CHECKING:  # torch costs 1.4 s to import
     import torch
 
-__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place"]
+__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place", "usable_cores"]
 
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
@@ -71,6 +72,12 @@ def place(environment: Mapping[str, str]) -> Place:
         gpus = f"cuda, cuda:0 to cuda:{count - 1}" if count else "no GPU is to be seen here"
         raise GolfError(f"environment variable GOLF_DEVICE: found {device[:40]!r}, expected cpu ({gpus})")
     return Place(rank, world, device)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity where the system has one (macOS has none), else all."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from golf.base.distributed import HOURS, Place, ReplicaError, joined, place
+from golf.base.distributed import HOURS, Place, ReplicaError, joined, place, usable_cores
 from golf.base.errors import GolfError
 
 
@@ -89,3 +89,21 @@ def test_bug_a3_ranks_of_a_score_wait_for_hours(root: Path, monkeypatch: pytest.
         pass
     assert seen == [timedelta(hours=24), timedelta(minutes=10)]
     assert "patience=HOURS" in (root / "stages/evaluate.py").read_text()
+
+
+def test_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stage once ended with an AttributeError on macOS."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert usable_cores() == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_cores_are_counted_in_one_place(root: Path) -> None:
+    for path in [*(root / "golf").rglob("*.py"), *(root / "stages").rglob("*.py")]:
+        if path.name != "distributed.py":
+            text = path.read_text(encoding="utf-8")
+            assert "sched_getaffinity" not in text and "cpu_count" not in text, path
