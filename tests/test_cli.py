@@ -41,8 +41,9 @@ def test_every_command_has_help_and_an_example_that_parses(root: Path, name: str
 @pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])
 def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "train.log").write_text("final val_loss:2.80405024 val_bpb:1.08553523\n")
-    for link in ("conf", "golf", "stages", "params.yaml"):
+    for link in ("conf", "golf", "stages", "dvc.yaml"):
         (tmp_path / link).symlink_to(root / link)
+    shutil.copy(root / "params.yaml", tmp_path)  # `golf params --write` writes through a link
     done = golf(*shlex.split(COMMANDS[name][1])[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -106,6 +107,27 @@ def test_unknown_preset_lists_the_known_ones(root: Path) -> None:
 def test_unknown_key_is_named(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"Could not override 'train.sed'.*Key 'sed' is not in struct"):
         compose(root / "conf", overrides=["train.sed=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.sed=1", "Could not override 'train.sed'"),
+        ("train.sed=1", "; did you mean `train.seed`?"),
+        ("warmdown=0.3", "; did you mean `train.warmdown`?"),
+        ("evaluate.hedge.shar=0.3", "; did you mean `evaluate.hedge.share`?"),
+        ("tokenize.path=a=(b", """is quoted twice, as in 'KEY="a=b"'"""),
+        ("preset=1", "Config group override must be a string"),
+        ("train.iterations=1e3", "train.iterations: found 1000.0 (float), expected int"),
+        ("quantize.levels.mlp=500", "quantize.levels.mlp: found 500"),
+        ("model.width=-1", "width: found -1"),
+        ("evaluate.sliding.precision=fp8", "evaluate.sliding.precision: found 'fp8'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_before_anything_is_written(root: Path, override: str, words: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        compose(root / "conf", overrides=[override])
+    assert words in str(caught.value)
 
 
 def test_params_outside_the_repository_say_so(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from golf.base.files import write_text
 from golf.base.params import ParamsError
+from golf.cli.explain import check_overridden, did_you_mean, explain, flat_keys
 
 __all__ = ["add_arguments", "compose", "render", "run"]
 
@@ -27,12 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="file in conf/model (default: the preset's)")
     parser.add_argument("--conf", default="conf", help="folder of the parameter files (default: conf)")
     parser.add_argument("--write", metavar="FILE", help="write FILE (params.yaml) instead of printing")
+    parser.add_argument("--explain", metavar="KEY", help="say what a key means, its range, what a change runs again")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="single values, as in train.seed=7")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compose and print or write."""
-    text = render(Path(args.conf), preset=args.preset, model=args.model, overrides=args.overrides)
+    """Compose and print, write or explain."""
+    chosen: dict[str, Any] = {"preset": args.preset, "model": args.model, "overrides": args.overrides}
+    text = render(Path(args.conf), **chosen)
+    if args.explain:
+        conf = Path(args.conf)
+        sys.stdout.write(explain(args.explain, compose(conf, **chosen), text, conf.resolve().parent))
+        return 0
     if args.write:
         write_text(args.write, text)
         print(f"wrote {args.write}: preset {args.preset}")
@@ -63,17 +71,26 @@ def compose(
         if choice is not None and choice not in _options(conf, group):
             known = ", ".join(_options(conf, group))
             raise ParamsError(f"unknown {group} `{choice}`: {conf / group} has {known}")
-    choices = [f"preset={preset}", *([f"model={model}"] if model else []), *overrides]
+    choices = [f"preset={preset}", *([f"model={model}"] if model else [])]
+
+    def composed(*more: str) -> dict[str, Any]:
+        config = OmegaConf.to_container(hydra_compose("config", overrides=[*choices, *more]), resolve=True)
+        assert isinstance(config, dict)
+        return {str(name): section for name, section in config.items()}
+
     with initialize_config_dir(config_dir=str(conf.resolve()), version_base=None):
         try:
-            config = OmegaConf.to_container(hydra_compose("config", overrides=choices), resolve=True)
-        except HydraException as error:
+            config = composed(*overrides)
+        except (HydraException, ValueError) as error:  # it raises plain ones for `preset=1`
             said = " ".join(f"{error} {error.__cause__ or ''}".split())
+            if match := re.search(r"Could not override '([^']+)'", said):
+                said += did_you_mean(match.group(1), flat_keys(composed()))
+            elif "LexerNoViableAlt" in said or "mismatched input" in said or "no viable alternative" in said:
+                said += """; a value with any of = ( ) [ ] { } , : ~ or a space is quoted twice, as in 'KEY="a=b"'"""
             raise ParamsError(f"{conf}: {said}") from error
-    assert isinstance(config, dict)
+    check_overridden(config, overrides)
     order = ["tokenize", "model"]
-    names = [str(name) for name in config]
-    return {name: config[name] for name in order + [n for n in names if n not in order]}
+    return {name: config[name] for name in order + [n for n in config if n not in order]}
 
 
 def render(conf: Path, *, preset: str = "cpu_small", model: str | None = None, overrides: Sequence[str] = ()) -> str:
