@@ -4,19 +4,15 @@ allocated or built on their word."""
 from __future__ import annotations
 
 import json
-import struct
 import time
 import tracemalloc
 from typing import Any
 
 import pytest
+from hostile import closed, opened
 
 from golf.artifact.bytes import ArtifactError, varint
 from golf.artifact.decode import decode_artifact
-from golf.artifact.layout import BLOCKS, PREFIX
-from golf.artifact.pieces import split_pieces
-from golf.artifact.read import unpack
-from hostile import closed, opened
 from tiny import flat, pack_untrained, recurrent
 
 
