@@ -38,7 +38,7 @@ def main() -> None:
     unpacked = unpack(data)  # what the decoder will see, checked before anything is written
     decoded = time.perf_counter()
     print(f"encoded in {packed - started:.1f} s, decoded in {decoded - packed:.1f} s, compilation included", flush=True)
-    decoder = pack_decoder(SOURCES)
+    decoder = pack_decoder(SOURCES, data)
     out = args.root / "artifacts/compress"
     files.write_bytes(out / "model.golf", data)
     files.write_bytes(out / "decoder.zip", decoder)

@@ -49,10 +49,13 @@ def main() -> None:
 def _size(root: Path, config: CompressConfig) -> Callable[[QuantizedModel], int]:
     """Bytes of artifact and decoder as `compress` writes them."""
     tokenizer = require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()
-    decoder_bytes = len(pack_decoder(SOURCES))
-    _say(f"fit: {decoder_bytes:,} bytes are the decoder's; coder: {config.coder}")
-    coders, embedding_coders = config.coders, config.embedding_coders
-    return lambda model: decoder_bytes + len(pack(model, tokenizer, coders=coders, embedding_coders=embedding_coders))
+    _say(f"fit: sizes are of artifact and decoder; coder: {config.coder}")
+
+    def size(model: QuantizedModel) -> int:
+        data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
+        return len(data) + len(pack_decoder(SOURCES, data))
+
+    return size
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""From artifact to a model ready to score. The import closure of this module is the shipped decoder."""
+"""From artifact to a model ready to score. What this module reaches is the shipped decoder (golf.artifact.ship)."""
 
 from __future__ import annotations
 

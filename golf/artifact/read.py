@@ -34,7 +34,7 @@ from golf.artifact.pieces import join_pieces
 from golf.artifact.scale_codes import CodeReader
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
-__all__ = ["unpack"]
+__all__ = ["read_index", "unpack"]
 
 
 def unpack(data: bytes, *, where: str = "artifact") -> Unpacked:
@@ -46,6 +46,14 @@ def unpack(data: bytes, *, where: str = "artifact") -> Unpacked:
         return _unpack(data)
     except ArtifactError as error:
         raise ArtifactError(error.cause, f"{where}: {error}") from error
+
+
+def read_index(data: bytes) -> tuple[dict[str, Any], tuple[Record, ...]]:
+    """Model config and tensor records of an artifact, without decoding any; raises ``ArtifactError``."""
+    num_weights, _ = _check_prefix(data)
+    raw = unpack_block(Reader(data[PREFIX.size :], "artifact"), "index", most=MAX_INDEX)
+    config, _, records, _ = _read_index(Reader(raw, "index"), num_weights)
+    return config, records
 
 
 def _unpack(data: bytes) -> Unpacked:

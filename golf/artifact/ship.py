@@ -1,29 +1,59 @@
 """The shipped decoder and the size of everything that counts against the limit.
 
-The decoder is the import closure of ``golf.artifact.decode``, minified, in a zip that Python imports from directly
-(``PYTHONPATH=decoder.zip``); it needs numpy, torch, zstandard, constriction and numba from PyPI. Same sources and
-Python version, same bytes.
+The decoder is what ``golf.artifact.decode.load_artifact`` can reach of the sources, for one artifact's model family and
+coders. It is a zip that Python imports from directly (``PYTHONPATH=decoder.zip``) and needs numpy, torch, zstandard,
+constriction and numba from PyPI. It holds two files: all sources as one LZMA stream, and the loader that hands them to
+Python. docs/format.md says more.
 """
 
 from __future__ import annotations
 
+import ast
 import io
+import lzma
 import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from golf.artifact.coders import CODERS
 from golf.artifact.layout import BLOCKS, Unpacked
+from golf.artifact.read import read_index
+from golf.artifact.shake import plain, shake, shorten
 from golf.base.code import import_closure, minify
 from golf.base.errors import GolfError
 from golf.base.params import Ge, Le
 from golf.quantize.rounding import entropy_bits
 
 __all__ = [
-    "CompressConfig", "check_limit", "decoder_sources", "pack_decoder", "side_bytes", "size_metrics",
-    "size_rows",
+    "CompressConfig", "check_limit", "decoder_modules", "pack_decoder", "side_bytes", "size_metrics", "size_rows",
 ]  # fmt: skip
+
+DECODER = "golf.artifact.decode"
+INTERFACE = ("model", "hidden", "logits")  # what a user of the decoder calls behind ``load_artifact``
+LOADER = """
+import lzma, sys
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.util import spec_from_loader
+
+class Packed(InspectLoader, MetaPathFinder):
+    code = lzma.decompress(__loader__.get_data(__path__[0] + "/code.lzma")).decode()
+    sources = dict(module.split("\\n", 1) for module in code.split("\\0"))
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self.sources or self.is_package(name):
+            return spec_from_loader(name, self)
+
+    def is_package(self, name):
+        return any(other.startswith(name + ".") for other in self.sources)
+
+    def get_source(self, name):
+        return self.sources.get(name, "")
+
+sys.meta_path.insert(0, Packed())
+"""
+_FILTER = {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}  # best on these
 
 
 @dataclass(frozen=True)
@@ -44,21 +74,62 @@ class CompressConfig:
         return ("linear",) if self.coder == "smallest" else ()
 
 
-def decoder_sources(root: str | Path) -> list[str]:
-    """Files below ``root`` that the shipped decoder is made of, sorted; `compress` depends on their content."""
-    return import_closure("golf.artifact.decode", root)
+def pack_decoder(root: str | Path, artifact: bytes) -> bytes:
+    """The decoder of one artifact as a zip: its model family and coders, made of the sources below ``root``.
+
+    Deterministic: same sources, family and coders (and Python version), same bytes. Raises ``ArtifactError`` for bytes
+    that are no artifact.
+    """
+    config, records = read_index(artifact)
+    modules = decoder_modules(root, str(config["family"]), {record.coder for record in records if record.grid >= 2})
+    return pack_modules(modules)
 
 
-def pack_decoder(root: str | Path) -> bytes:
-    """The decoder as a deterministic zip: minified sources, fixed dates, best deflate."""
+def pack_modules(modules: Mapping[str, str]) -> bytes:
+    """A zip from which Python imports the modules, given as sources by name."""
+    parts = (f"{name}\n{text}" for name, text in modules.items())
+    code = lzma.compress("\0".join(parts).encode(), format=lzma.FORMAT_ALONE, filters=[_FILTER])
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in decoder_sources(root):
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in (("golf/__init__.py", minify(LOADER).encode()), ("golf/code.lzma", code)):
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3  # not the packing machine's
-            archive.writestr(entry, minify((Path(root) / name).read_text(encoding="utf-8")), compresslevel=9)
+            archive.writestr(entry, data, zipfile.ZIP_STORED if data is code else zipfile.ZIP_DEFLATED, 9)
     return buffer.getvalue()
+
+
+def decoder_modules(root: str | Path, family: str, coders: Collection[int]) -> dict[str, str]:
+    """Source of each module of the decoder: what ``load_artifact`` and a model's logits need, minified."""
+    trees = {}
+    for name in import_closure(DECODER, root, [family]):
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        trees[module] = ast.parse(minify((Path(root) / name).read_text(encoding="utf-8"), [family]))
+    _leave_out(trees, coders)
+    modules = shake({name: plain(tree) for name, tree in trees.items()}, [(DECODER, "load_artifact")], INTERFACE)
+    shorten(modules)
+    return {name: _text(tree) for name, tree in modules.items()}
+
+
+def _leave_out(trees: dict[str, ast.Module], coders: Collection[int]) -> None:
+    """Take out, in place, decoders of other numbers and what a model has for its training alone."""
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "DECODERS":
+                assert isinstance(node.value, ast.Dict)
+                pairs = zip(node.value.keys, node.value.values, strict=True)
+                chosen = [(k, v) for k, v in pairs if isinstance(k, ast.Constant) and k.value in coders]
+                node.value.keys, node.value.values = [k for k, _ in chosen], [v for _, v in chosen]
+            elif isinstance(node, ast.ClassDef) and node.name == "LanguageModel":
+                node.body = [i for i in node.body if not (isinstance(i, ast.FunctionDef) and i.name == "forward")]
+
+
+def _text(tree: ast.Module) -> str:
+    """Source of ``tree``, indented by single spaces."""
+    text = ast.unparse(tree)
+    lines = [(line, line.lstrip(" ")) for line in text.split("\n")]
+    small = "\n".join(" " * ((len(line) - len(code)) // 4) + code for line, code in lines if code)
+    assert ast.dump(ast.parse(small)) == ast.dump(ast.parse(text))
+    return small
 
 
 def size_rows(unpacked: Unpacked) -> list[dict[str, Any]]:
@@ -131,10 +202,14 @@ def check_limit(metrics: dict[str, float]) -> None:
     over = int(metrics["total_bytes"] - metrics["limit_bytes"])
     if over <= 0:
         return
-    saving = 8 * over / max(1.0, metrics["quantized_weights"])
-    raise GolfError(
+    found = (
         f"artifact {metrics['artifact_bytes']:.0f} + decoder {metrics['decoder_bytes']:.0f} = "
         f"{metrics['total_bytes']:.0f} bytes, {over} above compress.limit_bytes={metrics['limit_bytes']:.0f}. "
-        f"Save {saving:.2f} bits per weight (lower quantize.levels, or method sdclip with a larger quantize.clip) "
-        f"or make the model about {100 * over / metrics['artifact_bytes']:.1f} % smaller"
+    )
+    if metrics["decoder_bytes"] >= metrics["limit_bytes"]:
+        raise GolfError(f"{found}No model fits: the decoder alone is {metrics['decoder_bytes']:.0f} bytes")
+    saving = 8 * over / max(1.0, metrics["quantized_weights"])
+    raise GolfError(
+        f"{found}Save {saving:.2f} bits per weight (lower quantize.levels, or method sdclip with a larger "
+        f"quantize.clip) or make the model about {100 * over / metrics['artifact_bytes']:.1f} % smaller"
     )

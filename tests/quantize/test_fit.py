@@ -180,13 +180,13 @@ def test_the_stage_fits_to_artifact_and_decoder(
     fitted = project(FitConfig(TOTAL, "tensor", tokens=96, window=24))
     assert TOTAL * (1 - TOLERANCE) <= fitted["fit_total_bytes"] <= TOTAL
     shown = capsys.readouterr().out
-    assert "are the decoder's; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
+    assert "of artifact and decoder; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
     assert any(not np.array_equal(free["arrays"][name], fitted["arrays"][name]) for name in free["arrays"])
     root = Path(stages.fit.__file__).parent.parent
     model = load_quantized(tmp_path / "artifacts/fit/model.safetensors")
     coders = CompressConfig("smallest", TOTAL)
     data = pack(model, TOKENIZER, coders=coders.coders, embedding_coders=coders.embedding_coders)
-    assert len(data) + len(pack_decoder(root)) == fitted["fit_total_bytes"]
+    assert len(data) + len(pack_decoder(root, data)) == fitted["fit_total_bytes"]
 
 
 def test_the_split_of_the_stage_acts_without_a_target(project: Run) -> None:

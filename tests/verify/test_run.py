@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import shutil
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "artifacts/compress").mkdir()
     artifact = pack_untrained(recurrent(width=32, blocks=1), tokenizer.vocab_size, tokenizer.model)
     (folder / "artifacts/compress/model.golf").write_bytes(artifact)
-    (folder / "artifacts/compress/decoder.zip").write_bytes(pack_decoder(root))
+    (folder / "artifacts/compress/decoder.zip").write_bytes(pack_decoder(root, artifact))
     params = compose(root / "conf")
     for section in params["evaluate"].values():
         section |= {key: value for key, value in SMALL.items() if key in section}
@@ -138,9 +139,10 @@ def test_an_artifact_that_needs_more_than_its_decoder_fails(project: Path, tmp_p
 
     full = project / "artifacts/compress/decoder.zip"
     with zipfile.ZipFile(full) as source, zipfile.ZipFile(tmp_path / "decoder.zip", "w") as target:
-        for name in source.namelist():
-            if name != "golf/artifact/rans.py":
-                target.writestr(name, source.read(name))
+        target.writestr("golf/__init__.py", source.read("golf/__init__.py"))
+        code = lzma.decompress(source.read("golf/code.lzma")).split(b"\0")
+        code = [module for module in code if not module.startswith(b"golf.artifact.rans\n")]
+        target.writestr("golf/code.lzma", lzma.compress(b"\0".join(code)))
     alone: dict[str, Any] = {"expected_nats": 1.0, "window": 32, "num_tokens": 65, "threads": 1}
     artifact, val = project / "artifacts/compress/model.golf", project / "artifacts/tokens/val"
     missing = check_self_contained(artifact, tmp_path / "decoder.zip", val, **alone)
