@@ -166,7 +166,7 @@ def _alone(inputs: Inputs, decoded: Decoded, val: ValidationText, config: Verify
     import torch
 
     require(inputs.decoder, made_by="`python -m stages.compress`")
-    if not inputs.run_decoder and inputs.decoder.read_bytes() != pack_decoder(SOURCES):
+    if not inputs.run_decoder and inputs.decoder.read_bytes() != pack_decoder(SOURCES, inputs.artifact.read_bytes()):
         note = f"{inputs.decoder.name} is not what this golf ships, so its code was not run; --run-decoder runs it"
         return CheckResult("files", "self_contained", None, 0.0, None, "nats", note)
     section = inputs.modes.get("roundtrip")
