@@ -29,7 +29,7 @@ from golf.artifact.write import pack
 from golf.base.code import import_closure, minify
 from golf.base.errors import GolfError
 from golf.base.files import load_numpy, save_torch, write_bytes
-from golf.base.params import read_params
+from golf.base.params import ParamsError, from_dict, read_params
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
@@ -179,8 +179,8 @@ def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
 
 
 def test_compress_config_is_checked() -> None:
-    with pytest.raises(ValueError, match="limit_bytes: found 0"):
-        CompressConfig("rans", 0)
+    with pytest.raises(ParamsError, match="limit_bytes: found 0"):
+        from_dict(CompressConfig, {"coder": "rans", "limit_bytes": 0})
 
 
 def test_minified_source_runs_the_same_and_loses_its_words() -> None:
