@@ -21,7 +21,7 @@ from golf.artifact.write import pack, write_index
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / "artifact.json"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "artifact.json"
 TOKENIZER = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02" * 9
 
 

@@ -14,7 +14,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer, QuantizeResult
 
-__all__ = ["flat", "pack_untrained", "quantize_config", "quantize_model", "recurrent", "shaken"]
+__all__ = ["flat", "hybrid", "pack_untrained", "quantize_config", "quantize_model", "recurrent", "shaken"]
 
 _COMMON = {"heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
 _COMMON |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
@@ -29,6 +29,15 @@ def recurrent(width: int = 16, blocks: int = 2, repeats: int = 2, **changes: Any
 def flat(width: int = 16, layers: int = 2, **changes: Any) -> dict[str, Any]:
     """Config of a flat transformer, as small."""
     return {"family": "transformer", "width": width, "layers": layers, "unet_skips": True, **_COMMON} | changes
+
+
+def hybrid(**changes: Any) -> dict[str, Any]:
+    """Config of a gated-delta hybrid, as small."""
+    shape = {"family": "gdn_hybrid", "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24}
+    shape |= {"delta_heads": 3, "delta_key_dim": 4, "delta_value_dim": 8, "delta_chunk": 4, "delta_norm_eps": 1e-5}
+    shape |= {"negative_eigenvalues": True, "conv_size": 3, "heads": 3, "kv_heads": 1, "window": 6, "hash_rows": 11}
+    shape |= {"hash_width": 5, "smear": True, "bos_id": 1, "rope_base": 10000.0, "qk_gain": 1.5, "mlp_ratio": 2.0}
+    return shape | {"negative_slope": 0.5, "softcap": 30.0, "norm_eps": 1e-6} | changes
 
 
 def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: float = 0.1) -> LanguageModel:

@@ -8,7 +8,6 @@ reached. Memory stays below twice what the artifact declares, and a fixed workin
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import random
 import struct
 import tracemalloc
@@ -18,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.artifact import layout
-from golf.artifact.bytes import ArtifactError, Reader, unpack_block, varint
+from golf.artifact.bytes import ArtifactError
 from golf.artifact.read import unpack
 from golf.artifact.write import pack, write_index
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
+from hostile import closed, damaged, opened, sealed
 
 WORKING_AREA = 4e6  # tables of the coders, which do not grow with the artifact
 CODERS = [("rans",), ("raw",), ("columns", "raw"), ("context",)]
@@ -44,48 +43,7 @@ MODEL = tiny_model()
 WHOLE = {coders: pack(MODEL, b"tokenizer", coders=coders) for coders in CODERS}
 
 
-def sealed(data: bytes) -> bytes:
-    """Length and hash made right again."""
-    if len(data) < 64:
-        return data
-    data = data[:8] + struct.pack("<Q", len(data)) + data[16:]
-    return data[:32] + hashlib.sha256(data[:32] + data[64:]).digest() + data[64:]
-
-
-def opened(data: bytes) -> list[bytes]:
-    """Blocks, unpacked, and payload."""
-    reader = Reader(data[64:], "whole")
-    blocks = [unpack_block(reader, name) for name in ("index", *layout.BLOCKS, "tokenizer")]
-    return [*blocks, reader.take(reader.left, "payload")]
-
-
 OPENED = {coders: opened(data) for coders, data in WHOLE.items()}
-
-
-def closed(data: bytes, parts: list[bytes]) -> bytes:
-    """Blocks stored as they are, so that no compression stands before the parsers; honest lengths and hash."""
-    body = b"".join(b"\0" + varint(len(part)) + varint(len(part)) + part for part in parts[:-1]) + parts[-1]
-    return sealed(data[:24] + struct.pack("<Q", len(parts[-1])) + bytes(32) + body)
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """``data`` with one to four random changes; never itself."""
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        kind, at = rng.randrange(6), rng.randrange(len(out) + 1)
-        if kind == 0 and at < len(out):
-            out[at] ^= 1 << rng.randrange(8)
-        elif kind == 1 and at < len(out):
-            out[at] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
-        elif kind == 2:
-            del out[at:]
-        elif kind == 3:
-            out += rng.randbytes(rng.randrange(1, 9))
-        elif kind == 4:
-            out[at:at] = rng.randbytes(rng.randrange(1, 5))
-        else:
-            del out[at : at + rng.randrange(1, 5)]
-    return bytes(out) if bytes(out) != data else data + b"\0"
 
 
 def declared_bytes(data: bytes) -> int:
