@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from golf.base.files import read_meta, save_torch, write_json
+from golf.base.files import atomic_directory, read_meta, save_torch, write_json
 from golf.base.main import run_stage
 from golf.base.params import load_section
 
@@ -40,7 +40,8 @@ def run(params: Path, root: Path) -> int:
     chosen = least_loss(losses) if config.kind == "best" else config.kind
     print(f"average: {chosen} weights go on", flush=True)
     weights = average_weights(trained, chosen, config.last)
-    save_torch(root / "artifacts/average/model.safetensors", weights, {**meta, "average": chosen})
+    with atomic_directory(root / "artifacts/average") as folder:
+        save_torch(folder / "model.safetensors", weights, {**meta, "average": chosen})
     metrics: dict[str, float | int | str] = {"average_kind": chosen, "heldout_tokens": len(tokens)}
     metrics |= {f"heldout_{kind}_nats_per_token": loss for kind, loss in losses.items()}
     write_json(root / "metrics/average.json", metrics)

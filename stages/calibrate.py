@@ -37,7 +37,8 @@ def run(params: Path, root: Path) -> None:
     result = calibrate(model, windows, config)
     seconds = time.perf_counter() - started
     meta_out = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
-    save_hessians(root / "artifacts/calibrate/hessians.safetensors", result.hessians, meta_out)
+    with files.atomic_directory(root / "artifacts/calibrate") as folder:
+        save_hessians(folder / "hessians.safetensors", result.hessians, meta_out)
     metrics = {
         "calibrate_source": config.source,
         "calibrate_tokens": result.tokens,

@@ -34,12 +34,12 @@ def run(params: Path, root: Path) -> None:
     decoded = time.perf_counter()
     print(f"encoded in {packed - started:.1f} s, decoded in {decoded - packed:.1f} s, compilation included", flush=True)
     decoder = pack_decoder(SOURCES, data)
-    out = root / "artifacts/compress"
-    files.write_bytes(out / "model.golf", data)
-    files.write_bytes(out / "decoder.zip", decoder)
     rows = size_rows(unpacked)
     lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
-    files.write_text(out / "tensors.tsv", "\n".join(lines) + "\n")
+    with files.atomic_directory(root / "artifacts/compress") as folder:
+        files.write_bytes(folder / "model.golf", data)
+        files.write_bytes(folder / "decoder.zip", decoder)
+        files.write_text(folder / "tensors.tsv", "\n".join(lines) + "\n")
     metrics = size_metrics(unpacked, decoder_bytes=len(decoder), limit_bytes=config.limit_bytes)
     integers = [model.tensors[name].values for name in sorted(model.tensors)]
     sizes = integer_sizes(integers, threads=usable_cores())

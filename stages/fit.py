@@ -12,7 +12,7 @@ from pathlib import Path
 
 from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.artifact.write import pack
-from golf.base.files import require, write_bytes, write_json
+from golf.base.files import atomic_directory, require, write_bytes, write_json
 from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.data.shards import open_split
@@ -36,8 +36,10 @@ def run(params: Path, root: Path) -> None:
         save_result(out, result)
         metrics |= result.metrics
     else:
-        for name in ("model.safetensors", "errors.tsv"):
-            write_bytes(out / name, require(root / "artifacts/quantize" / name, made_by="`quantize`").read_bytes())
+        with atomic_directory(out) as folder:
+            for name in ("model.safetensors", "errors.tsv"):
+                quantized = require(root / "artifacts/quantize" / name, made_by="`quantize`")
+                write_bytes(folder / name, quantized.read_bytes())
     write_json(root / "metrics/fit.json", metrics)
 
 

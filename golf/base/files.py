@@ -101,7 +101,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise FileError(f"{path}: is a file, expected the name of a folder to write; remove it")
     with _temporary(path, directory=True) as temporary:
-        yield temporary
+        try:
+            yield temporary
+        except FileError as error:  # of a file inside, whose name means nothing any more
+            raise FileError(str(error).replace(str(temporary), str(path))) from error
         if not path.exists():
             os.replace(temporary, path)
         elif not _swapped(temporary, path):
@@ -115,6 +118,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 def scratch_directory(name: str) -> Iterator[Path]:
     """Yield an empty folder among the system's temporary files, removed at the end or by the next one of ``name``."""
     with _temporary(Path(tempfile.gettempdir()) / name, directory=True) as folder:
+        folder.chmod(0o700)
         yield folder
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from golf.base.errors import GolfError
@@ -33,9 +32,9 @@ def run_stage(run: Callable[..., int | None], *, description: str | None, modes:
 def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     """Run ``main`` and leave the process: 0 on success, 1 with one line on stderr for an expected error, 130 on Ctrl-C.
 
-    Expected are ``GolfError``, the parent of every named error of the library, ``OSError`` (a full disk, a missing
-    permission, a folder in a file's place), told with the name of its file, and a worker process that was killed.
-    Anything else, a ``ValueError`` of numpy or torch too, is a fault of the program and keeps its traceback.
+    Expected are ``GolfError``, the parent of every named error of the library, and ``OSError`` (a full disk, a missing
+    permission, a folder in a file's place), told with the name of its file. Anything else, a ``ValueError`` of numpy
+    or torch too, is a fault of the program and keeps its traceback.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file is the same in every locale
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -46,8 +45,6 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
         code = main() or 0
     except GolfError as error:
         code = _tell(name, f"error: {error}")
-    except BrokenExecutor:
-        code = _tell(name, "error: a worker process was killed, as a rule for want of memory; lower GOLF_PROCESSES")
     except OSError as error:
         code = _tell(name, f"error: {_about(error)}")
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ _CONFIGS = {  # section: where its dataclass is; those of `model` are in golf.mo
     "average": ("golf.training.average", "AverageConfig"),
     "calibrate": ("golf.quantize.calibrate", "CalibrateConfig"),
     "quantize": ("golf.quantize.config", "QuantizeConfig"),
+    "fit": ("golf.quantize.config", "FitConfig"),
     "compress": ("golf.artifact.ship", "CompressConfig"),
     "evaluate.roundtrip": ("golf.scoring.network", "RoundtripConfig"),
     "evaluate.sliding": ("golf.scoring.network", "SlidingConfig"),

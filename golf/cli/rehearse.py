@@ -20,7 +20,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from golf.base.files import read_json, write_json, write_text
+from golf.base.files import read_json, scratch_directory, write_json, write_text
 
 __all__ = ["Branch", "add_arguments", "forced", "rehearse", "run", "smaller", "stage_commands", "synthetic_corpus"]
 
@@ -80,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if args.root is not None:
         branches = rehearse(values, repository, args.root, say=_say)
     else:
-        with tempfile.TemporaryDirectory(prefix="golf-rehearsal-") as folder:
-            branches = rehearse(values, repository, Path(folder), say=_say)
+        with scratch_directory("golf-rehearsal") as folder:
+            branches = rehearse(values, repository, folder, say=_say)
     failed = [branch.name for branch in branches if not branch.passed]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = f"{sum(branch.seconds for branch in branches):.0f} s, {used.ru_utime + used.ru_stime:.0f} CPU seconds"

@@ -82,7 +82,7 @@ class Batches:
     def __post_init__(self) -> None:
         """Check sizes."""
         if self.sequence_length < 1 or self.sequences_per_step < 1:
-            raise GolfError(f"found {self.sequences_per_step} sequences of {self.sequence_length}, wanted 1 or more")
+            raise GolfError(f"found {self.sequences_per_step} sequences of {self.sequence_length}, expected 1 or more")
         if self.source.num_tokens < self.sequence_length + 1:
             raise GolfError(
                 f"the training split has {self.source.num_tokens} tokens, one sequence needs "

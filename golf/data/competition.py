@@ -89,7 +89,7 @@ class CompetitionShards:
                 cuts = np.flatnonzero(block[0] == self.bos_id)
                 if not begun and (len(cuts) == 0 or cuts[0] != 0):
                     raise CorpusError(
-                        f"{path}: token 0 is {block[0, 0]}, wanted BOS ({self.bos_id}) before a document; is "
+                        f"{path}: token 0 is {block[0, 0]}, expected BOS ({self.bos_id}) before a document; is "
                         "an earlier shard missing?"
                     )
                 previous = 0
@@ -132,12 +132,12 @@ def map_shard(path: Path) -> np.ndarray:
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error})") from error
     if size < HEADER_BYTES:
-        raise CorpusError(f"{path}: found {size} bytes, wanted at least the header of {HEADER_BYTES}; get it again")
+        raise CorpusError(f"{path}: found {size} bytes, expected at least the header of {HEADER_BYTES}; get it again")
     magic, version, count = (int(value) for value in header)
     if magic != MAGIC:
-        raise CorpusError(f"{path}: magic number is {magic}, wanted {MAGIC}; this is no shard of the competition")
+        raise CorpusError(f"{path}: magic number is {magic}, expected {MAGIC}; this is no shard of the competition")
     if version != VERSION:
-        raise CorpusError(f"{path}: version is {version}, wanted {VERSION}")
+        raise CorpusError(f"{path}: version is {version}, expected {VERSION}")
     if size != HEADER_BYTES + 2 * count:
         raise CorpusError(
             f"{path}: found {size} bytes, its header of {count} tokens wants {HEADER_BYTES + 2 * count}; get it again"

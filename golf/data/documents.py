@@ -19,6 +19,7 @@ import numpy as np
 import zstandard
 
 from golf.base.errors import GolfError
+from golf.base.params import quoted
 
 __all__ = [
     "COMPRESSIONS",
@@ -154,7 +155,7 @@ def count_skipped(skipped: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
 
 def describe_skipped(counted: dict[str, dict[str, Any]]) -> str:
     """What ``count_skipped`` gave, on one line."""
-    return "; ".join(f"{of['count']:,} {reason}, as {of['first']}" for reason, of in sorted(counted.items()))
+    return "; ".join(f"{of['count']:,} {reason}, as {quoted(of['first'])}" for reason, of in sorted(counted.items()))
 
 
 def _walk(folder: Path) -> Iterator[Path]:

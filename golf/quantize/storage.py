@@ -44,10 +44,11 @@ class _Stored:
 
 
 def save_result(folder: Path, result: QuantizeResult) -> None:
-    """Write ``model.safetensors`` and the error of every tensor, ``errors.tsv``, into ``folder``."""
-    save_quantized(folder / "model.safetensors", result.model)
+    """Make ``folder`` hold ``model.safetensors`` and the error of every tensor, ``errors.tsv``."""
     rows = [[str(row[column]) for column in _COLUMNS] for row in result.rows]
-    files.write_text(folder / "errors.tsv", "".join("\t".join(line) + "\n" for line in [list(_COLUMNS), *rows]))
+    with files.atomic_directory(folder) as temporary:
+        save_quantized(temporary / "model.safetensors", result.model)
+        files.write_text(temporary / "errors.tsv", "".join("\t".join(line) + "\n" for line in [list(_COLUMNS), *rows]))
 
 
 def save_quantized(path: str | Path, model: QuantizedModel) -> None:

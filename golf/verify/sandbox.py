@@ -8,11 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from golf.base.files import FileError, require
+from golf.base.files import FileError, require, scratch_directory
 from golf.base.params import quoted
 from golf.verify import sandbox_child
 from golf.verify.checks import CheckResult
@@ -33,8 +32,8 @@ def score_sealed(
     and ``inside`` (whether the package came out of the decoder). Raises ``FileError`` with the last line of what went
     wrong, also when there is no answer after ``TIMEOUT_SECONDS``.
     """
-    with tempfile.TemporaryDirectory(prefix="golf-verify-") as name:
-        folder = Path(name).resolve()
+    with scratch_directory("golf-verify") as folder:
+        folder = folder.resolve()
         shutil.copy(require(artifact, made_by="`python -m stages.compress`"), folder / "model.golf")
         shutil.copy(require(decoder, made_by="`python -m stages.compress`"), folder / "decoder.zip")
         shutil.copytree(require(val, made_by="`python -m stages.tokenize`"), folder / "val")

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 
 from golf.artifact.decode import load_artifact
 from golf.base.distributed import Ranks
+from golf.base.files import scratch_directory
 from golf.base.params import from_dict, to_dict
 from golf.scoring.modes import MODES
 from golf.scoring.text import ScoringError
@@ -76,11 +76,10 @@ def second_process(
     """
     import torch
 
-    with tempfile.TemporaryDirectory(prefix="golf-verify-") as name:
-        folder = Path(name)
+    with scratch_directory("golf-verify") as folder:
         np.save(folder / "tokens.npy", tokens)
         modes = [[mode, to_dict(config)] for mode, config in configs.items()]
-        request = {"artifact": str(artifact.resolve()), "modes": modes, "bos_id": bos_id, "folder": name}
+        request = {"artifact": str(artifact.resolve()), "modes": modes, "bos_id": bos_id, "folder": str(folder)}
         request |= {"threads": torch.get_num_threads(), "parent": os.getpid()}
         process = subprocess.Popen(
             [sys.executable, "-m", "golf.verify.two_processes"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,

@@ -29,7 +29,7 @@ from golf.artifact.write import pack
 from golf.base.code import import_closure, minify
 from golf.base.errors import GolfError
 from golf.base.files import load_numpy, save_torch, write_bytes
-from golf.base.params import read_params
+from golf.base.params import ParamsError, from_dict, load_section, read_params
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
@@ -148,8 +148,8 @@ def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, 
     ("changes", "message"),
     [
         ({"levels": {"embedding": 31}}, "levels: found embedding, expected exactly embedding, attention, mlp"),
-        ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5 .*, expected int, 7 or more"),
-        ({"percentiles": [99.9]}, r"percentiles\[0\]: found"),
+        ({"levels": {"embedding": 31, "attention": 5, "mlp": 31}}, "levels.attention: found 5"),
+        ({"percentiles": [99.9]}, r"percentiles\[0\]: found 99.9"),
         ({"clip": 0.0}, "clip: found 0.0"),
         ({"method": "awq"}, "quantize.method: found 'awq'"),
         ({"gptq": {"damping": 0.0}}, "damping: found 0.0"),
@@ -161,7 +161,6 @@ def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, 
     ],
 )
 def test_wrong_parameters_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    from golf.base.params import ParamsError, load_section
     from golf.quantize.pipeline import QuantizeConfig
 
     write_params(tmp_path, 1, **changes)
@@ -179,8 +178,8 @@ def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
 
 
 def test_compress_config_is_checked() -> None:
-    with pytest.raises(ValueError, match="limit_bytes: found 0"):
-        CompressConfig("rans", 0)
+    with pytest.raises(ParamsError, match="limit_bytes: found 0"):
+        from_dict(CompressConfig, {"coder": "rans", "limit_bytes": 0})
 
 
 def test_minified_source_runs_the_same_and_loses_its_words() -> None:

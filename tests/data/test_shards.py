@@ -87,7 +87,7 @@ def test_missing_bos_is_named(tmp_path):
 
 def test_range_outside_the_stream_is_named(tmp_path):
     write(tmp_path, [[5, 6]])
-    with pytest.raises(FileError, match="tokens 2:4 wanted, the split has 3"):
+    with pytest.raises(FileError, match="tokens 2:4 asked for, the split has 3"):
         open_split(tmp_path).read(2, 2)
 
 
@@ -111,7 +111,7 @@ def test_shards_of_different_tokenizers_do_not_mix(tmp_path):
         "doc_bytes": np.array([1], np.int64),
     }
     save_numpy(tmp_path / "shard_000001.safetensors", tensors, META | {"tokenizer_sha256": "cd"})
-    with pytest.raises(FileError, match="tokenizer_sha256 is cd, shard_000000.safetensors has ab"):
+    with pytest.raises(FileError, match="tokenizer_sha256 is 'cd', shard_000000.safetensors has 'ab'"):
         load_split(tmp_path)
 
 

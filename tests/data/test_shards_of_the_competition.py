@@ -101,7 +101,7 @@ def test_a_missing_first_shard_is_suspected_where_the_next_begins_inside_a_docum
     (root / "data/fineweb_val_000000.bin").unlink()
     write_bin(root / "data/fineweb_val_000001.bin", tokens[5:])
     with pytest.raises(
-        CorpusError, match=r"token 0 is \d+, wanted BOS \(1\) before a document; is an earlier shard missing\?"
+        CorpusError, match=r"token 0 is \d+, expected BOS \(1\) before a document; is an earlier shard missing\?"
     ):
         tokenize_corpus(CONFIG, root)
 
@@ -158,7 +158,7 @@ def test_shards_of_gpt2_are_said_to_be_not_supported(root):
 
 def test_the_tokenizer_of_the_byte_level_variant_is_said_to_be_not_supported(root):
     (root / "t.json").write_text('{"type": "pure_byte", "vocab_size": 260}')
-    with pytest.raises(ValueError, match=r"t\.json: found JSON, wanted a SentencePiece \.model; byte-level, GPT-2"):
+    with pytest.raises(ValueError, match=r"t\.json: found JSON, expected a SentencePiece \.model; byte-level, GPT-2"):
         tokenize_corpus(replace(CONFIG, tokenizer="t.json"), root)
 
 

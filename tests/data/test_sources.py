@@ -64,26 +64,26 @@ def test_enwik8_damaged_names_the_command_that_gets_it(tmp_path):
     with pytest.raises(CorpusError, match="e.gz: damaged after page 0, unpacked byte 0"):
         texts(open_corpus("enwik8", dump))
     dump.write_bytes(gzip.compress(b"no markup here\n"))
-    with pytest.raises(CorpusError, match="wanted a MediaWiki XML dump"):
+    with pytest.raises(CorpusError, match="expected a MediaWiki XML dump"):
         texts(open_corpus("enwik8", dump))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.xz"])
 def test_jsonl_keeps_every_character(tmp_path, suffix):
-    wanted = [" a\u2028b\r\n\t", "\0\u2581\ufeff", "x"]
-    lines = "".join(json.dumps({"text": text, "id": 3}) + "\n" for text in [*wanted, ""]) + "\n"
+    expected = [" a\u2028b\r\n\t", "\0\u2581\ufeff", "x"]
+    lines = "".join(json.dumps({"text": text, "id": 3}) + "\n" for text in [*expected, ""]) + "\n"
     pack = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.xz": lzma.compress}[suffix]
     (tmp_path / f"b{suffix}").write_bytes(pack(lines.encode()))
     (tmp_path / "a.jsonl").write_text('{"text": "first"}')
-    assert texts(open_corpus("jsonl", tmp_path)) == ["first", *wanted]
-    assert texts(open_corpus("jsonl", tmp_path / f"b{suffix}")) == wanted
+    assert texts(open_corpus("jsonl", tmp_path)) == ["first", *expected]
+    assert texts(open_corpus("jsonl", tmp_path / f"b{suffix}")) == expected
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         (b"{nope", r"c\.jsonl:2: not a JSON line"),
-        (b'{"txt": "a"}', r"c\.jsonl:2: found .* wanted an object with a string under `text`"),
+        (b'{"txt": "a"}', r"c\.jsonl:2: found .* expected an object with a string under `text`"),
         (b"[1]", r"c\.jsonl:2: found '\[1\]'"),
         (b'{"text": "\\ud800"}', r"c\.jsonl:2: `text` holds a lone surrogate at character 0"),
         (b'{"text": "\xff"}', r"c\.jsonl:2 \(document 2\): invalid UTF-8 at byte offset 25 \(0xff\)"),
@@ -103,11 +103,14 @@ def test_truncated_xz_is_named(tmp_path):
 
 
 def test_text_folder_is_taken_byte_for_byte(tmp_path):
-    wanted = {"a.txt": b"\xef\xbb\xbfBOM\r\nand\rCR\n", "sub/b.txt": b"b", "c.txt": b""}
-    for name, data in wanted.items():
+    expected = {"a.txt": b"\xef\xbb\xbfBOM\r\nand\rCR\n", "sub/b.txt": b"b", "c.txt": b""}
+    for name, data in expected.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    assert [text.encode() for text in texts(open_corpus("text", tmp_path))] == [wanted["a.txt"], wanted["sub/b.txt"]]
+    assert [text.encode() for text in texts(open_corpus("text", tmp_path))] == [
+        expected["a.txt"],
+        expected["sub/b.txt"],
+    ]
 
 
 def test_invalid_utf8_names_file_document_and_offset(tmp_path):
@@ -141,8 +144,8 @@ def test_competition_documents_straddle_shards(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"magic": 20240521}, "magic number is 20240521, wanted 20240520"),
-        ({"version": 2}, "version is 2, wanted 1"),
+        ({"magic": 20240521}, "magic number is 20240521, expected 20240520"),
+        ({"version": 2}, "version is 2, expected 1"),
         ({"count": 3}, "found 1028 bytes, its header of 3 tokens wants 1030"),
         ({"count": 1}, "found 1028 bytes, its header of 1 tokens wants 1026"),
     ],
@@ -158,10 +161,10 @@ def test_short_shard_missing_bos_and_id_out_of_range_are_named(tmp_path):
     corpus = CompetitionShards(tmp_path, vocab_size=12, bos_id=1)
     write_bin(tmp_path / "fineweb_val_000000.bin", [1, 7])
     path.write_bytes(b"abc")
-    with pytest.raises(CorpusError, match="found 3 bytes, wanted at least the header of 1024"):
+    with pytest.raises(CorpusError, match="found 3 bytes, expected at least the header of 1024"):
         list(corpus.documents(Position()))
     write_bin(path, [5, 1, 6])
-    with pytest.raises(CorpusError, match=r"token 0 is 5, wanted BOS \(1\)"):
+    with pytest.raises(CorpusError, match=r"token 0 is 5, expected BOS \(1\)"):
         list(corpus.documents(Position()))
     write_bin(path, [1, 5, 12])
     with pytest.raises(CorpusError, match="token 2 has id 12, outside the vocabulary of 12"):

@@ -96,7 +96,7 @@ def test_the_vocabulary_learns_pieces_with_spaces_and_newlines(tokenizer):
 @pytest.mark.parametrize("texts", [["abc abd abe"] * 3, ["a"]])
 def test_corpus_too_small_for_the_vocabulary_is_named(texts):
     with pytest.raises(TokenizerError, match=r"corpus too small for the vocabulary: its text gives \d+ pieces, "
-                       r"wanted 1024; give more text .* or lower tokenize\.vocab_size"):  # fmt: skip
+                       r"expected 1024; give more text .* or lower tokenize\.vocab_size"):  # fmt: skip
         train_tokenizer(texts, 1024)
 
 
@@ -154,5 +154,5 @@ def test_an_existing_lossless_model_is_found_to_be_so(tokenizer, tmp_path):
 def test_a_text_that_a_seemingly_lossless_model_changes_is_refused(tokenizer, monkeypatch):
     broken = Tokenizer(tokenizer.model, name="t.model")
     monkeypatch.setattr(broken, "_encode_exact", lambda text: tokenizer.encode(text.replace("q", "p")))
-    with pytest.raises(TokenizerError, match=r"t\.model: changes this text: at byte 2 found b'p', wanted b'q'"):
+    with pytest.raises(TokenizerError, match=r"t\.model: changes this text: at byte 2 found b'p', expected b'q'"):
         broken.document("a q")

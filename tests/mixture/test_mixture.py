@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from golf.base.params import from_dict, to_dict
 from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixture.counts import CountTable, candidates, count_contexts
 from golf.mixture.document import DocumentCounts, count_documents
@@ -286,13 +287,13 @@ def test_a_record_that_is_not_finite_is_refused() -> None:
         (LayerConfig, {"chain": False}, "final: found true"),
         (LayerConfig, {"near_tokens": 0}, "near_tokens: found 0"),
         (LayerConfig, {"chain_forgetting": 1.5}, "chain_forgetting: found"),
-        (LayerConfig, {"document_orders": (2, 1)}, "document_orders: found .* from 0 to 64"),
+        (LayerConfig, {"document_orders": (2, 1)}, "document_orders: found .* rising"),
         (LayerConfig, {"entropy_edges_nats": (2.0, 1.0)}, "entropy_edges_nats: found"),
         (RecordConfig, {"candidate_orders": ()}, "candidate_orders: found"),
-        (RecordConfig, {"candidates": 9}, "candidates: found 9, wanted 1 to 8"),
+        (RecordConfig, {"candidates": 9}, "candidates: found 9 .*, 1 or more and at most 8"),
         (RecordConfig, {"bias_global_rate": -1.0}, "bias_global_rate: found -1.0"),
     ],
 )
 def test_config_errors_name_the_key(part: type, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        part(**change)
+        from_dict(part, to_dict(part()) | change)

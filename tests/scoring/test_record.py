@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from golf.base.files import load_numpy, save_numpy
+from golf.base.params import ParamsError, from_dict, to_dict
 from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
@@ -130,16 +131,16 @@ def test_record_survives_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperatures": (1.0, -2.0)}, "temperature -2.0"),
-        ({"sampled_rows": 0}, "sampled_rows is 0"),
+        ({"temperatures": (1.0, -2.0)}, r"temperatures\[1\]: found -2.0"),
+        ({"sampled_rows": 0}, "sampled_rows: found 0"),
         ({"candidates": 9}, "candidates: found 9"),
         ({"bias_chunk_tokens": 0}, "bias_chunk_tokens: found 0"),
-        ({"streams": 0}, "streams is 0"),
+        ({"streams": 0}, "streams: found 0"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CONFIG, **changes)
+    with pytest.raises(ParamsError, match=message):
+        from_dict(StreamingConfig, to_dict(CONFIG) | changes)
 
 
 def test_broken_weights_are_named() -> None:

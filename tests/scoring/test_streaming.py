@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.base.params import ParamsError, from_dict, to_dict
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats
 from golf.scoring.streaming import PassConfig, plan_streams, streaming_nats
@@ -161,19 +162,15 @@ def test_cold_segments_are_independent_texts() -> None:
         np.testing.assert_allclose(together[first : first + 50], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"streams": 0}, "streams is 0, wanted at least 1"),
-        ({"segment": 0}, "segment is 0, wanted at least 1"),
-        ({"warmup": -1}, "warmup is -1 tokens"),
-        ({"window": 100}, "window is 100 tokens, the validation stream has 99 targets"),
-        ({"chunk": 0}, "chunk is 0, wanted at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
-    with pytest.raises(ScoringError, match=message):
-        score_streaming(trained_model(), make_text(100, seed=1), config(**changes))
+@pytest.mark.parametrize("change", [{"streams": 0}, {"segment": 0}, {"warmup": -1}, {"chunk": 0}])
+def test_impossible_settings_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(ParamsError, match=rf"{next(iter(change))}: found {next(iter(change.values()))} .*expected int"):
+        from_dict(PassConfig, to_dict(config()) | change)
+
+
+def test_a_window_longer_than_the_text_is_refused() -> None:
+    with pytest.raises(ScoringError, match="window is 100 tokens, the validation stream has 99 targets"):
+        score_streaming(trained_model(), make_text(100, seed=1), config(window=100))
 
 
 def band(**changes: Any) -> PassConfig:
@@ -209,7 +206,7 @@ def test_compile_takes_the_band_pass_and_refuses_the_ring(monkeypatch: pytest.Mo
     monkeypatch.setattr(model, "step", None)  # the ring's; band does without
     streaming_nats(model, text, dataclasses.replace(band(), compile=True))
     assert compiled == [{"dynamic": False}]
-    with pytest.raises(ScoringError, match="compile is true with attention: ring, wanted attention: band"):
+    with pytest.raises(ScoringError, match="compile: found true with attention: ring, expected attention: band"):
         dataclasses.replace(config(), compile=True)
 
 

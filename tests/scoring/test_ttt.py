@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from golf.base.params import ParamsError, from_dict, to_dict
 from golf.scoring.network import SlidingConfig
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt, score_ttt
@@ -119,16 +120,20 @@ def test_weights_start_anew_behind_a_group_and_the_future_does_not_tell() -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rank": 0}, "rank is 0, wanted at least 1"),
-        ({"update_windows": 0}, "update_windows is 0"),
-        ({"learning_rate": -1.0}, "learning_rate is -1.0, wanted 0 or more"),
-        ({"group_documents": -1}, "group_documents is -1"),
-        ({"stride": 99}, "stride is 99"),
+        ({"rank": 0}, "rank: found 0 .*, expected int, 1 or more"),
+        ({"update_windows": 0}, "update_windows: found 0"),
+        ({"learning_rate": -1.0}, "learning_rate: found -1.0 .*, expected float, 0 or more"),
+        ({"group_documents": -1}, "group_documents: found -1"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ScoringError, match=message):
-        nats(**changes)
+    with pytest.raises(ParamsError, match=message):
+        from_dict(TttConfig, to_dict(CONFIG) | changes)
+
+
+def test_a_stride_beyond_the_window_is_refused() -> None:
+    with pytest.raises(ScoringError, match="stride is 99"):
+        nats(stride=99)
 
 
 def test_a_model_without_matrices_is_named() -> None:

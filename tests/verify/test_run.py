@@ -19,6 +19,7 @@ import golf.cli
 import stages.verify as stage
 from golf.artifact.decode import Decoded, load_artifact
 from golf.artifact.ship import pack_decoder
+from golf.base.params import ParamsError, from_dict
 from golf.cli.params import compose
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
@@ -225,8 +226,8 @@ def test_sample_holds_the_beginnings_of_documents(tokens: np.ndarray) -> None:
 def test_parameters_that_fit_nothing_are_named(project: Path, decoded: Decoded) -> None:
     with pytest.raises(VerifyError, match="modes: found slidng, wanted some of roundtrip, sliding"):
         VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1, seed=0)
-    with pytest.raises(VerifyError, match="choices: found 0, wanted 1 or more"):
-        VerifyConfig(modes=(), targets=1, flips=1, choices=0, seed=0)
+    with pytest.raises(ParamsError, match="choices: found 0 .*, expected int, 1 or more"):
+        from_dict(VerifyConfig, VERIFY | {"choices": 0})
     with pytest.raises(VerifyError, match="modes: found none, wanted some of roundtrip"):
         VerifyConfig(modes=(), targets=1, flips=1, choices=1, seed=0)
     nested = load_modes(project / "params.yaml", ("hedge",))["hedge"]
