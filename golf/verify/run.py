@@ -145,9 +145,7 @@ def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Itera
         missing = ", ".join({"train", "holdout"} - set(others))
         yield CheckResult("text", "splits_here", None, 0.0, None, "documents", f"not compared, not here: {missing}")
     official = text.official_decoder(decoded.tokenizer_model)
-    yield text.check_bytes(
-        tokenizer.table.token_bytes, official, documents_of(inputs.tokens / "val"), val.doc_bytes
-    )
+    yield text.check_bytes(tokenizer.table.token_bytes, official, documents_of(inputs.tokens / "val"), val.doc_bytes)
     manifest = read_json(inputs.tokens / "manifest.json", made_by="`python -m stages.tokenize`")
     val_documents = documents_of(inputs.tokens / "val")
     yield text.check_text(official, val_documents, manifest, found=tokenizer.divisor, split="val")
