@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +39,12 @@ def test_bug_every_float_type_is_calibrated_and_quantized(
     writer = ShardWriter(tmp_path / "artifacts/tokens/train", vocab_size=VOCAB, bos_id=1, tokenizer_sha256="0" * 64)
     writer.add([1, *np.random.default_rng(0).integers(2, VOCAB, 100).tolist()], 100)
     writer.close()
-    calibrate = CalibrateConfig(tokens=96, window=24, batch=4, source="train", temperature=1.0, seed=0)
+    calibrate = CalibrateConfig(tokens=96, window=24, source="train")
     sections = {"calibrate": dataclasses.asdict(calibrate), "quantize": to_dict(quantize_config("gptq_trellis"))}
     write_json(tmp_path / "params.json", sections)
-    monkeypatch.setattr(sys, "argv", ["x", "--root", str(tmp_path), "--params", str(tmp_path / "params.json")])
     monkeypatch.setenv("GOLF_DEVICE", "cpu")
-    stages.calibrate.main()
-    stages.quantize.main()
+    stages.calibrate.run(tmp_path / "params.json", tmp_path)
+    stages.quantize.run(tmp_path / "params.json", tmp_path)
     arrays, _ = load_numpy(tmp_path / "artifacts/quantize/model.safetensors", made_by="x")
     assert arrays["blocks.0.mlp.input.weight"].any()
 
