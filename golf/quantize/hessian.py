@@ -144,6 +144,8 @@ def load_hessians(
     """Load what ``save_hessians`` wrote; ``FileError`` when missing or damaged, ``HessianError`` when not square."""
     hessians, meta = files.load_numpy(path, made_by=made_by)
     for name, h in hessians.items():
-        if h.ndim != 2 or h.shape[0] != h.shape[1]:
-            raise HessianError(f"{path}: {name}: found shape {h.shape}, expected square; re-run {made_by}")
+        if h.dtype != np.float32 or h.ndim != 2 or h.shape[0] != h.shape[1]:
+            raise HessianError(f"{path}: {name}: found {h.dtype} {h.shape}, expected square float32; re-run {made_by}")
+        if not np.isfinite(h).all():
+            raise HessianError(f"{path}: {name}: holds NaN or infinity; re-run {made_by}")
     return hessians, meta
