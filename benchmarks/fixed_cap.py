@@ -44,7 +44,7 @@ from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LITE = quantize_section("gptq_lite", 8.0)
 STACK = quantize_section("gptq_trellis", 12.0, token_exponent=0.5)
-CALIBRATE = CalibrateConfig(tokens=16384, window=256, batch=8, source="train", temperature=0.8, seed=0)
+CALIBRATE = CalibrateConfig(tokens=16384, window=256, source="train")
 SLIDING = SlidingConfig(256, 128, 8, "fp32")
 TITLES = {
     ("narrow", "lite"): "(a) narrow, GPTQ-lite int6",

@@ -38,7 +38,7 @@ PARAMS = {
         },
         "ttt": {
             **{"enabled": True, "window": 32, "stride": 16, "update_windows": 4, "rank": 2, "learning_rate": 0.003},
-            **{"group_documents": 0, "seed": 0, "precision": "fp32"},
+            **{"group_documents": 0, "precision": "fp32"},
         },
         "hedge": {
             **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5]},

@@ -106,6 +106,24 @@ def test_every_parameter_says_its_meaning(root: Path) -> None:
             assert re.search(r" # \S+ \S+", line), f"params.yaml: no comment on `{line.strip()}`"
 
 
+def parameter_keys(root: Path) -> list[str]:
+    """Dotted names of the lines of params.yaml that hold a value; a mapping on one line is one."""
+    path: list[str] = []
+    keys = []
+    for indent, name, value in re.findall(r"^( *)(\w+):(.*)", (root / "params.yaml").read_text(), re.MULTILINE):
+        path[len(indent) // 2 :] = [name]
+        if value.partition("#")[0].strip():
+            keys.append(".".join(path))
+    return keys
+
+
+def test_the_list_of_parameters_is_frozen(root: Path) -> None:
+    """Every key is an option that someone must read, document and test: a new one is a decision, not an accident."""
+    keys = parameter_keys(root)
+    assert keys == (root / "tests/golden/parameters.txt").read_text().split()
+    assert len(keys) <= 137
+
+
 def section_configs() -> dict[str, type]:
     from golf.artifact.ship import CompressConfig
     from golf.data.tokenize import TokenizeConfig

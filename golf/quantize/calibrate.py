@@ -13,12 +13,12 @@ calibration on own samples: parameter-golf PR #1019.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.base.params import Count, Gt, Le, Seed, Size
+from golf.base.params import Count, Size
 from golf.base.progress import bar
 from golf.quantize.hessian import HessianError, HessianSums
 
@@ -38,6 +38,8 @@ __all__ = [
 
 LOOKUP_REASON = "lookup table: its input is one-hot, so rounding is already best"
 _SAMPLED_AT_ONCE = 64  # texts sampled side by side
+_TEMPERATURE = 0.8  # of the samples
+_BATCH = 8  # windows in one forward pass
 
 
 class TokenSource(Protocol):
@@ -54,10 +56,7 @@ class CalibrateConfig:
 
     tokens: Count
     window: Size
-    batch: Size
     source: Literal["train", "samples"]
-    temperature: Annotated[float, Gt(0), Le(100)]
-    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,12 @@ def calibration_windows(source: TokenSource, config: CalibrateConfig) -> np.ndar
 def sampled_windows(model: LanguageModel, config: CalibrateConfig, *, bos_id: int) -> np.ndarray:
     """Token ids (B, T) int64 of texts that ``model`` writes itself at full depth, each begun with ``bos_id``.
 
-    Every token is drawn from softmax(logits / ``config.temperature``); the draws depend on ``config.seed`` alone.
+    Every token is drawn from softmax(logits / ``_TEMPERATURE``); the draws are the same in every run.
     """
     import torch
 
     count, length = max(1, config.tokens // config.window), config.window
-    draws = np.random.default_rng(config.seed).random((count, length))
+    draws = np.random.default_rng(0).random((count, length))
     model.set_depth(model.max_depth)
     device = model.token_embedding.device
     parts = []
@@ -108,7 +107,7 @@ def sampled_windows(model: LanguageModel, config: CalibrateConfig, *, bos_id: in
             ids = [torch.full((len(part), 1), bos_id, dtype=torch.int64)]
             for position in range(1, length):
                 logits = model.logits(model.step(ids[-1].to(device), state)[:, -1]).double().cpu()
-                upto = torch.softmax(logits / config.temperature, dim=-1).cumsum(-1)
+                upto = torch.softmax(logits / _TEMPERATURE, dim=-1).cumsum(-1)
                 drawn = part[:, position : position + 1] * upto[:, -1:]
                 ids.append(torch.searchsorted(upto, drawn, right=True).clamp_max(upto.size(1) - 1))
                 shown.update(len(part))
@@ -121,7 +120,7 @@ def calibrate(model: LanguageModel, windows: np.ndarray, config: CalibrateConfig
 
     Raises ``HessianError`` for a matrix that is neither used by an ``nn.Linear`` nor a lookup table, or never used.
     """
-    sums = _second_moments(model, windows, batch=config.batch)
+    sums = _second_moments(model, windows)
     names = model.quantizable_names()
     hessians = {name: h for name, h in sums.means().items() if name in names}
     without = {name: LOOKUP_REASON for name in names if name not in hessians and model.role(name) == "embedding"}
@@ -131,7 +130,7 @@ def calibrate(model: LanguageModel, windows: np.ndarray, config: CalibrateConfig
     return Calibration(hessians, {n: s for n, s in sums.samples().items() if n in hessians}, without, windows.size)
 
 
-def _second_moments(model: LanguageModel, windows: np.ndarray, *, batch: int) -> HessianSums:
+def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
     """Sums of x x^T over ``windows`` (B, T) int64 at full depth, for every matrix and, at the head, the token table."""
     import torch
 
@@ -150,8 +149,8 @@ def _second_moments(model: LanguageModel, windows: np.ndarray, *, batch: int) ->
     device = model.token_embedding.device
     try:
         with torch.no_grad(), bar(what="calibrate", total=windows.size, unit="tok") as shown:
-            for start in range(0, len(windows), batch):
-                part = windows[start : start + batch]
+            for start in range(0, len(windows), _BATCH):
+                part = windows[start : start + _BATCH]
                 hidden = model.hidden(torch.from_numpy(part).to(device))
                 sums.add(names[id(model.token_embedding)], hidden.float().cpu().numpy())
                 shown.update(part.size)

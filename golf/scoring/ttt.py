@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from golf.base.distributed import ALONE
-from golf.base.params import Natural, NonNegative, Seed, Size
+from golf.base.params import Natural, NonNegative, Size
 from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
 from golf.scoring.results import Score, make_score
 from golf.scoring.text import ScoringError, ValidationText
@@ -37,7 +37,7 @@ __all__ = ["LowRank", "TttConfig", "iterate_ttt", "score_ttt"]
 class TttConfig:
     """``enabled`` (read by the stage); ``window`` tokens of which ``stride`` are scored, ``update_windows`` scored
     before the weights learn from them; ``rank`` and ``learning_rate`` (0 learns nothing) of the low-rank weights;
-    ``group_documents`` after which they start anew (0: never); ``seed`` of ``down``; ``precision`` of the products."""
+    ``group_documents`` after which they start anew (0: never); ``precision`` of the products."""
 
     enabled: bool
     window: Size
@@ -46,7 +46,6 @@ class TttConfig:
     rank: Size
     learning_rate: NonNegative
     group_documents: Natural
-    seed: Seed
     precision: Precision
 
 
@@ -70,7 +69,7 @@ class LowRank:
         """Start anew: ``up`` zero, ``down`` as drawn at first, the optimizer without memory."""
         import torch
 
-        generator = torch.Generator().manual_seed(self._config.seed)
+        generator = torch.Generator().manual_seed(0)
         self._pairs = []
         for linear in self._linears:
             width_out, width_in = linear.weight.shape

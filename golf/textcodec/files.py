@@ -160,6 +160,8 @@ def _report(part: Part, seconds: float, resumed: int) -> CodecReport:
 
 def _text_file(path: Path) -> Path:
     """A file that can be read more than once: from where a run was interrupted, and to compare."""
+    if str(path) == "-":
+        raise CodecError("-: standard input is read once, a text that is coded more than once; give a file")
     require(path, made_by="you: the text to code")
     if not path.is_file():
         raise CodecError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or device'}, expected a file of text")

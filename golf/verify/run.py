@@ -20,7 +20,7 @@ from golf.artifact.decode import Decoded, load_artifact
 from golf.artifact.ship import CompressConfig, pack_decoder
 from golf.base.errors import GolfError
 from golf.base.files import read_json, require, write_json
-from golf.base.params import Count, Seed, load_section
+from golf.base.params import Count, load_section
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
 from golf.scoring.modes import MODES, load_modes
@@ -57,13 +57,12 @@ class VerifyError(GolfError):
 @dataclass(frozen=True)
 class VerifyConfig:
     """Section `verify`: ``modes`` checked, ``targets`` of the sample, ``flips`` positions from which the future is
-    replaced (and cuts of the text), ``choices`` last tokens run per prefix at most, ``seed`` of what is drawn."""
+    replaced (and cuts of the text), ``choices`` last tokens run per prefix at most."""
 
     modes: tuple[str, ...]
     targets: Count
     flips: Count
     choices: Count
-    seed: Seed
 
     def __post_init__(self) -> None:
         for mode in self.modes:
@@ -201,7 +200,7 @@ def _scorer_checks(
     cut = _cut(scorer, num_targets)
     yield checks.check_scores(cut, tokens)
     at = np.linspace(2, num_targets, config.flips).astype(int).tolist()
-    yield checks.check_causality(cut, tokens, at, seed=config.seed)
+    yield checks.check_causality(cut, tokens, at)
     cuts = np.linspace(window + 2, num_targets, config.flips).astype(int).tolist()
     yield checks.check_order(whole, tokens, cuts)
     if isinstance(whole, checks.ReplayScorer):
@@ -212,7 +211,7 @@ def _scorer_checks(
     yield checks.check_row_sums(few, prefixes)
     if scorer.name == "hedge":
         yield _reported_rows(whole, tokens)
-    yield checks.check_target_unread(few.memoized(), prefixes, choices=config.choices, seed=config.seed)
+    yield checks.check_target_unread(few.memoized(), prefixes, choices=config.choices)
     variants, exact = _variants(cut, child), cut.changed(precision="fp32")
     halved = _half_the_chunk(exact)
     if exact.config == cut.config:
@@ -222,7 +221,7 @@ def _scorer_checks(
         yield from checks.check_same_score(exact, halved, tokens)
     starts = np.flatnonzero(tokens == scorer.bos_id)
     if len(starts) > 1:
-        yield checks.check_documents(whole, tokens, int(starts[len(starts) // 2]), seed=config.seed)
+        yield checks.check_documents(whole, tokens, int(starts[len(starts) // 2]))
     yield checks.check_range(whole, tokens)
 
 

@@ -33,7 +33,7 @@ from tiny import pack_untrained, recurrent
 
 SMALL = {"window": 32, "batch": 3, "stride": 8, "chunk": 16, "warmup": 32, "precision": "fp32", "sampled_rows": 9}
 SCORED = tuple(mode for mode in MODES if mode != "ttt")  # which has its own tests
-VERIFY = {"modes": list(SCORED), "targets": 160, "flips": 1, "choices": 8, "seed": 0}
+VERIFY = {"modes": list(SCORED), "targets": 160, "flips": 1, "choices": 8}
 
 
 def write_split(folder: Path, tokenizer: Tokenizer, documents: list[str]) -> ShardWriter:
@@ -225,11 +225,11 @@ def test_sample_holds_the_beginnings_of_documents(tokens: np.ndarray) -> None:
 
 def test_parameters_that_fit_nothing_are_named(project: Path, decoded: Decoded) -> None:
     with pytest.raises(VerifyError, match="modes: found slidng, wanted some of roundtrip, sliding"):
-        VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1, seed=0)
+        VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1)
     with pytest.raises(ParamsError, match="choices: found 0 .*, expected int, 1 or more"):
         from_dict(VerifyConfig, VERIFY | {"choices": 0})
     with pytest.raises(VerifyError, match="modes: found none, wanted some of roundtrip"):
-        VerifyConfig(modes=(), targets=1, flips=1, choices=1, seed=0)
+        VerifyConfig(modes=(), targets=1, flips=1, choices=1)
     nested = load_modes(project / "params.yaml", ("hedge",))["hedge"]
     assert with_values(nested, segment=77, share=0.5).streaming.segment == 77
     assert with_values(nested, segment=77, share=0.5).hedge.share == 0.5

@@ -23,7 +23,7 @@ from tiny import flat, shaken
 VOCAB = 16
 CONFIG = TttConfig(
     **{"enabled": True, "window": 24, "stride": 8, "update_windows": 2, "rank": 2, "learning_rate": 0.02},
-    **{"group_documents": 1, "seed": 0, "precision": "fp32"},
+    **{"group_documents": 1, "precision": "fp32"},
 )
 
 
