@@ -88,12 +88,7 @@ def _about(error: OSError) -> str:
 
 
 def _tell(name: str, text: str) -> int:
-<<<<<<< HEAD
     """One line, whatever a file has put into the message: nothing that a terminal obeys, and no book."""
     cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    print(f"{name}: {shown}", file=sys.stderr)
-=======
-    print(printable(f"{name}: {text}"), file=sys.stderr)
->>>>>>> main
+    print(printable(f"{name}: {cut}").replace("\n", "\\n"), file=sys.stderr)
     return 1

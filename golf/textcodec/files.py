@@ -52,7 +52,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024), ("block_bytes", 1 << 30)):
             if not 1 <= getattr(self, name) <= most:
-                raise CodecError(f"{name} is {getattr(self, name)}, wanted 1 to {most}")
+                raise CodecError(f"{name} is {getattr(self, name)}, expected 1 to {most}")
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,11 @@ def check_divisor(
     ``found`` is the tokenizer's own divisor (``raw`` or ``decoded``); ``value`` counts untrue statements.
     """
     counts = manifest.get("splits", {}).get(split, {})
-    wanted = {"divisor": found, "tokenizer_sha256": tokenizer_sha256}
-    stated = {key: manifest.get(key) for key in wanted}
-    wrong = [f"{key}: {quoted(stated[key])}, found {value!r}" for key, value in wanted.items() if stated[key] != value]
+    expected = {"divisor": found, "tokenizer_sha256": tokenizer_sha256}
+    stated = {key: manifest.get(key) for key in expected}
+    wrong = [
+        f"{key}: {quoted(stated[key])}, found {value!r}" for key, value in expected.items() if stated[key] != value
+    ]
     for key, value in (("bytes", num_bytes), ("tokens", num_tokens)):
         if counts.get(key) != value:
             wrong.append(f"{split} {key}: {quoted(counts.get(key))}, found {value}")
