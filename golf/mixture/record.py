@@ -15,6 +15,8 @@ from golf.base.jit import kernel
 
 __all__ = ["NeuralRecord", "StreamRecord", "summarize_row"]
 
+ROUNDING = 1e-3  # nats above 0 that the logarithm of a probability may have
+
 
 @kernel
 def summarize_row(log_probs, probs):  # type: ignore[no-untyped-def]
@@ -84,8 +86,9 @@ class NeuralRecord:
                 f"neural record: {len(self.sample_positions)} sample positions for {len(self.sample_log_probs)} rows"
             )
 
-    def check_ids(self, vocab_size: int) -> None:
-        """Raises ``GolfError`` unless every id and row is of ``vocab_size`` entries: the kernels index by them."""
+    def check(self, vocab_size: int) -> None:
+        """Raises ``GolfError`` unless every id and row is of ``vocab_size`` entries, by which kernels index, and all
+        logarithms are of probabilities."""
         outside = self.scored & ((self.argmax < 0) | (self.argmax >= vocab_size))
         if outside.any():
             at = int(outside.argmax())
@@ -98,6 +101,13 @@ class NeuralRecord:
         rows = self.sample_log_probs.shape
         if len(rows) != 2 or (rows[0] and rows[1] != vocab_size):
             raise GolfError(f"neural record: sampled rows have shape {rows}, expected {vocab_size} entries each")
+        logs = (-self.nll, -self.entropy, self.argmax_log_prob, self.candidate_log_prob, self.sample_log_probs.T)
+        for what, array in zip(("nll", "entropy", "argmax", "candidates", "sampled rows"), logs, strict=True):
+            scored = self.scored if what != "sampled rows" else slice(None)
+            if not (array[scored] <= ROUNDING).all():
+                raise GolfError(
+                    f"neural record: {what} holds a probability above 1 or none; re-run `evaluate streaming`"
+                )
 
     @property
     def num_bytes(self) -> int:
@@ -145,7 +155,7 @@ class StreamRecord:
         tempered = flat.get("tempered", np.zeros(0))
         sizes = {len(plain.nll)} | ({len(biased.nll)} if biased is not None else set())
         fits = tempered.ndim == 2 and tempered.dtype.kind == "f" and {tempered.shape[1] + 1} == sizes
-        if not fits or not np.isfinite(tempered).all():
+        if not fits or not (np.isfinite(tempered) & (tempered >= -ROUNDING)).all():
             raise GolfError(
                 f"streaming record: {sorted(sizes)} positions and tempered nats of shape {tempered.shape}, expected "
                 "finite numbers, one for each position but the first; re-run `evaluate streaming`"

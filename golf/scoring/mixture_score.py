@@ -75,7 +75,7 @@ def score_mixture(
         )
     for part in (record.plain, record.biased):
         if part is not None:
-            part.check_ids(text.vocab_size)
+            part.check(text.vocab_size)
     if len(record.tempered) != len(streaming.temperatures):
         raise ScoringError(
             f"the streaming record has nats under {len(record.tempered)} temperatures, its parameters name "
