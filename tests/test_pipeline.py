@@ -76,11 +76,10 @@ def test_changed_validation_files_re_run_tokenize_alone(tmp_path: Path, monkeypa
 
     (tmp_path / "p.json").write_text('{"tokenize": {"tokenizer": "train", "val_path": "scored"}}')
     (tmp_path / "scored" / "more").mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["code", "--params", str(tmp_path / "p.json"), "--root", str(tmp_path)])
     seen = []
     for name, content in (("a.txt", "one"), ("a.txt", "two"), ("more/b.txt", "two")):
         (tmp_path / "scored" / name).write_text(content)
-        code.main()
+        code.run(tmp_path / "p.json", tmp_path)
         seen.append({path.stem: path.read_text() for path in (tmp_path / "artifacts" / "code").iterdir()})
     assert len({texts.pop("tokenize") for texts in seen}) == 3
     assert seen[0] == seen[1] == seen[2]
