@@ -152,7 +152,7 @@ def _read_name(reader: Reader) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError("index", f"tensor name {raw!r} is not UTF-8") from error
+        raise ArtifactError("index", f"tensor name {quoted(raw)} is not UTF-8") from error
     if not name.isprintable():  # it stands in messages and tables
         raise ArtifactError("index", f"tensor name {quoted(name)} has characters that cannot be printed")
     return name

@@ -224,11 +224,11 @@ def test_sample_holds_the_beginnings_of_documents(tokens: np.ndarray) -> None:
 
 
 def test_parameters_that_fit_nothing_are_named(project: Path, decoded: Decoded) -> None:
-    with pytest.raises(VerifyError, match="modes: found slidng, wanted some of roundtrip, sliding"):
+    with pytest.raises(VerifyError, match="modes: found slidng, expected some of roundtrip, sliding"):
         VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1)
     with pytest.raises(ParamsError, match="choices: found 0 .*, expected int, 1 or more"):
         from_dict(VerifyConfig, VERIFY | {"choices": 0})
-    with pytest.raises(VerifyError, match="modes: found none, wanted some of roundtrip"):
+    with pytest.raises(VerifyError, match="modes: found none, expected some of roundtrip"):
         VerifyConfig(modes=(), targets=1, flips=1, choices=1)
     nested = load_modes(project / "params.yaml", ("hedge",))["hedge"]
     assert with_values(nested, segment=77, share=0.5).streaming.segment == 77
