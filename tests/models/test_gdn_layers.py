@@ -135,11 +135,11 @@ def test_layout_strings() -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("", "found ``"),
-        ("gdn0", "found `gdn0`"),
-        ("gdn5-swa", "found `gdn5-swa`"),
-        ("mamba3", "found `mamba3` in `mamba3`, wanted gdnN, swaN or shared"),
-        ("shared", "found `shared` in `shared` at part 0, wanted it after a second swa"),
+        ("", "found '' in ''"),
+        ("gdn0", "found 'gdn0'"),
+        ("gdn5-swa", "found 'gdn5-swa'"),
+        ("mamba3", "found 'mamba3' in 'mamba3', wanted gdnN, swaN or shared"),
+        ("shared", "found `shared` in 'shared' at part 0, wanted it after a second swa"),
         ("swa_shared", "at part 1, wanted it after a second swa"),
         ("swa_gdn_shared", "at part 2"),
         ("swa_swa_shared_shared", "at part 3"),
