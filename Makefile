@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro results test lint unit clean
+.PHONY: help setup corpus repro results test lint unit kills fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,13 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	pytest -n 2 --dist worksteal
+
+kills: $(STAMP) ## kill every stage at each of its changes of a file, some 350 times (10 minutes)
+	python tests/kills/run.py
+
+fuzz: $(STAMP) ## 30,000 damaged and hostile files (an hour), then kernels with their bounds checked
+	GOLF_FUZZ=long pytest -n 2 --timeout 7200 tests/fuzz
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) pytest -n 2 --timeout 1800 tests/fuzz tests/artifact tests/mixture tests/textcodec tests/scoring tests/quantize
 
 clean: ## remove what the pipeline made (not .venv, not data/, not the DVC cache)
 	rm -rf artifacts metrics plots .ckpt

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from golf.base.files import atomic_directory, read_meta, save_torch, write_json
+from golf.base.files import atomic_directory, checked, read_meta, save_torch, write_json
 from golf.base.main import run_stage
 from golf.base.params import load_section
 
@@ -18,6 +18,7 @@ def run(params: Path, root: Path) -> int:
     from golf.data.shards import load_split
     from golf.training.average import (
         AverageConfig,
+        Trained,
         available_kinds,
         average_weights,
         heldout_loss,
@@ -27,15 +28,17 @@ def run(params: Path, root: Path) -> int:
 
     config = load_section(params, "average", AverageConfig)
     trained = root / "artifacts/train"
-    meta = read_meta(trained / "final.safetensors", made_by="`python -m stages.train`")
+    final, made_by = trained / "final.safetensors", "`python -m stages.train`"
+    meta = read_meta(final, made_by=made_by)
+    length = checked(Trained, meta, path=final, made_by=made_by).sequence_length
     kinds = available_kinds(trained)
     if config.kind not in ("best", *kinds):
         average_weights(trained, config.kind, config.last)  # says which file is missing and what makes it
     tokens = load_split(root / "artifacts/tokens/holdout").tokens
     losses = {}
     for kind in kinds:
-        model = load_model(meta, average_weights(trained, kind, config.last))
-        losses[kind] = heldout_loss(model, tokens, length=int(meta["sequence_length"]))
+        model = load_model(meta, average_weights(trained, kind, config.last), final)
+        losses[kind] = heldout_loss(model, tokens, length=length)
         print(f"held-out loss, {kind} weights: {losses[kind]:.5f} nats per token", flush=True)
     chosen = least_loss(losses) if config.kind == "best" else config.kind
     print(f"average: {chosen} weights go on", flush=True)

@@ -16,19 +16,18 @@ from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
-from golf.quantize.inputs import load_weights
+from golf.quantize.inputs import WEIGHTS
 
 
 def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters, weights or tokens."""
     config = load_section(params, "calibrate", CalibrateConfig)
     from golf.data.shards import open_split
-    from golf.models.registry import build_model, config_from_dict
+    from golf.models.weights import load_weights, model_of
 
     started = time.perf_counter()
-    state, meta = load_weights(root)
-    model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
-    model.load_state_dict(state)
+    state, meta = load_weights(root / WEIGHTS, made_by="`average`")
+    model = model_of(meta, state, path=root / WEIGHTS, made_by="`average`")
     model, split = model.to(place(os.environ).device).eval(), open_split(root / "artifacts/tokens/train")
     if config.source == "samples":
         windows = sampled_windows(model, config, bos_id=split.bos_id)

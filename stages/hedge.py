@@ -8,29 +8,46 @@ artifacts/evaluate/hedge/*.tsv (for plots) and metrics/evaluate_hedge.json. Envi
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from golf.base.files import atomic_directory, load_numpy, save_numpy, write_json
+from golf.base.errors import GolfError
+from golf.base.files import FileError, atomic_directory, checked, load_numpy, save_numpy, write_json
 from golf.base.main import run_stage
-from golf.base.params import from_dict, load_section, to_dict
+from golf.base.params import Count, load_section, to_dict
 from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, score_mixture
 from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
+
+MADE_BY = "`python -m stages.evaluate streaming`"
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The metadata of the record."""
+
+    artifact_sha256: str
+    vocab_size: Count
+    tokenizer_sha256: str
+    config: StreamingConfig
 
 
 def run(params: Path, root: Path) -> int:
     """Load the record, mix, write."""
     config = load_section(params, "evaluate.hedge", HedgeConfig)
     path = root / "artifacts/evaluate/streaming_tokens.safetensors"
-    tensors, made = load_numpy(path, made_by="`python -m stages.evaluate streaming`")
-    streaming = from_dict(StreamingConfig, made["config"], where=f"{path}: config")
-    kept = {"vocab_size": made["vocab_size"], "tokenizer_sha256": made["tokenizer_sha256"]}
-    text = load_text(root / "artifacts/tokens/val", **kept)
+    tensors, meta = load_numpy(path, made_by=MADE_BY)
+    made = checked(Streamed, meta, path=path, made_by=MADE_BY)
+    text = load_text(root / "artifacts/tokens/val", vocab_size=made.vocab_size, tokenizer_sha256=made.tokenizer_sha256)
+    try:
+        record = StreamRecord.from_tensors(tensors)
+    except GolfError as error:
+        raise FileError(f"{path}: {error}; re-run {MADE_BY}") from error
     begin = time.perf_counter()
-    result = score_mixture(text, StreamRecord.from_tensors(tensors), streaming, config)
+    result = score_mixture(text, record, made.config, config)
     metrics = result.score.metrics(time.perf_counter() - begin)
-    meta = {"mode": "hedge", "artifact_sha256": made["artifact_sha256"], "config": to_dict(config)}
+    meta = {"mode": "hedge", "artifact_sha256": made.artifact_sha256, "config": to_dict(config)}
     save_numpy(root / "artifacts/evaluate/hedge.safetensors", result.tensors(), meta)
     with atomic_directory(root / "artifacts/evaluate/hedge") as folder:
         result.curves.write(folder)

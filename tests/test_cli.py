@@ -61,6 +61,26 @@ def test_sources_and_parameters_are_utf_8_in_a_locale_that_is_not(root: Path, tm
     assert golf("deps", "compress", cwd=root, **locale).stdout == golf("deps", "compress", cwd=root).stdout
 
 
+def test_a_closed_standard_output_is_none(root: Path, tmp_path: Path) -> None:
+    """With `>&-` Python has no sys.stdout: its flush was once a traceback."""
+    (tmp_path / "train.log").write_text("val_loss:2.0153 val_bpb:1.1935\n")
+    for command, code in (("audit train.log", 0), ("audit gone.log", 1)):
+        script = f"{shlex.quote(sys.executable)} -m golf.cli {command} >&-"
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, encoding="utf-8",
+                              env={**os.environ, "PYTHONPATH": str(root)})  # fmt: skip
+        assert done.returncode == code and done.stderr.count("\n") == code, done.stderr
+
+
+def test_a_name_cannot_act_on_the_terminal(root: Path, tmp_path: Path) -> None:
+    name = "\x1b[2J\r\u202egone.log"
+    done = golf("audit", name, cwd=tmp_path, PYTHONPATH=str(root))
+    assert done.stderr.startswith(r"golf: error: \x1b[2J\r\u202egone.log: no such file")
+    for file, text in ((name, "val_loss:2.0153 val_bpb:1.1935\n"), ("b.log", "no score")):
+        (tmp_path / file).write_text(text)
+    done = golf("audit", name, "b.log", cwd=tmp_path, PYTHONPATH=str(root))
+    assert done.stdout.startswith("\\x1b[2J\\r\\u202egone.log\n") and "\x1b" not in done.stdout
+
+
 def test_a_mistyped_command_suggests_the_right_one(root: Path) -> None:
     done = golf("audti", "x.log", cwd=root)
     assert done.returncode == 2 and "unknown command 'audti'; did you mean `audit`?" in done.stderr

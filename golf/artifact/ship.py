@@ -117,7 +117,8 @@ def decoder_modules(root: str | Path, family: str, coders: Collection[int]) -> d
 
 
 def _leave_out(trees: dict[str, ast.Module], coders: Collection[int]) -> None:
-    """Take out, in place, decoders of other numbers and what a model has for its training alone."""
+    """Take out, in place, decoders of other numbers, a model's loss and roles, and the store of compiled code: sources
+    inside a zip have no file to keep it beside."""
     for tree in trees.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "DECODERS":
@@ -126,7 +127,9 @@ def _leave_out(trees: dict[str, ast.Module], coders: Collection[int]) -> None:
                 chosen = [(k, v) for k, v in pairs if isinstance(k, ast.Constant) and k.value in coders]
                 node.value.keys, node.value.values = [k for k, _ in chosen], [v for _, v in chosen]
             elif isinstance(node, ast.ClassDef) and node.name == "LanguageModel":
-                node.body = [i for i in node.body if not (isinstance(i, ast.FunctionDef) and i.name == "forward")]
+                node.body = [i for i in node.body if getattr(i, "name", "") not in ("forward", "role")]
+            elif isinstance(node, ast.FunctionDef) and node.name == "_store":
+                node.body = [ast.Pass()]
 
 
 def _text(tree: ast.Module) -> str:

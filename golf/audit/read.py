@@ -72,7 +72,8 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_file():
-        raise AuditError(f"{path}: no such file; give a training log or a submission.json")
+        reason = "is no file" if path.exists() else "no such file"
+        raise AuditError(f"{path}: {reason}; give a training log or a submission.json")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise AuditError(f"{path}: found more than {MAX_FILE_BYTES:,} bytes, which no training log has")

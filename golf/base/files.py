@@ -12,6 +12,7 @@ a file that nobody may write (a cache of DVC): there the link is replaced.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -212,13 +213,16 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, *, made_by: str) -> Any:
-    """Read a JSON file; ``FileError`` names the stage that makes it when it is missing or damaged."""
+def read_json(path: str | Path, *, made_by: str) -> dict[str, Any]:
+    """Read a JSON file of keys and values; ``FileError`` names the stage that makes it when missing or damaged."""
     path = _regular(path, made_by)
     try:
-        return _parse(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
+        value = _parse(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: damaged JSON ({error}); remove it and re-run {made_by}") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path}: holds {type(value).__name__}, expected keys and values; re-run {made_by}")
+    return value
 
 
 def _parse(data: str | bytes) -> Any:
@@ -228,13 +232,14 @@ def _parse(data: str | bytes) -> Any:
     return json.loads(data, parse_constant=refuse)
 
 
-def checked(cls: type[T], data: Any, *, path: str | Path, made_by: str) -> T:
-    """``data`` read from ``path`` as the dataclass ``cls``: every field of its type, nothing missing or unknown.
+def checked(cls: type[T], data: Mapping[str, Any], *, path: str | Path, made_by: str) -> T:
+    """The fields of the dataclass ``cls`` out of ``data`` read from ``path``: all there, each of its type and range.
 
     Raises ``FileError`` naming the file, the key, what was found and expected, and the stage ``made_by``.
     """
+    names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     try:
-        return from_dict(cls, data, where=str(path))
+        return from_dict(cls, {key: value for key, value in data.items() if key in names}, where=str(path))
     except ParamsError as error:
         raise FileError(f"{error}; re-run {made_by}") from error
 
@@ -291,34 +296,17 @@ def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
 
 
 def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All tensors of a safetensors file as numpy arrays (bfloat16 as float32, which holds it), and its ``meta``."""
+    """All tensors of a safetensors file as numpy arrays, and its ``meta``; ``FileError`` for types that numpy lacks."""
     meta = read_meta(path, made_by=made_by)
     with _open(path, "numpy", made_by) as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-        tensors = {name: file.get_tensor(name) for name, kind in kinds.items() if kind in _NUMPY_KINDS}
-    rest = sorted(kinds.keys() - tensors.keys())
-    if rest:
-        tensors |= _bfloat16(Path(path), rest, made_by)
-    return {name: tensors[name] for name in kinds}, meta
+        for name, kind in kinds.items():
+            if kind not in _NUMPY_KINDS:
+                raise FileError(f"{path}: tensor `{name}` is {kind}, expected a type of numpy; re-run {made_by}")
+        return {name: file.get_tensor(name) for name in kinds}, meta
 
 
 _NUMPY_KINDS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"}
-
-
-def _bfloat16(path: Path, names: list[str], made_by: str) -> dict[str, np.ndarray]:
-    """Tensors of bfloat16, which numpy lacks, as float32."""
-    import numpy as np
-    from safetensors import deserialize
-
-    stored, out = dict(deserialize(path.read_bytes())), {}
-    for name in names:
-        if stored[name]["dtype"] != "BF16":
-            raise FileError(
-                f"{path}: tensor `{name}` is {stored[name]['dtype']}, expected a type of numpy; re-run {made_by}"
-            )
-        upper = np.frombuffer(stored[name]["data"], np.uint16).astype(np.uint32)
-        out[name] = (upper << 16).view(np.float32).reshape(stored[name]["shape"])
-    return out
 
 
 def load_torch(path: str | Path, *, made_by: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -39,9 +39,14 @@ def kernel(
     # one parallel loop at a time: numba's portable threading layer has no locks
     compiled = _jit(error_model="numpy", parallel=parallel, nogil=not parallel, **options)(function)
     compiled.parts = parts
-    with contextlib.suppress(Exception):  # no folder can be written, or the source is in no file
-        compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
+    _store(compiled, function, parts)
     return compiled
+
+
+def _store(compiled: Any, function: Callable[..., Any], parts: tuple[ModuleType, ...]) -> None:
+    """Have the code of ``compiled`` stored on disk, if a folder can be written and the source is in a file."""
+    with contextlib.suppress(Exception):
+        compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
 
 
 def part(function: Callable[..., Any]) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from golf.base.errors import GolfError
 
-__all__ = ["environment_number", "main_guard", "run_stage"]
+__all__ = ["environment_number", "main_guard", "printable", "run_stage"]
 
 
 def run_stage(run: Callable[..., int | None], *, description: str | None, modes: Sequence[str] = ()) -> None:
@@ -36,6 +36,9 @@ def main_guard(main: Callable[[], int | None], *, name: str) -> None:
     permission, a folder in a file's place), told with the name of its file. Anything else, a ``ValueError`` of numpy
     or torch too, is a fault of the program and keeps its traceback.
     """
+    for stream in ("stdout", "stderr"):  # a closed one is None, and its number free for the next file that is opened
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the end)
     if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file is the same in every locale
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
@@ -69,6 +72,11 @@ def environment_number(environment: Mapping[str, str], name: str, default: int, 
     return int(text)
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal: characters that would act on it (escapes, returns) are shown by their numbers."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def _about(error: OSError) -> str:
     """The error's file and reason. The system names none for a write; ``golf.base.files`` names its own."""
     reason = error.strerror or str(error) or type(error).__name__
@@ -78,5 +86,5 @@ def _about(error: OSError) -> str:
 
 
 def _tell(name: str, text: str) -> int:
-    print(f"{name}: {text}", file=sys.stderr)
+    print(printable(f"{name}: {text}"), file=sys.stderr)
     return 1

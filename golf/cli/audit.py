@@ -9,6 +9,7 @@ from pathlib import Path
 from golf.audit.checks import Finding, audit_run, audit_seeds
 from golf.audit.fingerprints import STREAMS
 from golf.audit.read import AuditError, read_run
+from golf.base.main import printable
 
 __all__ = ["add_arguments", "run"]
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({path: [vars(f) for f in found] for path, found in report.items()}, indent=2))
     else:
         for path, found in report.items():
-            print(path)
+            print(printable(path))
             for finding in found:
-                print(f"  {finding.verdict:<8}{finding.check:<8}{finding.text}")
+                print(f"  {finding.verdict:<8}{finding.check:<8}{printable(finding.text)}")
     return int(any(finding.verdict in ("FAIL", "ERROR") for found in report.values() for finding in found))

@@ -17,6 +17,7 @@ import sentencepiece
 
 from golf.base.errors import GolfError
 from golf.base.files import require
+from golf.base.params import quoted
 from golf.data.byte_table import SPACE, byte_table, count_pieces, piece_bytes
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
@@ -66,7 +67,7 @@ class Tokenizer:
             pieces = [self._sp.id_to_piece(token) for token in range(self.vocab_size)]
             self.token_bytes = [piece_bytes(self._sp, token) for token in range(self.vocab_size)]
         except (RuntimeError, OSError, ValueError) as error:  # a piece that is no UTF-8 is a ValueError
-            raise TokenizerError(f"{name}: not a readable SentencePiece model ({error})") from error
+            raise TokenizerError(f"{name}: not a readable SentencePiece model ({quoted(str(error))[1:-1]})") from error
         self.bos_id = int(self._sp.bos_id())
         self.unk_id = int(self._sp.unk_id())
         longest = max(map(len, self.token_bytes), default=0)

@@ -43,7 +43,7 @@ class HessianSums:
         flat = flat.reshape(-1, flat.shape[-1])
         total = self._sums.setdefault(name, np.zeros((flat.shape[1], flat.shape[1])))
         if total.shape[0] != flat.shape[1]:
-            raise HessianError(f"{name}: found {flat.shape[1]} input channels, wanted {total.shape[0]} as before")
+            raise HessianError(f"{name}: found {flat.shape[1]} input channels, expected {total.shape[0]} as before")
         for start in range(0, len(flat), chunk):
             part = flat[start : start + chunk]
             product = part.T @ part
@@ -89,11 +89,11 @@ def factorize(hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = F
     """
     h = np.array(hessian, dtype=np.float64)
     if h.ndim != 2 or h.shape[0] != h.shape[1] or not h.size:
-        raise HessianError(f"{name}: found shape {h.shape}, wanted a square matrix (C, C)")
+        raise HessianError(f"{name}: found shape {h.shape}, expected a square matrix (C, C)")
     if not np.isfinite(h).all():
         raise HessianError(f"{name}: holds NaN or infinity; re-run calibrate")
     if damping < 0:
-        raise HessianError(f"damping: found {damping}, wanted >= 0 (0.01 is usual)")
+        raise HessianError(f"damping: found {damping}, expected >= 0 (0.01 is usual)")
     diagonal = np.diag(h).copy()
     dead = diagonal <= 0
     if dead.all():
@@ -134,7 +134,7 @@ def save_hessians(path: str | Path, hessians: Mapping[str, np.ndarray], meta: Ma
     """Save {weight name: H (C, C)} as float32 safetensors with ``meta`` (say: source of the text, samples)."""
     for name, h in hessians.items():
         if h.ndim != 2 or h.shape[0] != h.shape[1]:
-            raise HessianError(f"{name}: found shape {h.shape}, wanted a square matrix (C, C)")
+            raise HessianError(f"{name}: found shape {h.shape}, expected a square matrix (C, C)")
     files.save_numpy(path, {name: h.astype(np.float32) for name, h in hessians.items()}, meta)
 
 
@@ -144,6 +144,8 @@ def load_hessians(
     """Load what ``save_hessians`` wrote; ``FileError`` when missing or damaged, ``HessianError`` when not square."""
     hessians, meta = files.load_numpy(path, made_by=made_by)
     for name, h in hessians.items():
-        if h.ndim != 2 or h.shape[0] != h.shape[1]:
-            raise HessianError(f"{path}: {name}: found shape {h.shape}, wanted square; re-run {made_by}")
+        if h.dtype != np.float32 or h.ndim != 2 or h.shape[0] != h.shape[1]:
+            raise HessianError(f"{path}: {name}: found {h.dtype} {h.shape}, expected square float32; re-run {made_by}")
+        if not np.isfinite(h).all():
+            raise HessianError(f"{path}: {name}: holds NaN or infinity; re-run {made_by}")
     return hessians, meta

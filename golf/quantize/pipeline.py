@@ -15,7 +15,7 @@ from golf.base.progress import progress
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
 from golf.quantize.gptq_lite import quantize_gptq_lite
-from golf.quantize.inputs import hessians_or_none, load_weights, token_counts
+from golf.quantize.inputs import WEIGHTS, hessians_or_none, token_counts
 from golf.quantize.rounding import check_matrix, entropy_bits, quantize_sdclip, stored_control
 from golf.quantize.steps import token_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
@@ -78,11 +78,11 @@ class Quantizer:
     @classmethod
     def load(cls, root: Path, config: QuantizeConfig) -> Quantizer:
         """Of what the stages before it left below ``root``; only what ``config`` needs is read."""
-        from golf.models.registry import build_model, config_from_dict
+        from golf.models.weights import empty_model, load_weights
 
-        weights, meta = load_weights(root)
+        weights, meta = load_weights(root / WEIGHTS, made_by="`average`")
         state = {name: tensor.numpy() for name, tensor in weights.items()}
-        model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
+        model = empty_model(meta, path=root / WEIGHTS, made_by="`average`")
         hessians = hessians_or_none(root) if config.needs_hessians else None
         counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
         return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts)

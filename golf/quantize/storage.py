@@ -6,12 +6,15 @@ codes; ``NAME/columns`` int8 codes. Other tensors under their own name. ``meta["
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from golf.base import files
+from golf.base.errors import GolfError
+from golf.base.params import Count
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
 if TYPE_CHECKING:
@@ -23,6 +26,22 @@ _MADE_BY = "`fit`"
 _COLUMNS = (
     "tensor", "role", "shape", "weights", "relative_error", "output_error", "bits_per_weight", "largest_integer",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    role: Literal["embedding", "attention", "mlp", "control"]
+    shape: tuple[Count, ...]
+    trellis: bool
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What is read of the metadata, beside the configuration ``model``."""
+
+    vocab_size: Count
+    tensors: dict[str, _Tensor]
+    aliases: dict[str, str]
 
 
 def save_result(folder: Path, result: QuantizeResult) -> None:
@@ -52,18 +71,19 @@ def save_quantized(path: str | Path, model: QuantizedModel) -> None:
 def load_quantized(path: str | Path) -> QuantizedModel:
     """Read what ``save_quantized`` wrote. Raises ``FileError`` for a missing or other file."""
     arrays, meta = files.load_numpy(path, made_by=_MADE_BY)
+    about, config = files.checked(_Meta, meta, path=path, made_by=_MADE_BY), meta.get("model")
     tensors = {}
-    try:
-        for name, entry in meta["tensors"].items():
+    for name, entry in about.tensors.items():
+        values, rows = arrays.pop(name, None), arrays.pop(f"{name}/rows", None)
+        if values is None or rows is None or values.dtype not in (np.int8, np.int16):
+            raise files.FileError(f"{path}: no integers and steps of `{name}` in it; re-run {_MADE_BY}")
+        columns = arrays.pop(f"{name}/columns", None)
+        try:
             tensors[name] = QuantizedTensor(
-                name=name,
-                role=entry["role"],
-                shape=tuple(entry["shape"]),
-                values=arrays.pop(name).astype(np.int16),
-                row_scale=arrays.pop(f"{name}/rows"),
-                column_codes=arrays.pop(f"{name}/columns", None),
-                trellis=entry["trellis"],
+                name, entry.role, entry.shape, values.astype(np.int16), rows, columns, entry.trellis
             )
-        return QuantizedModel(meta["model"], meta["vocab_size"], tensors, arrays, meta["aliases"])
-    except KeyError as error:
-        raise files.FileError(f"{path}: no {error} in it, not quantized weights; re-run {_MADE_BY}") from error
+        except GolfError as error:
+            raise files.FileError(f"{path}: {error}; re-run {_MADE_BY}") from error
+    if not isinstance(config, dict):
+        raise files.FileError(f"{path}: no configuration `model` in it, not quantized weights; re-run {_MADE_BY}")
+    return QuantizedModel(config, about.vocab_size, tensors, arrays, about.aliases)

@@ -68,17 +68,17 @@ class QuantizedTensor:
         rows, columns = math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 0
         if len(self.shape) < 2 or self.values.shape != (rows, columns) or self.values.dtype != np.int16:
             found = f"{self.values.dtype} {self.values.shape}"
-            raise GolfError(f"{self.name}: integers are {found}, wanted int16 {(rows, columns)} for {self.shape}")
+            raise GolfError(f"{self.name}: integers are {found}, expected int16 {(rows, columns)} for {self.shape}")
         if self.role not in ROLES:
-            raise GolfError(f"{self.name}: role is {self.role!r}, wanted one of {', '.join(ROLES)}")
+            raise GolfError(f"{self.name}: role is {self.role!r}, expected one of {', '.join(ROLES)}")
         scale, codes = self.row_scale, self.column_codes
         if scale.shape != (rows,) or scale.dtype not in (np.float16, np.int8):
             found = f"{scale.dtype} {scale.shape}"
-            raise GolfError(f"{self.name}: row scales are {found}, wanted float16 or int8 ({rows},)")
+            raise GolfError(f"{self.name}: row scales are {found}, expected float16 or int8 ({rows},)")
         if scale.dtype == np.float16 and not (np.isfinite(scale) & (scale >= 0)).all():
             raise GolfError(f"{self.name}: a row step is negative or not finite")
         if codes is not None and (codes.shape != (columns,) or codes.dtype != np.int8):
-            raise GolfError(f"{self.name}: column codes are {codes.dtype} {codes.shape}, wanted int8 ({columns},)")
+            raise GolfError(f"{self.name}: column codes are {codes.dtype} {codes.shape}, expected int8 ({columns},)")
 
     def dequantize(self) -> NDArray[np.float32]:
         """Float weights of shape ``shape``: ``float32(value) * row step * column step``, in this order."""

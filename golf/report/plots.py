@@ -7,11 +7,11 @@ fixed ids). ``new_figure`` and ``save_figure`` draw the pictures of commands and
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from golf.base.files import require
+from golf.base.files import FileError, require
 from golf.report.results import Metrics
 
 __all__ = ["MIXTURE_TABLES", "draw_all", "draw_mixture", "new_figure", "read_table", "running_mean", "save_figure"]
@@ -30,11 +30,35 @@ SMOOTHED = 9  # sampled targets in one running mean
 Columns = Mapping[str, list[str]]
 
 
-def read_table(path: str | Path, *, made_by: str) -> dict[str, list[str]]:
-    """A TSV file as columns of strings; ``FileError`` names the stage that makes it."""
+class _Table(dict[str, list[str]]):
+    """Columns of strings by name; one that is not there is a ``FileError``."""
+
+    origin = ""
+
+    def __missing__(self, key: str) -> list[str]:
+        raise FileError(f"{self.origin}: no column `{key}` in it")
+
+
+def read_table(path: str | Path, *, made_by: str, words: Sequence[str] = ()) -> dict[str, list[str]]:
+    """A TSV file as columns of strings, numbers but for those named ``words``; ``FileError`` names its stage."""
     with open(require(path, made_by=made_by), newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
+        rows = list(csv.reader(file, delimiter="\t"))
+    table, head = _Table(), rows[0] if rows else []
+    table.origin = f"{path}, made by {made_by}"
+    for number, row in enumerate(rows[1:], start=2):
+        numbers = [cell for cell, name in zip(row, head, strict=False) if name not in words]
+        if len(row) != len(head) or not all(map(_is_number, numbers)):
+            raise FileError(f"{path}, line {number}: not a number in each of {len(head)} columns; re-run {made_by}")
+    table |= {name: [row[column] for row in rows[1:]] for column, name in enumerate(head)}
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def draw_all(
@@ -45,7 +69,10 @@ def draw_all(
     steps = read_table(history, made_by="stage train")
     _save(_loss(steps), folder / "loss")
     _save(_schedule(steps), folder / "schedule")
-    _save(_size(read_table(tensors, made_by="stage compress"), metrics), folder / "size")
+    _save(
+        _size(read_table(tensors, made_by="stage compress", words=("tensor", "role", "shape", "coder")), metrics),
+        folder / "size",
+    )
     _save(_score_against_size(metrics, compressors), folder / "score_size")
     made_by = "stage hedge"
     _save(_gain(read_table(curves / "position.tsv", made_by=made_by), "last_target"), folder / "gain_position")

@@ -10,7 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from golf.base.files import read_json
+from golf.base.files import FileError, read_json
+from golf.base.params import quoted
 
 __all__ = ["MODES", "Metrics", "read_metrics", "results_markdown", "summary"]
 
@@ -20,6 +21,7 @@ MODES = {  # of golf.scoring.modes, which loads a network: those in the table, a
     "streaming": "streaming",
     "hedge": "online mixture",
 }
+_TEXTS = ("_kind", "_source")  # ends of keys whose values are words
 PARTS = {  # key in the metrics of hedge: what it is; absent where the parameters switch a part off
     "hedge_simple": "plain Hedge with fixed share",
     "hedge_bias": "document bias alone",
@@ -48,9 +50,22 @@ def read_metrics(folder: str | Path) -> Metrics:
     """Read ``metrics/``; ``FileError`` names the stage whose file is missing."""
     folder = Path(folder)
     stages = ("tokenize", "train", "average", "quantize", "compress", "prove", "verify")
-    values = {name: read_json(folder / f"{name}.json", made_by=f"stage {name}") for name in stages}
-    scores = {mode: read_json(folder / f"evaluate_{mode}.json", made_by=_stage(mode)) for mode in MODES}
-    return Metrics(**values, scores=scores)
+    values = {name: _Figures(folder / f"{name}.json", f"stage {name}") for name in stages}
+    return Metrics(**values, scores={mode: _Figures(folder / f"evaluate_{mode}.json", _stage(mode)) for mode in MODES})
+
+
+class _Figures(dict[str, Any]):
+    """The figures of one file; one that is missing or no number is a ``FileError`` with the file and its stage."""
+
+    def __init__(self, path: Path, made_by: str) -> None:
+        super().__init__(read_json(path, made_by=made_by))
+        self._path, self._made_by = path, made_by
+        for key, value in self.items():
+            if not isinstance(value, int | float) and not key.endswith(_TEXTS):
+                raise FileError(f"{path}: {quoted(key)}: found {quoted(value)}, expected a number; re-run {made_by}")
+
+    def __missing__(self, key: str) -> Any:
+        raise FileError(f"{self._path}: no `{key}` in it; re-run {self._made_by}")
 
 
 def _stage(mode: str) -> str:

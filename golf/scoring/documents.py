@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.base.files import load_numpy
+from golf.base.files import FileError, checked, load_numpy
 from golf.scoring.text import ScoringError
 
 __all__ = ["DocumentTable", "load_documents"]
@@ -39,6 +39,22 @@ class DocumentTable:
         return "\n".join(lines) + "\n"
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """What is read of the metadata of a score."""
+
+    artifact_sha256: str
+
+
+def _check_arrays(tensors: Mapping[str, np.ndarray], path: str | Path, made_by: str) -> None:
+    """Integers and nats of every document: as many of each, all finite, none negative."""
+    for name in {"doc_bytes", "doc_tokens", "doc_nats"} | tensors.keys():
+        kind, array = ("f" if name.startswith("doc_nats") else "i"), tensors.get(name)
+        sound = array is not None and array.dtype.kind == kind and array.shape == tensors["doc_nats"].shape
+        if array is None or not sound or array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any():
+            raise FileError(f"{path}: `{name}` is not one number for each document; re-run {made_by}")
+
+
 def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
     """Join the safetensors of several modes (name -> path), with the scorers beside the mode where there are any.
 
@@ -47,8 +63,11 @@ def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
     nats: dict[str, np.ndarray] = {}
     first: tuple[str, str, np.ndarray, np.ndarray] | None = None
     for mode, path in paths.items():
-        tensors, meta = load_numpy(path, made_by="stage hedge" if mode == "hedge" else f"stage evaluate@{mode}")
-        found = (mode, str(meta["artifact_sha256"]), tensors["doc_bytes"], tensors["doc_tokens"])
+        made_by = "stage hedge" if mode == "hedge" else f"stage evaluate@{mode}"
+        tensors, meta = load_numpy(path, made_by=made_by)
+        artifact = checked(_Scored, meta, path=path, made_by=made_by).artifact_sha256
+        _check_arrays(tensors, path, made_by)
+        found = (mode, artifact, tensors["doc_bytes"], tensors["doc_tokens"])
         first = first or found
         same = found[1] == first[1] and np.array_equal(found[2], first[2]) and np.array_equal(found[3], first[3])
         if not same:

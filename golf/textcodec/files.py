@@ -188,8 +188,12 @@ def _decode(source: Path, target: Path | None, decoded: Decoded, threads: int | 
         mixture = MixtureConfig() if header.mixes else None
         _check_fit(header, decoded, mixture, threads, str(source))
         heads = read_heads(coded, header, where=str(source))
-        config = CodecConfig(header.streams, header.window, threads or header.threads or 1, header.arithmetic,
-                             header.mixes)  # fmt: skip
+        try:
+            config = CodecConfig(
+                header.streams, header.window, threads or header.threads or 1, header.arithmetic, header.mixes
+            )
+        except CodecError as error:
+            raise CodecError(f"{source}: {error}") from error
         digest, stated_bits = hashlib.sha256(), 0.0
         with contextlib.nullcontext() if target is None else atomic_file(target, source=source) as temporary:
             with open(temporary or os.devnull, "wb") as file:

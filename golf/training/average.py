@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from golf.base.errors import GolfError
-from golf.base.files import FileError, load_torch, require
-from golf.base.params import Natural
+from golf.base.files import FileError, require
+from golf.base.params import Natural, Size
 from golf.base.progress import bar
 from golf.models.base import LanguageModel
-from golf.models.registry import build_model, config_from_dict
+from golf.models.weights import load_weights, model_of
 from golf.training.compiling import autocast
 
 __all__ = [
     "AverageConfig",
+    "Trained",
     "average_weights",
     "available_kinds",
     "heldout_loss",
@@ -43,6 +44,13 @@ class AverageConfig:
 
     kind: Literal["best", "mean", "ema", "raw"]  # least held-out loss, mean of the snapshots, moving average, final
     last: Natural  # snapshots averaged, counted from the last; 0: all
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is read of the metadata of trained weights, beside what describes the model."""
+
+    sequence_length: Size  # tokens of a sequence in training
 
 
 def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
@@ -64,7 +72,10 @@ def mean_of(paths: Sequence[Path]) -> dict[str, Tensor]:
     """Mean of equally shaped weight files, summed in float64 and returned as float32."""
     total: dict[str, Tensor] = {}
     for path in paths:
-        tensors, _ = load_torch(path, made_by=_MADE_BY)
+        tensors, _ = load_weights(path, made_by=_MADE_BY)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        if total and shapes != {name: tensor.shape for name, tensor in total.items()}:
+            raise FileError(f"{path}: not the tensors of {paths[0].name}; re-run {_MADE_BY}")
         for name, tensor in tensors.items():
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
     return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
@@ -79,8 +90,7 @@ def average_weights(folder: str | Path, kind: str, last: int = 0) -> dict[str, T
         return mean_of(snapshot_paths(folder, last))
     name = "ema" if kind == "ema" else "final"
     made_by = f"{_MADE_BY} (the moving average needs train.ema_decay above 0)" if kind == "ema" else _MADE_BY
-    tensors, _ = load_torch(Path(folder) / f"{name}.safetensors", made_by=made_by)
-    return tensors
+    return load_weights(Path(folder) / f"{name}.safetensors", made_by=made_by)[0]
 
 
 def available_kinds(folder: str | Path) -> list[str]:
@@ -97,12 +107,9 @@ def least_loss(losses: Mapping[str, float]) -> str:
     return min(finite, key=finite.__getitem__)
 
 
-def load_model(meta: Mapping[str, Any], weights: Mapping[str, Tensor], device: str = "cpu") -> LanguageModel:
-    """The model of a weights file's ``meta`` with ``weights`` loaded, at full depth, for scoring."""
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(config_from_dict(meta["model"]), int(meta["vocab_size"]))
-    model.load_state_dict(dict(weights))
-    return model.to(device).eval().requires_grad_(False)
+def load_model(meta: Mapping[str, Any], weights: Mapping[str, Tensor], path: str | Path = "weights") -> LanguageModel:
+    """The model of the ``meta`` of the file ``path`` with ``weights`` loaded, at full depth, for scoring."""
+    return model_of(meta, weights, path=path, made_by=_MADE_BY).eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -287,6 +287,8 @@ def test_a_crafted_line_of_a_megabyte_takes_no_minutes(tmp_path: Path, piece: st
 def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="gone.log: no such file"):
         read_run(tmp_path / "gone.log")
+    with pytest.raises(AuditError, match=f"{tmp_path.name}: is no file"):
+        read_run(tmp_path)
     with pytest.raises(AuditError, match="empty.log: found no `val_loss"):
         read_run(log(tmp_path, "hello\n", "empty.log"))
     with pytest.raises(AuditError, match="bad.json: not readable as JSON"):

@@ -183,6 +183,17 @@ def test_every_kernel_names_the_modules_compiled_into_it() -> None:
     assert kernels > 20
 
 
+def test_no_compiled_function_of_the_coders_takes_more_than_eight_arguments() -> None:
+    long = {
+        f"{module.__name__}.{name}": function.py_func.__code__.co_argcount
+        for module in golf_modules()
+        if module.__name__.startswith("golf.artifact.")
+        for name, function in vars(module).items()
+        if isinstance(function, Dispatcher) and function.py_func.__code__.co_argcount > 8
+    }
+    assert not long
+
+
 def test_nothing_else_compiles(root: Path) -> None:
     for folder in ("golf", "stages", "benchmarks"):
         for path in (root / folder).rglob("*.py"):

@@ -31,7 +31,7 @@ def test_sums_cover_all_uses_and_leading_axes() -> None:
 def test_sums_refuse_another_width_and_nan() -> None:
     sums = HessianSums()
     sums.add("w", np.ones((2, 3)))
-    with pytest.raises(HessianError, match="w: found 4 input channels, wanted 3"):
+    with pytest.raises(HessianError, match="w: found 4 input channels, expected 3"):
         sums.add("w", np.ones((2, 4)))
     with pytest.raises(HessianError, match="w: its input activations hold NaN"):
         sums.add("w", np.full((1, 3), np.nan))
@@ -77,7 +77,7 @@ def test_dead_channels_are_marked_and_leave_the_others_alone() -> None:
 @pytest.mark.parametrize(
     ("h", "damping", "message"),
     [
-        (np.ones((2, 3)), 0.01, "layer: found shape \\(2, 3\\), wanted a square matrix"),
+        (np.ones((2, 3)), 0.01, "layer: found shape \\(2, 3\\), expected a square matrix"),
         (np.full((2, 2), np.inf), 0.01, "layer: holds NaN or infinity; re-run calibrate"),
         (np.zeros((2, 2)), 0.01, "layer: no input channel was ever active"),
         (np.array([[1.0, 2.0], [2.0, 1.0]]), 0.01, "layer: not positive definite; raise the damping"),

@@ -15,8 +15,9 @@ from golf.base.errors import GolfError
 from golf.base.files import FileError, load_numpy, save_torch, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
+from golf.models.weights import empty_model, load_weights
 from golf.quantize.calibrate import CalibrateConfig
-from golf.quantize.inputs import load_weights
+from golf.quantize.inputs import WEIGHTS
 from tiny import quantize_config, quantize_model, recurrent, shaken
 
 VOCAB = 40
@@ -53,7 +54,7 @@ def test_bug_every_float_type_is_calibrated_and_quantized(
 def test_weights_are_read_as_float32(kind: torch.dtype, tmp_path: Path) -> None:
     exact = {name: tensor.to(kind) for name, tensor in shaken(TINY, VOCAB).state_dict().items()}
     save_weights(tmp_path, exact)
-    found, meta = load_weights(tmp_path)
+    found, meta = load_weights(tmp_path / WEIGHTS, made_by="`average`")
     assert meta == META and set(found) == set(exact)
     for name, tensor in found.items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, exact[name].float()), name
@@ -62,10 +63,9 @@ def test_weights_are_read_as_float32(kind: torch.dtype, tmp_path: Path) -> None:
 def test_other_numbers_and_missing_meta_are_named(tmp_path: Path) -> None:
     save_weights(tmp_path, {"a": torch.zeros(2, 2), "b": torch.zeros(2, 2, dtype=torch.int64)})
     with pytest.raises(FileError, match="b holds int64 numbers, expected float16, bfloat16, float32 or float64; "):
-        load_weights(tmp_path)
-    save_torch(tmp_path / "artifacts/average/model.safetensors", {"a": torch.zeros(1)}, {"model": TINY})
-    with pytest.raises(FileError, match="meta has no `vocab_size`; re-run `average`"):
-        load_weights(tmp_path)
+        load_weights(tmp_path / WEIGHTS, made_by="`average`")
+    with pytest.raises(FileError, match=r"missing key `vocab_size` .*; re-run `average`"):
+        empty_model({"model": TINY}, path=tmp_path / WEIGHTS, made_by="`average`")
 
 
 @pytest.mark.parametrize("method", ["gptq_lite", "sdclip", "gptq", "gptq_trellis"])

@@ -38,22 +38,22 @@ def test_trellis_values_follow_the_path() -> None:
     """State 0, next by T[state][k & 1]; value (2k + (state & 1)) / 2 steps."""
     found = tensor(trellis=True, row_scale=np.ones(2, np.float16)).dequantize()
     table = [[0, 2], [5, 7], [1, 3], [4, 6], [2, 0], [7, 5], [3, 1], [6, 4]]
-    wanted = []
+    expected = []
     for row in tensor().values.tolist():
         state, out = 0, []
         for k in row:
             out.append((2 * k + (state & 1)) / 2)
             state = table[state][k & 1]
-        wanted.append(out)
-    assert found.tolist() == wanted
+        expected.append(out)
+    assert found.tolist() == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"values": np.zeros((2, 3), np.int8)}, "integers are int8"),
-        ({"shape": (3, 2)}, r"wanted int16 \(3, 2\)"),
-        ({"shape": (6,)}, "wanted int16"),
+        ({"shape": (3, 2)}, r"expected int16 \(3, 2\)"),
+        ({"shape": (6,)}, "expected int16"),
         ({"role": "head"}, "role is 'head'"),
         ({"row_scale": np.ones(3, np.float16)}, "row scales are float16"),
         ({"row_scale": np.ones(2, np.float32)}, "row scales are float32"),

@@ -10,12 +10,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from golf.artifact import layout
 from golf.artifact.bytes import Reader, unpack_block, varint
 
-__all__ = ["closed", "damaged", "lying", "opened", "sealed", "turns", "with_config"]
+__all__ = ["closed", "damaged", "lying", "lying_tensors", "opened", "sealed", "turns", "with_config"]
 
 
 def turns(quick: int, long: int) -> int:
@@ -133,8 +131,3 @@ def lying_tensors(data: bytes, rng: random.Random) -> bytes:
                         other["data_offsets"] = [at - last + first for at in other["data_offsets"]]
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
-
-
-def finite(array: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite."""
-    return bool(np.isfinite(array).all())
