@@ -5,6 +5,8 @@ The boundary tests run the real stages on a tiny real corpus (Python's own refer
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -20,6 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from golf.base.params import load_section, read_params
+from golf.cli.explain import CONFIGS
 from golf.cli.params import compose, render
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
@@ -125,35 +128,21 @@ def test_the_list_of_parameters_is_frozen(root: Path) -> None:
 
 
 def section_configs() -> dict[str, type]:
-    from golf.artifact.ship import CompressConfig
-    from golf.data.tokenize import TokenizeConfig
-    from golf.quantize.calibrate import CalibrateConfig
-    from golf.quantize.config import FitConfig, QuantizeConfig
-    from golf.scoring.mixture_score import HedgeConfig
-    from golf.scoring.network import RoundtripConfig, SlidingConfig
-    from golf.scoring.record_stream import StreamingConfig
-    from golf.scoring.ttt import TttConfig
-    from golf.textcodec.prove import ProveConfig
-    from golf.training.average import AverageConfig
-    from golf.training.config import TrainConfig
-    from golf.verify.run import VerifyConfig
+    return {section: getattr(importlib.import_module(module), name) for section, (module, name) in CONFIGS.items()}
 
-    return {
-        "tokenize": TokenizeConfig,
-        "train": TrainConfig,
-        "average": AverageConfig,
-        "calibrate": CalibrateConfig,
-        "quantize": QuantizeConfig,
-        "fit": FitConfig,
-        "compress": CompressConfig,
-        "evaluate.roundtrip": RoundtripConfig,
-        "evaluate.sliding": SlidingConfig,
-        "evaluate.streaming": StreamingConfig,
-        "evaluate.hedge": HedgeConfig,
-        "evaluate.ttt": TttConfig,
-        "verify": VerifyConfig,
-        "prove": ProveConfig,
-    }
+
+def test_every_section_has_its_dataclass_and_no_default_contradicts_conf(root: Path) -> None:
+    values = compose(root / "conf")
+    evaluate = {f"evaluate.{mode}" for mode in values["evaluate"]}
+    assert set(section_configs()) == {*values, *evaluate} - {"evaluate", "model", "report"}
+    for section, config in section_configs().items():
+        of_section: Any = values
+        for part in section.split("."):
+            of_section = of_section[part]
+        for field in dataclasses.fields(config):
+            if field.default is not dataclasses.MISSING:
+                plain = list(field.default) if isinstance(field.default, tuple) else field.default
+                assert of_section[field.name] == plain, f"{section}.{field.name}"
 
 
 def presets() -> list[str]:
