@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.base.score import bits_per_byte
+from golf.mixture.batch import MixResult, mix
 from golf.mixture.config import LayerConfig, MixtureConfig
 from golf.mixture.counts import count_contexts
 from golf.mixture.document import count_documents
-from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import StreamRecord
 from golf.scoring.curves import Curves, make_curves
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
