@@ -258,7 +258,7 @@ def test_code_of_the_decoder_changes_the_zip_and_words_do_not(root: Path, tmp_pa
         shutil.copy(root / name, tmp_path / name)
     before = pack_decoder(tmp_path, artifact)
     assert before == pack_decoder(root, artifact)
-    source = tmp_path / "golf/models/head.py"
+    source = tmp_path / "golf/models/layers.py"
     source.write_text(source.read_text() + "# more words\nUNUSED = 1\n")
     assert pack_decoder(tmp_path, artifact) == before
     source.write_text(source.read_text().replace("return cap * torch.tanh(", "return 2 * cap * torch.tanh("))

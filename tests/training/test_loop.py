@@ -377,7 +377,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_freed_it_ends_with_the_same_weig
 
 
 def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    from golf.training.live import live_sink
+    from golf.training.outputs import live_sink
 
     with live_sink(tmp_path / "off", enabled=False) as sink:
         sink(1, {"loss": 1.0})
