@@ -38,7 +38,8 @@ def test_table_recount_and_dictionaries_agree_with_a_plain_search(tokens: list[i
             places = naive(tokens, documents, t, length)
             followers = [tokens[e] for e in places]
             part, again_part = (slice(each.bounds[i], each.bounds[i + 1]) for each in (followed, again))
-            assert seen.n[i] == table.n[t, i] == len(places) == followed.times[part].sum() == again.times[again_part].sum()
+            sums = followed.times[part].sum(), again.times[again_part].sum()
+            assert seen.n[i] == table.n[t, i] == len(places) == sums[0] == sums[1]
             assert seen.u[i] == table.u[t, i] == len(set(followers))
             assert table.c[t, i] == followers.count(target)
             near = (3 if t - places[-1] <= NEAR else 2) if places else 0
