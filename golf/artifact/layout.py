@@ -88,17 +88,17 @@ def validate(model: QuantizedModel, tokenizer: bytes) -> None:
     """The rules of an artifact's content; ``ArtifactError`` (``index`` or ``tensor``) says which one is broken."""
     names = [*model.tensors, *model.plain, *model.aliases]
     if not 2 <= model.vocab_size <= MAX_VOCAB:
-        raise ArtifactError("index", f"vocabulary of {model.vocab_size} pieces, wanted 2 to {MAX_VOCAB}")
+        raise ArtifactError("index", f"vocabulary of {model.vocab_size} pieces, expected 2 to {MAX_VOCAB}")
     if not isinstance(model.config, dict) or not isinstance(model.config.get("family"), str):
         raise ArtifactError("index", "model config has no `family`")
     if len(config_bytes(model.config)) > MAX_CONFIG:
         raise ArtifactError("index", f"model config has more than {MAX_CONFIG} bytes of JSON")
     if len(set(names)) != len(names) or len(names) > MAX_TENSORS or not tokenizer:
         found = f"{len(names)} names, {len(set(names))} different, {len(tokenizer)} bytes of tokenizer"
-        raise ArtifactError("index", f"{found}; wanted at most {MAX_TENSORS} distinct names and a tokenizer")
+        raise ArtifactError("index", f"{found}; expected at most {MAX_TENSORS} distinct names and a tokenizer")
     for name in names:
         if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
-            raise ArtifactError("index", f"tensor name {quoted(name)}, wanted 1 to {MAX_NAME} printable bytes")
+            raise ArtifactError("index", f"tensor name {quoted(name)}, expected 1 to {MAX_NAME} printable bytes")
     for alias, name in model.aliases.items():
         if name not in model.tensors and name not in model.plain:
             raise ArtifactError("index", f"{alias} is tied to {name}, which is not stored")
@@ -107,7 +107,7 @@ def validate(model: QuantizedModel, tokenizer: bytes) -> None:
             raise ArtifactError("tensor", f"{name}: named {tensor.name} inside, shape {tensor.shape}")
     for name, array in model.plain.items():
         if array.dtype not in PLAIN or array.ndim > MAX_RANK:
-            raise ArtifactError("tensor", f"{name}: {array.dtype} of rank {array.ndim}, wanted float16 or float32")
+            raise ArtifactError("tensor", f"{name}: {array.dtype} of rank {array.ndim}, expected float16 or float32")
         if not np.isfinite(array).all():
             raise ArtifactError("tensor", f"{name}: holds NaN or infinity")
 

@@ -152,7 +152,7 @@ def _read_name(reader: Reader) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError("index", f"tensor name {raw!r} is not UTF-8") from error
+        raise ArtifactError("index", f"tensor name {quoted(raw)} is not UTF-8") from error
     if not name.isprintable():  # it stands in messages and tables
         raise ArtifactError("index", f"tensor name {quoted(name)} has characters that cannot be printed")
     return name
@@ -161,7 +161,7 @@ def _read_name(reader: Reader) -> str:
 def _read_record(reader: Reader, most: int) -> Record:
     name = _read_name(reader)
     role, grid, coder = reader.take(3, f"{name} role, grid and coder")
-    if role >= len(ROLES) or grid > 9 or coder not in DECODERS or (grid < 2 and coder):
+    if role >= len(ROLES) or grid > 9 or (coder not in DECODERS if grid >= 2 else coder):
         known = f"roles 0-{len(ROLES) - 1}, grids 0-9, coders {sorted(DECODERS)}"
         raise ArtifactError("index", f"{name}: role {role}, grid {grid}, coder {coder}; this decoder knows {known}")
     rank = reader.varint(f"{name} rank", most=MAX_RANK)

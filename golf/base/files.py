@@ -173,7 +173,8 @@ def _create_locked(path: Path, directory: bool) -> tuple[Path, int]:
         if directory:
             temporary.mkdir()
         handle = os.open(temporary, os.O_RDONLY if directory else os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, handle
         os.close(handle)  # another process took it for a dead one's before it was locked

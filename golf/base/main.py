@@ -13,6 +13,8 @@ from golf.base.errors import GolfError
 
 __all__ = ["environment_number", "main_guard", "printable", "run_stage"]
 
+_LONGEST = 4000  # characters of a message
+
 
 def run_stage(run: Callable[..., int | None], *, description: str | None, modes: Sequence[str] = ()) -> None:
     """Call ``run(params=..., root=...)`` of a file in ``stages/`` with its command line, and leave the process.
@@ -86,5 +88,7 @@ def _about(error: OSError) -> str:
 
 
 def _tell(name: str, text: str) -> int:
-    print(printable(f"{name}: {text}"), file=sys.stderr)
+    """One line, whatever a file has put into the message: nothing that a terminal obeys, and no book."""
+    cut = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    print(printable(f"{name}: {cut}").replace("\n", "\\n"), file=sys.stderr)
     return 1

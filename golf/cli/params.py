@@ -20,8 +20,8 @@ from golf.cli.explain import check_overridden, did_you_mean, explain, flat_keys
 __all__ = ["add_arguments", "compose", "render", "run"]
 
 HEADER = (
-    "# Made by `golf params{options}` from conf/. Edit freely: `dvc repro` and `dvc exp run -S KEY=VALUE` take this "
-    "file as it is.\n"
+    "# Made by `golf params{options}` from conf/. "
+    "Edit freely: `dvc repro` and `dvc exp run -S KEY=VALUE` take this file as it is.\n"
 )
 
 

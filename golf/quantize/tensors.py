@@ -70,7 +70,7 @@ class QuantizedTensor:
             found = f"{self.values.dtype} {self.values.shape}"
             raise GolfError(f"{self.name}: integers are {found}, expected int16 {(rows, columns)} for {self.shape}")
         if self.role not in ROLES:
-            raise GolfError(f"{self.name}: role is {self.role!r}, expected one of {', '.join(ROLES)}")
+            raise GolfError(f"{self.name}: role is {self.role!r:.60}, expected one of {', '.join(ROLES)}")
         scale, codes = self.row_scale, self.column_codes
         if scale.shape != (rows,) or scale.dtype not in (np.float16, np.int8):
             found = f"{scale.dtype} {scale.shape}"

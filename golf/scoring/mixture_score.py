@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from golf.base.distributed import Ranks
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
 from golf.mixture.config import LayerConfig, MixtureConfig
@@ -24,11 +26,12 @@ from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import StreamRecord
 from golf.scoring.curves import Curves, make_curves
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
-from golf.scoring.record_stream import StreamingConfig
-from golf.scoring.results import Score, make_score
+from golf.scoring.record_stream import StreamingConfig, record_stream
+from golf.scoring.results import Score, Scored, make_score
+from golf.scoring.streaming import serve_stream
 from golf.scoring.text import ScoringError, ValidationText
 
-__all__ = ["HedgeConfig", "MixtureScore", "score_mixture"]
+__all__ = ["HedgeConfig", "HedgeOverStream", "MixtureScore", "score_mixture", "score_mode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,3 +144,20 @@ def _details(
         details[f"hedge_simple_weight_final_{name}"] = float(final)
         details[f"hedge_simple_weight_mean_{name}"] = float(mean)
     return details
+
+
+@dataclass(frozen=True)
+class HedgeOverStream:
+    """What the mixture's score depends on: the parameters of the streaming pass and its own."""
+
+    streaming: StreamingConfig
+    hedge: HedgeConfig
+
+
+def score_mode(name: str, model: Any, text: ValidationText, config: HedgeOverStream, ranks: Ranks) -> Scored | None:
+    """Both stages in one: the streaming pass, then the mixture over its record."""
+    if ranks.rank:
+        serve_stream(model, text, config.streaming, ranks)
+        return None
+    record = record_stream(model, text, config.streaming, ranks=ranks)
+    return Scored(score_mixture(text, record, config.streaming, config.hedge).score, {})

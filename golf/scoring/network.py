@@ -23,6 +23,7 @@ import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Size
+from golf.scoring.results import Scored, make_score
 from golf.scoring.text import ScoringError, ValidationText
 from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 
@@ -220,3 +221,9 @@ def window_nats(
     plan = config.plan(text.num_targets)
     rows = iterate_rows(model, text, plan, batch=config.batch, precision=config.precision, ranks=ranks)
     return score_rows(rows, text, ranks=ranks, device=next(iter(model.parameters())).device), len(plan)
+
+
+def score_mode(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks) -> Scored:
+    """Round trip and sliding window as modes of evaluation."""
+    nats, windows = window_nats(model, text, config, ranks=ranks)
+    return Scored(make_score(name, text, nats, windows=windows), {"nats": nats})

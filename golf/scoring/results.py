@@ -14,7 +14,7 @@ import numpy as np
 from golf.base.score import bits_per_byte
 from golf.scoring.text import ValidationText
 
-__all__ = ["Score", "document_nats", "make_score"]
+__all__ = ["Score", "Scored", "document_nats", "make_score"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,14 @@ class Score:
             "windows": self.windows,
             **self.details,
         }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A ``score`` and the arrays of each target (n,) that the stage caches for later stages."""
+
+    score: Score
+    tensors: Mapping[str, np.ndarray]
 
 
 def make_score(

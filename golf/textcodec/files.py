@@ -52,7 +52,7 @@ class CodecConfig:
     def __post_init__(self) -> None:
         for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024), ("block_bytes", 1 << 30)):
             if not 1 <= getattr(self, name) <= most:
-                raise CodecError(f"{name} is {getattr(self, name)}, wanted 1 to {most}")
+                raise CodecError(f"{name} is {getattr(self, name)}, expected 1 to {most}")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ def _report(part: Part, seconds: float, resumed: int) -> CodecReport:
 
 def _text_file(path: Path) -> Path:
     """A file that can be read more than once: from where a run was interrupted, and to compare."""
+    if str(path) == "-":
+        raise CodecError("-: standard input is read once, a text that is coded more than once; give a file")
     require(path, made_by="you: the text to code")
     if not path.is_file():
         raise CodecError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or device'}, expected a file of text")

@@ -84,7 +84,7 @@ class Header:
         """Read and check the header at the file's position; ``CodecError`` when it is none or damaged."""
         data = file.read(_FIXED.size)
         if data[:4] != MAGIC:
-            raise CodecError(f"{where}: begins with {data[:4]!r}, wanted {MAGIC!r}: no file of `golf zip`")
+            raise CodecError(f"{where}: begins with {data[:4]!r}, expected {MAGIC!r}: no file of `golf zip`")
         if len(data) < _FIXED.size:
             raise CodecError(f"{where}: ends inside the header: truncated")
         (_, version, flags, streams, threads, window, text_bytes, tokens, blocks, bits, artifact, text, mixture,

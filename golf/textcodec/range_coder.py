@@ -39,7 +39,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     """
     if not (1 <= bits <= MAX_BITS and len(probs) <= 1 << (bits - 1)):
         raise RangeError(
-            f"frequencies: {bits} bits for {len(probs)} symbols, wanted at most {MAX_BITS} bits and "
+            f"frequencies: {bits} bits for {len(probs)} symbols, expected at most {MAX_BITS} bits and "
             "at least one more than the symbols fill"
         )
     counts = np.empty(len(probs), np.uint64) if out is None else out
@@ -48,7 +48,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     total = _quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise RangeError(
-            f"frequencies: the row of {len(probs)} probabilities sums to {total}, wanted 1; "
+            f"frequencies: the row of {len(probs)} probabilities sums to {total}, expected 1; "
             "a negative or undefined entry gives nan"
         )
     return counts

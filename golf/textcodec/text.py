@@ -18,7 +18,7 @@ def iterate_text(path: str | Path, *, block_bytes: int, offset: int = 0) -> Iter
     Memory holds one piece. Raises ``CodecError`` with the offset of the first byte that is no UTF-8.
     """
     if block_bytes < 16:
-        raise CodecError(f"block_bytes is {block_bytes}, wanted at least 16")
+        raise CodecError(f"block_bytes is {block_bytes}, expected at least 16")
     rest = b""
     with open(path, "rb") as file:
         file.seek(offset)

@@ -181,7 +181,10 @@ def _locked(path: Path) -> IO[str]:
     while True:
         path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(_removed(path), ignore_errors=True)
-        lock = open(path / "lock", "w", encoding="utf-8")  # noqa: SIM115 (held until the run ends)
+        if (path / "lock").is_symlink():
+            raise CheckpointError(f"{path / 'lock'}: is a symbolic link, expected the lock of a run; remove it")
+        handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        lock = os.fdopen(handle, "r+", encoding="utf-8")  # held until the run ends
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if (path / "lock").exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path / "lock")):

@@ -23,7 +23,7 @@ from golf.base.files import read_json, require, write_json
 from golf.base.params import Count, load_section
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
-from golf.scoring.modes import MODES, load_modes
+from golf.scoring.modes import MODES, load_modes, mode_of
 from golf.scoring.network import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.verify import checks, text
@@ -67,9 +67,9 @@ class VerifyConfig:
     def __post_init__(self) -> None:
         for mode in self.modes:
             if mode not in MODES:
-                raise VerifyError(f"modes: found {mode}, wanted some of {', '.join(MODES)}")
+                raise VerifyError(f"modes: found {mode}, expected some of {', '.join(MODES)}")
         if not self.modes:
-            raise VerifyError(f"modes: found none, wanted some of {', '.join(MODES)}")
+            raise VerifyError(f"modes: found none, expected some of {', '.join(MODES)}")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _results(inputs: Inputs, config: VerifyConfig) -> Iterator[CheckResult]:
     bos_id = int(val.tokens[0])
     kept = {"vocab_size": decoded.vocab_size, "bos_id": bos_id}
     scorers = [mode_scorer(name, decoded.model, inputs.modes[name], **kept) for name in config.modes]
-    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if MODES[scorer.name].shared}
+    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if mode_of(scorer.name).shared}
     with contextlib.ExitStack() as stack:
         child = stack.enter_context(second_process(inputs.artifact, cut, tokens, bos_id=bos_id)) if cut else None
         for scorer in scorers:
@@ -144,9 +144,7 @@ def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Itera
         missing = ", ".join({"train", "holdout"} - set(others))
         yield CheckResult("text", "splits_here", None, 0.0, None, "documents", f"not compared, not here: {missing}")
     official = text.official_decoder(decoded.tokenizer_model)
-    yield text.check_bytes(
-        tokenizer.table.token_bytes, official, documents_of(inputs.tokens / "val"), val.doc_bytes
-    )
+    yield text.check_bytes(tokenizer.table.token_bytes, official, documents_of(inputs.tokens / "val"), val.doc_bytes)
     manifest = read_json(inputs.tokens / "manifest.json", made_by="`python -m stages.tokenize`")
     val_documents = documents_of(inputs.tokens / "val")
     yield text.check_text(official, val_documents, manifest, found=tokenizer.divisor, split="val")
@@ -269,14 +267,14 @@ def sample_tokens(val: ValidationText, targets: int) -> np.ndarray:
     """About ``targets`` + 1 tokens: the beginnings of the first documents, BOS in front of each."""
     ends = [*val.doc_starts[1:].tolist(), len(val.tokens)]
     documents = [(int(a), int(b)) for a, b in zip(val.doc_starts, ends, strict=True) if b - a > 1]
-    share, parts, wanted = -(-(targets + 1) // SAMPLE_DOCUMENTS), [], targets + 1
+    share, parts, expected = -(-(targets + 1) // SAMPLE_DOCUMENTS), [], targets + 1
     for start, end in documents:
-        if wanted <= 0:
+        if expected <= 0:
             break
-        take = min(end - start, share, wanted)
+        take = min(end - start, share, expected)
         parts.append(val.tokens[start : start + take])
-        wanted -= take
-    if wanted > 0:  # short documents only
+        expected -= take
+    if expected > 0:  # short documents only
         return val.tokens[: targets + 1]
     return np.concatenate(parts)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from golf.base.files import require
+from golf.base.params import quoted
 from golf.verify.checks import CheckResult
 
 __all__ = [
@@ -126,12 +127,14 @@ def check_divisor(
     ``found`` is the tokenizer's own divisor (``raw`` or ``decoded``); ``value`` counts untrue statements.
     """
     counts = manifest.get("splits", {}).get(split, {})
-    wanted = {"divisor": found, "tokenizer_sha256": tokenizer_sha256}
-    stated = {key: manifest.get(key) for key in wanted}
-    wrong = [f"{key}: {stated[key]!r}, found {value!r}" for key, value in wanted.items() if stated[key] != value]
+    expected = {"divisor": found, "tokenizer_sha256": tokenizer_sha256}
+    stated = {key: manifest.get(key) for key in expected}
+    wrong = [
+        f"{key}: {quoted(stated[key])}, found {value!r}" for key, value in expected.items() if stated[key] != value
+    ]
     for key, value in (("bytes", num_bytes), ("tokens", num_tokens)):
         if counts.get(key) != value:
-            wrong.append(f"{split} {key}: {counts.get(key)}, found {value}")
+            wrong.append(f"{split} {key}: {quoted(counts.get(key))}, found {value}")
     raw = counts.get("raw_bytes")
     true = f"{num_bytes:,} {found} bytes of {split}" + (f", {raw:,} of raw text" if isinstance(raw, int) else "")
     if found == "raw" and raw is not None and raw != num_bytes:

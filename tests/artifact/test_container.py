@@ -284,7 +284,7 @@ def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(
         ({"aliases": {"gain": "wide"}}, "index", "10 names, 9 different|names"),
         ({"plain": {"gain": np.array([np.inf], np.float16)}, "aliases": {}}, "tensor", "gain: holds NaN"),
         ({"plain": {"gain": np.array([1.0])}, "aliases": {}}, "tensor", "gain: float64"),
-        ({"plain": {"": np.ones(1, np.float16)}, "aliases": {}}, "index", "tensor name '', wanted 1 to 255 printable"),
+        ({"plain": {"": np.ones(1, np.float16)}, "aliases": {}}, "index", "tensor name '', expected 1 to 255"),
     ],
 )
 def test_what_may_not_be_written(changes: dict[str, object], cause: str, message: str) -> None:

@@ -145,3 +145,10 @@ def test_every_stage_has_the_same_command_line(root: Path, stage: str, tmp_path:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith(f"{stage}: error: gone.yaml: no such parameter file")
     assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_holds_nothing_that_a_terminal_obeys(root: Path) -> None:
+    """Names out of a file were printed raw: one could clear the screen or write lines of its own."""
+    done = run(r"raise GolfError('x: name a\n\x1b[2Jb\x9b\u202e' + 'y' * 100_000)", root)
+    assert done.returncode == 1 and done.stderr.startswith(r"stage: error: x: name a\n\x1b[2Jb\x9b\u202eyyy")
+    assert done.stderr[:-1].isprintable() and len(done.stderr) < 4100

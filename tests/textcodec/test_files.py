@@ -213,8 +213,8 @@ def test_documents_are_coded_with_their_bos(tmp_path: Path, decoded: Decoded, pr
 def test_another_artifact_is_refused(tmp_path: Path, decoded: Decoded, other_artifact: Path) -> None:
     coded, _ = code(b"some text", tmp_path, decoded, QUICK)
     other = load_artifact(other_artifact)
-    wanted = f"coded with artifact {decoded.sha256[:16]}, this is artifact {other.sha256[:16]}"
-    with pytest.raises(CodecError, match=wanted):
+    expected = f"coded with artifact {decoded.sha256[:16]}, this is artifact {other.sha256[:16]}"
+    with pytest.raises(CodecError, match=expected):
         restored(coded, other)
 
 
@@ -284,5 +284,5 @@ def test_missing_files_are_named(tmp_path: Path, decoded: Decoded) -> None:
 
 @pytest.mark.parametrize("name", ["streams", "window", "threads"])
 def test_impossible_settings_are_named(name: str) -> None:
-    with pytest.raises(CodecError, match=f"{name} is 0, wanted 1 to "):
+    with pytest.raises(CodecError, match=f"{name} is 0, expected 1 to "):
         CodecConfig(**{name: 0})

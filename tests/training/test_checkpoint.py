@@ -159,3 +159,13 @@ def test_a_folder_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None
 
 def test_run_key_depends_on_content_not_order() -> None:
     assert run_key({"a": 1, "b": [2]}) == run_key({"b": [2], "a": 1}) != run_key({"a": 1, "b": [3]})
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_stays(tmp_path: Path) -> None:
+    """The lock was opened for writing through the link, which emptied the file behind it."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "run.ckpt").mkdir()
+    (tmp_path / "run.ckpt" / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match="lock: is a symbolic link"), open_checkpoints(tmp_path / "run.ckpt"):
+        pass
+    assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -376,6 +376,28 @@ def test_a_disk_that_fills_up_stops_the_run_and_freed_it_ends_with_the_same_weig
     assert all(torch.equal(value, whole[name]) for name, value in weights.items())
 
 
+def test_bug_f25_a_run_that_lost_a_snapshot_stops_before_it_trains(trainer: Callable[..., Trainer]) -> None:
+    """It trained to its end and only then failed, with a traceback."""
+    stop = StopFlag()
+    run = trainer(stop, checkpoint_seconds=1e-9)
+    snapshot = run._snapshot
+
+    def then_stop() -> None:
+        snapshot()
+        stop.signum = 15
+
+    run._snapshot = then_stop  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        run.run()
+    run.checkpoints.snapshot_path(0).unlink()
+    again = trainer(checkpoint_seconds=1e-9)
+    again._step = lambda *batch: pytest.fail("trained")  # type: ignore[method-assign]
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"snapshot_000.safetensors: missing; (no state is|the last) good"
+    ):
+        again.run()
+
+
 def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
     from golf.training.live import live_sink
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import lzma
 import shutil
@@ -159,14 +160,13 @@ def test_coverage_is_measured_on_the_plan_in_use(
     scorer = scorer_of(name, project, decoded).changed(segment=30)
     assert scorer.coverage(101).tolist() == [1] * 101
 
-    import golf.scoring.modes as modes
-
-    real = modes.make_score
+    module = importlib.import_module(MODES[name][0])
+    real = module.make_score
 
     def twice(mode: str, text: Any, nats: np.ndarray, **more: Any) -> Any:
         return real(mode, text, np.concatenate([nats[:-8], 4.0 * nats[-8:-4], np.zeros(4)]))
 
-    monkeypatch.setattr(modes, "make_score", twice)
+    monkeypatch.setattr(module, "make_score", twice)
     assert scorer.coverage(101).tolist() == [1] * 93 + [4] * 4 + [0] * 4
 
 
@@ -224,11 +224,11 @@ def test_sample_holds_the_beginnings_of_documents(tokens: np.ndarray) -> None:
 
 
 def test_parameters_that_fit_nothing_are_named(project: Path, decoded: Decoded) -> None:
-    with pytest.raises(VerifyError, match="modes: found slidng, wanted some of roundtrip, sliding"):
+    with pytest.raises(VerifyError, match="modes: found slidng, expected some of roundtrip, sliding"):
         VerifyConfig(modes=("slidng",), targets=1, flips=1, choices=1)
     with pytest.raises(ParamsError, match="choices: found 0 .*, expected int, 1 or more"):
         from_dict(VerifyConfig, VERIFY | {"choices": 0})
-    with pytest.raises(VerifyError, match="modes: found none, wanted some of roundtrip"):
+    with pytest.raises(VerifyError, match="modes: found none, expected some of roundtrip"):
         VerifyConfig(modes=(), targets=1, flips=1, choices=1)
     nested = load_modes(project / "params.yaml", ("hedge",))["hedge"]
     assert with_values(nested, segment=77, share=0.5).streaming.segment == 77

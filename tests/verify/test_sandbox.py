@@ -111,6 +111,7 @@ def test_a_foreign_decoder_is_run_only_when_asked_for(tmp_path: Path, monkeypatc
     ran: list[Path] = []
     monkeypatch.setattr(run, "check_self_contained", lambda artifact, decoder, val, **rest: ran.append(decoder))
     monkeypatch.setattr(run, "mode_scorer", lambda *values, **more: Scorer())
+    monkeypatch.setattr(run, "pack_decoder", lambda sources, artifact: b"what this golf ships")
     files = stranger(tmp_path, "raise SystemExit")
     mode = run.RoundtripConfig(4, 1, "fp32")
     text: Any = type("Text", (), {"tokens": np.zeros(9, np.int64)})

@@ -45,7 +45,7 @@ def check_exact(terms: int, left_bits: int, right_bits: int, *, what: str) -> No
     if terms << (left_bits + right_bits) >= 1 << 53:
         raise IntegerError(
             f"{what}: {terms} products of {left_bits}- and {right_bits}-bit integers can pass 2^53, where float64 sums "
-            f"begin to round; wanted at most {((1 << 53) - 1) >> (left_bits + right_bits)} terms"
+            f"begin to round; expected at most {((1 << 53) - 1) >> (left_bits + right_bits)} terms"
         )
 
 

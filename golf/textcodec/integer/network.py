@@ -55,7 +55,7 @@ class IntegerNetwork(nn.Module):
         family = getattr(getattr(model, "config", None), "family", type(model).__name__)
         if family not in ("depth_recurrent", "transformer"):
             raise IntegerError(
-                f"model.family {family} has no integer-exact network, wanted depth_recurrent or transformer (its "
+                f"model.family {family} has no integer-exact network, expected depth_recurrent or transformer (its "
                 "recurrent state is rounded at every step); code with arithmetic: portable"
             )
         model = cast("DepthRecurrent | Transformer", model)

@@ -35,7 +35,7 @@ class KeyRing:
         """A state before the first token. Raises ``ValueError`` for sizes below 1."""
         for name, size in (("batch", batch), ("window", window), ("chunk", chunk)):
             if size < 1:
-                raise ValueError(f"streaming {name}: found {size}, wanted 1 or more")
+                raise ValueError(f"streaming {name}: found {size}, expected 1 or more")
         shape = (layers, batch, kv_heads, window + chunk - 1, head_dim)
         return cls(
             keys=torch.zeros(shape, device=device),
