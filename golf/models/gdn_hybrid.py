@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.base.params import Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
-from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
+from golf.models.delta_layer import (
+    NO_TOKEN,
+    ConvHistory,
+    DeltaInputs,
+    GatedDeltaNet,
+    HashEmbedding,
+    HybridState,
+    SmearGate,
+    previous_tokens,
+)
 from golf.models.gated_delta_fla import delta_rule
-from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep

@@ -272,7 +272,7 @@ def test_code_of_the_decoder_changes_the_zip_and_words_do_not(root: Path, tmp_pa
         shutil.copy(root / name, tmp_path / name)
     before = made_of(tmp_path)
     assert before == made_of(root)
-    source = tmp_path / "golf/models/head.py"
+    source = tmp_path / "golf/models/layers.py"
     source.write_text(source.read_text() + "# more words\nUNUSED = 1\n")
     assert made_of(tmp_path) == before
     source.write_text(source.read_text().replace("F.linear(hidden, weight)", "F.linear(2 * hidden, weight)"))
