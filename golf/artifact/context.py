@@ -22,18 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.artifact import binary, context_model, grouped
-from golf.artifact.binary import (
-    SPREADS,
-    build_tree,
-    code_bit,
-    code_escape,
-    finish,
-    normal_cdf,
-    spreads,
-    squash_table,
-    start,
-    stretch_table,
-)
+from golf.artifact.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
 from golf.artifact.context_model import (
     ERROR_INVERSE,
@@ -88,7 +77,7 @@ class _Shape(NamedTuple):
 
 
 class _Predictor(NamedTuple):
-    """Working memory of ``golf.artifact.context_model``: two (C, C), two (C,), int32."""
+    """Working memory of the linear prediction: two (C, C), two (C,), int32."""
 
     covariance: np.ndarray
     factor: np.ndarray
@@ -222,7 +211,7 @@ def _run(
     squares, vectors = (np.zeros((2, *shape), np.int32) for shape in ((side, side), (columns,)))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(tree, stretch_table(), squash_table(), normal_cdf(), _reciprocals()),
+        Tables(tree, binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters), _Predictor(*squares, *vectors),
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip

@@ -135,7 +135,6 @@ class GatedDeltaNet(nn.Module):
         value_dim: int,
         *,
         conv_size: int,
-        negative_eigenvalues: bool,
         norm_eps: float,
         chunk: int,
         output_scale: float,
@@ -144,7 +143,7 @@ class GatedDeltaNet(nn.Module):
         """``output_scale`` multiplies the default initialization of the output projection."""
         super().__init__()
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
-        self.norm_eps, self.chunk, self.beta_max = norm_eps, chunk, 2.0 if negative_eigenvalues else 1.0
+        self.norm_eps, self.chunk = norm_eps, chunk
         self.query = Matrix(width, heads * key_dim, "attention")
         self.gate = Matrix(width, heads * value_dim, "attention")
         self.output = Matrix(heads * value_dim, width, "attention")
@@ -173,7 +172,7 @@ class GatedDeltaNet(nn.Module):
         v, new_v = causal_conv(source.value(x), source.value_conv, before[2])
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         high = torch.promote_types(x.dtype, torch.float32)
-        beta = self.beta_max * torch.sigmoid(F.linear(x, self.write_weight).to(high))
+        beta = torch.sigmoid(F.linear(x, self.write_weight).to(high))
         speed = F.softplus(F.linear(x, self.decay_weight).to(high) + self.dt_bias.to(high))
         g = -self.A_log.to(high).exp() * speed
         gates = (g.transpose(1, 2), beta.transpose(1, 2))

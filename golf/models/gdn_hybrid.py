@@ -113,7 +113,6 @@ class GdnHybridConfig:
     delta_value_dim: Size
     delta_chunk: Size
     delta_norm_eps: Positive
-    negative_eigenvalues: bool
     conv_size: Size
     heads: Size
     kv_heads: Size
@@ -167,7 +166,6 @@ class HybridBlock(nn.Module):
                 config.delta_key_dim,
                 config.delta_value_dim,
                 conv_size=config.conv_size,
-                negative_eigenvalues=config.negative_eigenvalues,
                 norm_eps=config.delta_norm_eps,
                 chunk=config.delta_chunk,
                 output_scale=(2 * len(config.layers)) ** -0.5,  # two additions to the stream per block

@@ -106,9 +106,7 @@ def test_smear_gate_mixes_in_the_vector_before_except_where_there_is_none() -> N
 
 def test_gates_start_in_their_published_ranges() -> None:
     torch.manual_seed(0)
-    layer = GatedDeltaNet(
-        64, 200, 4, 4, conv_size=4, negative_eigenvalues=False, norm_eps=1e-5, chunk=64, output_scale=0.5
-    )
+    layer = GatedDeltaNet(64, 200, 4, 4, conv_size=4, norm_eps=1e-5, chunk=64, output_scale=0.5)
     rate, step = layer.A_log.detach().exp(), F.softplus(layer.dt_bias.detach())
     assert 1 <= rate.min() < 2 and 15 < rate.max() <= 16
     assert 0.001 <= step.min() < 0.0015 and 0.07 < step.max() <= 0.1
