@@ -36,7 +36,7 @@ def chunked_delta_rule(
     """Outputs (B,H,T,V) and the state (B,H,K,V) after the last token.
 
     ``q``, ``k`` (B,H,T,K) with k of unit length, ``v`` (B,H,T,V), ``g`` (B,H,T) <= 0 in nats, ``beta`` (B,H,T) in
-    (0,1), or up to 2 for negative eigenvalues; ``state`` as it was before the first token, None for an empty one. Any T;
+    (0,1), up to 2 for negative eigenvalues; ``state`` as it was before the first token, None for an empty one. Any T;
     ``chunk`` changes speed and rounding only. Computed and returned in float32 (float64 for float64), whatever autocast
     says: sums of g reach hundreds of nats and the solve needs full precision.
     """
