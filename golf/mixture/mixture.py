@@ -194,7 +194,7 @@ def mix(
 
     ``table`` counts the same tokens with ``config.orders`` (``count_contexts``), ``record`` is what the neural pass
     hands over for the candidates of this table and configuration; ``documents`` has the counts of
-    ``config.layers.document_orders`` (``count_documents``), if any. Raises ``ValueError`` when they do not fit.
+    ``config.layers.document_orders`` (``count_documents``), if any. Raises ``GolfError`` when they do not fit.
     """
     ids = candidates(table, count=config.record.candidates, orders=config.record.candidate_orders)
     documents = documents or count_documents(tokens, np.zeros(1, np.int64), (), near_tokens=config.layers.near_tokens)

@@ -27,7 +27,7 @@ State = Mapping[str, NDArray[np.floating]]
 def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArray[np.int64]:
     """Ids (B, T) of windows of ``window`` tokens spread evenly over ``source``, at most ``tokens`` in all.
 
-    They begin half a window off those of `calibrate`, on which the Hessians were fitted. Raises ``ValueError`` when the
+    They begin half a window off those of `calibrate`, on which the Hessians were fitted. Raises ``GolfError`` when the
     stream is too short.
     """
     return spread_windows(source, tokens=tokens, window=window, offset=window // 2, key="fit.window")

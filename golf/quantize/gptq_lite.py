@@ -33,7 +33,7 @@ def quantize_gptq_lite(
 
     ``levels`` may lie between two whole numbers, for steps of any width; integers then reach the nearer one.
     Per row and percentile p: clip = p-quantile of ``|w|`` (linear interpolation), step = clip / levels rounded to fp16,
-    squared error with that very step; the first percentile with the smallest error wins. Raises ``ValueError`` naming
+    squared error with that very step; the first percentile with the smallest error wins. Raises ``GolfError`` naming
     the tensor for NaN, infinity or steps above fp16, and for bad levels or percentiles.
     """
     if not 1 <= levels <= 127:
