@@ -227,7 +227,7 @@ CODERS: dict[int, Coder] = {
 def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) -> Encoded:
     """Code ``values`` (R, C) with each of the named coders and keep the smallest; the first wins a tie.
 
-    A coder that cannot take the matrix (too wide a range, too many columns) is passed over. Raises ``ValueError`` for a
+    A coder that cannot take the matrix (too wide a range, too many columns) is passed over. Raises ``GolfError`` for a
     name that is not registered, or when none of the named coders takes the matrix.
     """
     known = {coder.name: coder for coder in CODERS.values()}

@@ -37,7 +37,7 @@ def pack(
 
     Tensors of role ``embedding`` try ``embedding_coders`` besides.
 
-    Raises ``ArtifactError`` when ``validate`` refuses the model, ``ValueError`` for unknown coders.
+    Raises ``ArtifactError`` when ``validate`` refuses the model, ``GolfError`` for unknown coders.
     """
     validate(model, tokenizer)
     records, payload = [], []

@@ -228,7 +228,7 @@ def read_json(path: str | Path, *, made_by: str) -> dict[str, Any]:
 
 def _parse(data: str | bytes) -> Any:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise GolfError(f"{constant} is no number")
 
     return json.loads(data, parse_constant=refuse)
 

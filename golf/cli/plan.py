@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
     """The schedule of composed parameters, and where QAT's steps are not those of `quantize`.
 
-    Raises ``ValueError`` where QAT's very grid is another.
+    Raises ``GolfError`` where QAT's very grid is another.
     """
     from golf.base.params import from_dict
     from golf.models.registry import config_from_dict
@@ -93,7 +93,7 @@ def machines_of(
 ) -> tuple[Machine, ...]:
     """Credible machines for a run by wall clock, slowest first; none for a run by steps.
 
-    Raises ``ValueError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
+    Raises ``GolfError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
     """
     import torch
 

@@ -64,7 +64,7 @@ class CountTable:
 def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
     """Index of the document of every token, int32 (N,); ``doc_starts`` rise and begin with 0.
 
-    Raises ``ValueError`` when they do not.
+    Raises ``GolfError`` when they do not.
     """
     starts = np.asarray(doc_starts, dtype=np.int64)
     rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) > 0)) and starts[-1] < num_tokens
@@ -81,7 +81,7 @@ def count_contexts(
     """Count every context of ``orders`` (rising lengths, tokens) causally over the whole stream ``tokens`` (N,).
 
     Contexts run across document starts; ``doc_starts`` only decides the recency class ``r``, seen from the last
-    context token, so the target is never read for it. Raises ``ValueError`` for ids outside the vocabulary.
+    context token, so the target is never read for it. Raises ``GolfError`` for ids outside the vocabulary.
     """
     if not 0 < vocab_size <= MAX_VOCAB:
         raise GolfError(f"vocab_size: found {vocab_size}, wanted 1 to {MAX_VOCAB}")

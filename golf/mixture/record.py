@@ -130,7 +130,7 @@ class StreamRecord:
 
     @classmethod
     def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
-        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
+        """The inverse of ``tensors``; raises ``GolfError`` for arrays that do not fit together."""
 
         names = [field.name for field in fields(NeuralRecord)]
 

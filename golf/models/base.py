@@ -62,7 +62,7 @@ class LanguageModel(nn.Module, ABC):
         return self._depth
 
     def set_depth(self, repeats: int) -> None:
-        """Use ``repeats`` repeats from now on. Raises ``ValueError`` outside 1..max_depth."""
+        """Use ``repeats`` repeats from now on. Raises ``GolfError`` outside 1..max_depth."""
         if not 1 <= repeats <= self.max_depth:
             raise GolfError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats

@@ -56,7 +56,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
     """The blocks of ``layout`` in order.
 
     With ``kv_share_stride`` s above 1, in each run of adjacent gdn blocks only every s-th owns keys and values; the
-    blocks up to the next owner use its. Raises ``ValueError`` naming the part that is wrong.
+    blocks up to the next owner use its. Raises ``GolfError`` naming the part that is wrong.
     """
     if kv_share_stride < 0:
         raise GolfError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
@@ -101,7 +101,7 @@ def _check_shared(layout: str, parts: list[str]) -> None:
 class GdnHybridConfig:
     """Shape of a ``GdnHybrid``; meaning and units of each key are in conf/model/gdn_hybrid.yaml.
 
-    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    The strict loader names a wrong key, what was found and what was expected.
     """
 
     family: Literal["gdn_hybrid"]

@@ -48,7 +48,7 @@ def _load(family: str, index: int) -> Any:
 def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
     """The config dataclass of ``data["family"]``, strictly checked.
 
-    Raises ``ValueError`` for an unknown family (listing the known ones) and ``ParamsError`` for any wrong key.
+    Raises ``GolfError`` for an unknown family (listing the known ones) and ``ParamsError`` for any wrong key.
     """
     family = data.get("family") if isinstance(data, dict) else None
     if not isinstance(family, str) or family not in FAMILIES:

@@ -79,7 +79,7 @@ class Calibration:
 def spread_windows(source: TokenSource, *, tokens: int, window: int, offset: int = 0, key: str) -> np.ndarray:
     """Token ids (B, T) int64 of windows of ``window`` tokens spread evenly over ``source``, at most ``tokens`` in all.
 
-    The first begins ``offset`` tokens in. Raises ``ValueError`` naming the parameter ``key`` when not one window fits.
+    The first begins ``offset`` tokens in. Raises ``GolfError`` naming the parameter ``key`` when not one window fits.
     """
     fitting = (source.num_tokens - offset) // window
     if fitting < 1:

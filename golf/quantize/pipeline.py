@@ -57,7 +57,7 @@ class Quantizer:
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
-        Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
+        Raises ``GolfError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
         self.model, self.aliases = model, _aliases(model)
         _check_names(state, model)

@@ -38,7 +38,7 @@ MAX_VALUE = (1 << 15) - 1  # integers are int16
 
 
 def check_matrix(name: str, weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """``weights`` as float32 rows (all axes but the last joined); ``ValueError`` names the tensor and what is wrong."""
+    """``weights`` as float32 rows (all axes but the last joined); ``GolfError`` names the tensor and what is wrong."""
     if weights.ndim < 2 or 0 in weights.shape:
         raise GolfError(f"{name}: shape {weights.shape} cannot be quantized by rows, expected a matrix")
     matrix = np.ascontiguousarray(weights, np.float32).reshape(-1, weights.shape[-1])
@@ -49,7 +49,7 @@ def check_matrix(name: str, weights: NDArray[np.floating]) -> NDArray[np.float32
 
 
 def half_steps(name: str, steps: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Steps as fp16, never 0 and never infinite; ``ValueError`` names the tensor when one is above 65,504."""
+    """Steps as fp16, never 0 and never infinite; ``GolfError`` names the tensor when one is above 65,504."""
     if steps.size and steps.max() > _HALF_MAX:
         raise GolfError(f"{name}: a row step of {steps.max():.6g} does not fit fp16 (65504 at most); weights exploded")
     return np.maximum(np.maximum(steps, _FLOOR).astype(np.float16), np.float16(SMALLEST_HALF))
@@ -86,7 +86,7 @@ def quantize_sdclip(
     """Quantize ``weights`` (..., C) with one fp16 step ``clip * sigma_row / levels`` per row, integers int16.
 
     Two exceptions keep every row representable: a row without spread takes step ``max|w| / levels``, and a step is at
-    least ``max|w| / 32767``. Raises ``ValueError`` naming the tensor for NaN, infinity, steps above fp16, or bad
+    least ``max|w| / 32767``. Raises ``GolfError`` naming the tensor for NaN, infinity, steps above fp16, or bad
     ``levels`` and ``clip``.
     """
     if not 1 <= levels <= 127:
@@ -109,7 +109,7 @@ def stored_control(name: str, weights: NDArray[np.float32], *, step: float) -> N
     """``weights`` (any shape) as fp16, or fp32 where a number leaves the fp16 range; rounded first when ``step`` > 0.
 
     They become multiples of the largest power of two that is at most ``step`` times their root mean square. Raises
-    ``ValueError`` naming the tensor for NaN or infinity.
+    ``GolfError`` naming the tensor for NaN or infinity.
     """
     if not np.isfinite(weights).all():
         raise GolfError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")

@@ -112,7 +112,7 @@ def column_steps(codes: NDArray[np.int8]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """One matrix as integers and steps; invariants are checked on construction (``ValueError`` names the tensor)."""
+    """One matrix as integers and steps; invariants are checked on construction (``GolfError`` names the tensor)."""
 
     name: str
     role: str  # one of ROLES

@@ -150,7 +150,7 @@ def plan_steps(iterations: int, warmdown: int, reachable: int) -> Plan:
 
     Cosine over the last ``warmdown`` of ``iterations``, snapshots every 50 steps below multiplier 0.2, QAT below 0.15.
     Raises ``PlanError``: of parameter-golf PRs #1545 and #1681, (2200, 400, 2200) fires and (9999, 3000, 2119),
-    (9999, 1000, 2227) and (2200, 400, 1857) do not; ``ValueError`` for counts below 1 or a warmdown beyond the run.
+    (9999, 1000, 2227) and (2200, 400, 1857) do not; ``GolfError`` for counts below 1 or a warmdown beyond the run.
     """
     if min(iterations, warmdown, reachable) < 1 or warmdown > iterations:
         raise GolfError(

@@ -108,7 +108,7 @@ def verify_files(
 def verify(inputs: Inputs, config: VerifyConfig, *, each: Callable[[CheckResult], None]) -> list[CheckResult]:
     """All checks, cheapest first; ``each`` hears every result as it comes. Scores run on the CPU.
 
-    Raises ``ValueError`` for files that are missing or damaged and for a sample that fits no window.
+    Raises ``GolfError`` for files that are missing or damaged and for a sample that fits no window.
     """
     found = []
     for result in _results(inputs, config):
