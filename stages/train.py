@@ -50,7 +50,7 @@ def main(params: Path, root: Path) -> int:
 
 
 def _launch(environment: Mapping[str, str]) -> list[str] | None:
-    """Arguments of Python that start torchrun in this process's place; ``None`` where it is not wanted (any more)."""
+    """Arguments of Python that start torchrun in this process's place; ``None`` where it is not expected (any more)."""
     if "RANK" in environment:
         return None
     options = environment.get("GOLF_TORCHRUN")

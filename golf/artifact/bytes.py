@@ -143,7 +143,7 @@ def unpack_block(reader: Reader, field: str, *, most: int = MAX_BLOCK_BYTES) -> 
         except lzma.LZMAError as error:
             raise ArtifactError("block", f"{field}: does not unpack ({error})") from error
     else:
-        raise ArtifactError("block", f"{field}: method {method} is unknown, wanted 0 store, 1 zstd or 2 LZMA")
+        raise ArtifactError("block", f"{field}: method {method} is unknown, expected 0 store, 1 zstd or 2 LZMA")
     if len(data) != raw_bytes:
         raise ArtifactError("block", f"{field}: unpacks to {len(data)} bytes, {raw_bytes} were declared")
     return data
@@ -212,7 +212,7 @@ def join_pieces(split: bytes) -> bytes:
     if form == _WHOLE:
         return reader.take(reader.left, "tokenizer")
     if form != _SPLIT:
-        raise ArtifactError("index", f"tokenizer: form {form[0]} is unknown, wanted 0 (whole) or 1 (split)")
+        raise ArtifactError("index", f"tokenizer: form {form[0]} is unknown, expected 0 (whole) or 1 (split)")
     count = reader.varint("number of pieces", most=min(reader.left, MAX_PIECES))
     lengths = [reader.varint("text length", most=reader.left) for _ in range(count)]
     texts = [reader.take(length, "text") for length in lengths]

@@ -133,7 +133,7 @@ def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
     reader.end()
     if len(payload) != (count * width + 7) // 8:
         wanted = f"{(count * width + 7) // 8} for {count} integers of {width} bits"
-        raise ArtifactError("payload", f"{info.name}: payload has {len(payload)} bytes, wanted {wanted}")
+        raise ArtifactError("payload", f"{info.name}: payload has {len(payload)} bytes, expected {wanted}")
     values = np.full(count, low, np.int32)
     weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int32)
     packed = np.frombuffer(payload, np.uint8)
@@ -233,7 +233,7 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     known = {coder.name: coder for coder in CODERS.values()}
     unknown = [name for name in coders if name not in known]
     if unknown or not coders:
-        raise GolfError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
+        raise GolfError(f"coders: found {list(coders)}, expected at least one of {', '.join(known)}")
     best: Encoded | None = None
     for name in coders:
         coder = known[name]

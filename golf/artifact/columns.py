@@ -213,7 +213,7 @@ def encode(
     ``trellis``: they are indices along the 8-state trellis; ``column_codes`` (C,): the column steps, if there are any.
     """
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"column coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+        raise ValueError(f"column coder: found {values.dtype} {values.shape}, expected integers (R, C)")
     if values.size == 0:
         return b""
     lowest = int(values.min())
@@ -259,7 +259,7 @@ def decode(
     lowest = reader.signed("lowest integer", most=1 << 30)
     alphabet = reader.varint("alphabet", most=MAX_ALPHABET)
     if alphabet < 1:
-        raise ArtifactError("tensor", f"{what}: alphabet 0, wanted at least 1")
+        raise ArtifactError("tensor", f"{what}: alphabet 0, expected at least 1")
     plan = _read_codes(reader, rows, columns, column_codes is not None, what)
     places = plan.places(column_codes)
     found = plan.groups(*places)

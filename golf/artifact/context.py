@@ -245,11 +245,11 @@ def encode(
     Raises ``ValueError`` for a wrong shape, integers outside int32, or ``linear`` on a matrix too wide for it.
     """
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+        raise ValueError(f"context coder: found {values.dtype} {values.shape}, expected integers (R, C)")
     if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
         raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
     if linear and min(values.shape) > MAX_LINEAR:
-        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {MAX_LINEAR}")
+        raise ValueError(f"linear prediction: found shape {values.shape}, expected a side <= {MAX_LINEAR}")
     if values.size == 0:
         return b""
     transposed = linear and values.shape[1] > values.shape[0]

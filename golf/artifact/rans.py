@@ -111,7 +111,7 @@ def read_table(reader: Reader, what: str) -> Table:
     alphabet = reader.varint(f"{what} alphabet", most=MAX_ALPHABET)
     escape = reader.byte(f"{what} escape flag")
     if alphabet < 1 or escape > 1:
-        raise ArtifactError("tensor", f"{what}: alphabet {alphabet} and escape flag {escape}, wanted >= 1 and 0 or 1")
+        raise ArtifactError("tensor", f"{what}: alphabet {alphabet} and escape flag {escape}, expected >= 1 and 0 or 1")
     entries = alphabet + escape
     known = [reader.varint(f"{what} frequency {i}", most=TOTAL) for i in range(entries - 1)]
     last = TOTAL - sum(known)
@@ -140,7 +140,7 @@ def decode(data: bytes, count: int, frequencies: NDArray[np.int64], *, what: str
     Raises ``ArtifactError`` (``payload``) when the words are not exactly one code of that many symbols.
     """
     if len(data) % 4:
-        raise ArtifactError("payload", f"{what}: payload has {len(data)} bytes, wanted a multiple of 4")
+        raise ArtifactError("payload", f"{what}: payload has {len(data)} bytes, expected a multiple of 4")
     if len(frequencies) == 1 or count == 0:
         if data:
             raise ArtifactError("payload", f"{what}: payload has {len(data)} bytes, a constant tensor needs none")

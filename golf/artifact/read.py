@@ -99,7 +99,7 @@ def _stream_bytes(records: tuple[Record, ...]) -> dict[str, int]:
 def _check_prefix(data: bytes) -> tuple[int, int]:
     """Magic, version, length and hash, in this order; returns the declared weights and payload bytes."""
     if data[:4] != MAGIC[: len(data[:4])] or not data:
-        raise ArtifactError("magic", f"begins with {data[:4]!r}, wanted {MAGIC!r}: not a golf artifact")
+        raise ArtifactError("magic", f"begins with {data[:4]!r}, expected {MAGIC!r}: not a golf artifact")
     if len(data) < PREFIX.size:
         raise ArtifactError("length", f"has {len(data)} bytes, the prefix alone has {PREFIX.size}: truncated")
     _, version, zero, file_bytes, num_weights, payload_bytes, digest = PREFIX.unpack_from(data)

@@ -113,7 +113,7 @@ def machines_of(
     depths = tuple(sorted({depth for _, depth in config.depth_phases} | {model.max_depth}))
     if steps_per_second is not None:
         if not steps_per_second > 0:
-            raise GolfError(f"--steps-per-second: found {steps_per_second}, wanted more than 0")
+            raise GolfError(f"--steps-per-second: found {steps_per_second}, expected more than 0")
         return (Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second)),)
     return credible_machines(
         model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world

@@ -174,17 +174,17 @@ def _piece(source: _Source, piece: slice) -> Piece:
 def _check(source: _Source, config: MixtureConfig) -> None:
     tokens, table, record, documents, ids = source
     if table.orders != config.orders:
-        raise GolfError(f"count table: has orders {table.orders}, wanted {config.orders}; count with `config.orders`")
+        raise GolfError(f"count table: has orders {table.orders}, expected {config.orders}; count with `config.orders`")
     orders = config.layers.document_orders
     if documents.orders != orders or len(documents.n) != len(tokens):
-        raise GolfError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, wanted {orders} of "
+        raise GolfError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, expected {orders} of "
                          f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`")
     if not len(tokens) == len(table.matched) == len(record.nll):
         raise GolfError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
-                         "neural record; wanted three equal numbers")
+                         "neural record; expected three equal numbers")
     if record.candidate_log_prob.shape != ids.shape:
         raise GolfError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
-                         f"wanted {ids.shape} (candidates)")
+                         f"expected {ids.shape} (candidates)")
     positions = record.sample_positions
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():

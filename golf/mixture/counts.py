@@ -69,7 +69,7 @@ def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
     starts = np.asarray(doc_starts, dtype=np.int64)
     rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) > 0)) and starts[-1] < num_tokens
     if not rising:
-        raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., wanted rising positions, 0 to {num_tokens - 1}")
+        raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., expected rising positions, 0 to {num_tokens - 1}")
     marks = np.zeros(num_tokens, dtype=np.int32)
     marks[starts[1:]] = 1
     return np.cumsum(marks, dtype=np.int32)
@@ -84,10 +84,10 @@ def count_contexts(
     context token, so the target is never read for it. Raises ``GolfError`` for ids outside the vocabulary.
     """
     if not 0 < vocab_size <= MAX_VOCAB:
-        raise GolfError(f"vocab_size: found {vocab_size}, wanted 1 to {MAX_VOCAB}")
+        raise GolfError(f"vocab_size: found {vocab_size}, expected 1 to {MAX_VOCAB}")
     ids = np.ascontiguousarray(tokens, dtype=np.int32)
     if len(ids) == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
-        raise GolfError(f"tokens: wanted at least one id, all from 0 to {vocab_size - 1}")
+        raise GolfError(f"tokens: expected at least one id, all from 0 to {vocab_size - 1}")
     docs = document_of(doc_starts, len(ids))
     lengths = np.asarray(orders, dtype=np.int64)
     matched = np.zeros(len(ids), dtype=np.uint8)

@@ -49,7 +49,7 @@ def new_states(experts: tuple[Expert, ...], config: MixtureConfig, vocab_size: i
     for expert, state in zip(experts, states, strict=True):
         if _EXPERTS.setdefault(type(state), expert).perceive is not expert.perceive:
             raise GolfError(f"expert {expert.name}: its state is a {type(state).__name__}, as that of expert "
-                             f"{_EXPERTS[type(state)].name}; wanted a class of its own")
+                             f"{_EXPERTS[type(state)].name}; expected a class of its own")
     return states
 
 

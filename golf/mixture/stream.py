@@ -60,7 +60,7 @@ class MixtureState:
     def distribution(self, log_probs: np.ndarray, *, stream: int = 0) -> np.ndarray:
         """The mixture (V,) float64 for the next token of ``stream``, from normalized neural ``log_probs`` (V,)."""
         if log_probs.shape != (self._vocab_size,):
-            raise GolfError(f"log_probs: found shape {log_probs.shape}, wanted ({self._vocab_size},)")
+            raise GolfError(f"log_probs: found shape {log_probs.shape}, expected ({self._vocab_size},)")
         exact = np.ascontiguousarray(log_probs, dtype=np.float64)
         probs = np.exp(exact)
         entropy, argmax = summarize_row(exact, probs)
@@ -78,7 +78,7 @@ class MixtureState:
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Learn ``token``, the next one of ``stream``; ``starts_document`` marks a document's first token."""
         if not 0 <= token < self._vocab_size:
-            raise GolfError(f"token: found {token}, wanted 0 to {self._vocab_size - 1}")
+            raise GolfError(f"token: found {token}, expected 0 to {self._vocab_size - 1}")
         pending = self._pending[stream]
         if pending is not None:
             followers = pending.followers

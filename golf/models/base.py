@@ -64,7 +64,7 @@ class LanguageModel(nn.Module, ABC):
     def set_depth(self, repeats: int) -> None:
         """Use ``repeats`` repeats from now on. Raises ``GolfError`` outside 1..max_depth."""
         if not 1 <= repeats <= self.max_depth:
-            raise GolfError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
+            raise GolfError(f"depth: found {repeats}, expected 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats
 
     def compile_layers(self, **options: Any) -> None:

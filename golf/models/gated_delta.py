@@ -149,7 +149,7 @@ def disagreement(rule: DeltaRule, key_dim: int, value_dim: int, device: torch.de
     for name, ours, theirs in zip(names, *results, strict=True):
         error = float((ours - theirs).abs().max() / ours.abs().max())
         if not error <= TOLERANCE:  # NaN too
-            return f"{name} differs by {error:.1e} of its largest value, wanted {TOLERANCE} at most"
+            return f"{name} differs by {error:.1e} of its largest value, expected {TOLERANCE} at most"
     return None
 
 

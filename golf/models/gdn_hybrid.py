@@ -59,7 +59,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
     blocks up to the next owner use its. Raises ``GolfError`` naming the part that is wrong.
     """
     if kv_share_stride < 0:
-        raise GolfError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
+        raise GolfError(f"kv_share_stride: found {kv_share_stride}, expected 0 (no sharing) or more")
     plans: list[LayerPlan] = []
     parts = layout.split("_")
     for place, part in enumerate(parts):
@@ -69,7 +69,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
         count = int(match.group(2) or 1) if match else 0
         if match is None or not 1 <= count <= MAX_LAYERS - len(plans):
             raise GolfError(
-                f"layout: found {quoted(part)} in {quoted(layout)}, wanted gdnN, swaN or shared joined by `_`, "
+                f"layout: found {quoted(part)} in {quoted(layout)}, expected gdnN, swaN or shared joined by `_`, "
                 f"{MAX_LAYERS} blocks at most"
             )
         shared = parts[place + 1 : place + 2] == ["shared"]
@@ -94,7 +94,7 @@ def _check_shared(layout: str, parts: list[str]) -> None:
     for place, part in enumerate(parts):
         earlier = [p for p in parts[: max(0, place - 1)] if p.startswith("swa")]
         if part == "shared" and not (place > 0 and parts[place - 1].startswith("swa") and earlier):
-            raise GolfError(f"layout: found `shared` in {quoted(layout)} at part {place}, wanted it after a second swa")
+            raise GolfError(f"layout: found `shared` in {quoted(layout)} at part {place}, expected a second swa first")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
     family = data.get("family") if isinstance(data, dict) else None
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise params.ParamsError(f"{where}.family: found {params.quoted(family)}, wanted one of {known}")
+        raise params.ParamsError(f"{where}.family: found {params.quoted(family)}, expected one of {known}")
     config: ModelConfig = params.from_dict(_load(family, 1), data, where=where)
     return config
 
@@ -66,7 +66,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     """A freshly initialized float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:
-        raise GolfError(f"vocab_size: found {vocab_size}, wanted 2 or more")
+        raise GolfError(f"vocab_size: found {vocab_size}, expected 2 or more")
     model: LanguageModel = _load(config.family, 2)(config, vocab_size)
     return model
 

@@ -165,7 +165,7 @@ def score_mixture(
     if config.bias and record.biased is None:
         raise ScoringError(
             "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
-            "wanted it true there too"
+            "expected it true there too"
         )
     for part in (record.plain, record.biased):
         if part is not None:

@@ -71,7 +71,7 @@ def plan_sliding(num_targets: int, window: int, stride: int) -> WindowPlan:
     """
     check_window(num_targets, window)
     if not 1 <= stride <= window:
-        raise ScoringError(f"stride is {stride}, wanted 1 to {window} (the window): else targets would be left out")
+        raise ScoringError(f"stride is {stride}, expected 1 to {window} (the window): else targets would be left out")
     later = -(-(num_targets - window) // stride)
     starts = np.arange(later + 1, dtype=np.int64) * stride
     lengths = np.minimum(window, num_targets - starts)
@@ -84,7 +84,7 @@ def check_window(num_targets: int, window: int) -> None:
     """Raise ``ScoringError`` unless one whole window fits into the text."""
     if not 1 <= window <= num_targets:
         raise ScoringError(
-            f"window is {window} tokens, the validation stream has {num_targets} targets: wanted 1 to {num_targets}; "
+            f"window is {window} tokens, the validation stream has {num_targets} targets: expected 1 to {num_targets}; "
             f"lower evaluate.*.window or give the split more text (tokenize.val_fraction, tokenize.val_max_bytes)"
         )
 
@@ -174,7 +174,7 @@ def iterate_rows(
     import torch
 
     if batch < 1:
-        raise ScoringError(f"batch is {batch} windows, wanted at least 1")
+        raise ScoringError(f"batch is {batch} windows, expected at least 1")
     windows_per_pass = max(batch, -(-MIN_ROWS // plan.window))
     with inference(model, precision=precision) as device, ranks.shown("score", text.num_targets) as shown:
         for index in ranks.mine(-(-len(plan) // windows_per_pass)):

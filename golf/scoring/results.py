@@ -150,5 +150,5 @@ def load_documents(paths: Mapping[str, str | Path]) -> DocumentTable:
         nats[mode] = tensors["doc_nats"]
         nats |= {name.removeprefix("doc_nats."): value for name, value in sorted(tensors.items()) if "." in name}
     if first is None:
-        raise ScoringError("found no mode to tabulate, wanted at least one")
+        raise ScoringError("found no mode to tabulate, expected at least one")
     return DocumentTable(doc_bytes=first[2], doc_tokens=first[3], nats=nats)

@@ -214,7 +214,7 @@ def _band_pass(model: Any) -> Callable[[torch.Tensor, int], torch.Tensor]:
 
     if not isinstance(model, AttentionModel):
         raise ScoringError(
-            f"attention is band, which {type(model).__name__} has no pass for: it remembers more than keys; wanted ring"
+            f"attention is band, which {type(model).__name__} has no pass for: it keeps more than keys; expected ring"
         )
     return lambda ids, window: band_hidden(model, ids, window)
 

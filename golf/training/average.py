@@ -64,7 +64,7 @@ def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
             f"{folder}: found no snapshot_*.safetensors; train with train.snapshot_below above 0 or set average.kind"
         )
     if last > len(paths):
-        raise GolfError(f"average.last: found {last}, wanted at most {len(paths)}, the snapshots in {folder}")
+        raise GolfError(f"average.last: found {last}, expected at most {len(paths)}, the snapshots in {folder}")
     return paths[-last:] if last else paths
 
 
@@ -126,7 +126,7 @@ def heldout_loss(
     Raises ``GolfError`` when there is no target.
     """
     if len(tokens) < 2:
-        raise GolfError(f"the held-out split has {len(tokens)} tokens, wanted at least 2; raise holdout_fraction")
+        raise GolfError(f"the held-out split has {len(tokens)} tokens, expected at least 2; raise holdout_fraction")
     stream = torch.from_numpy(tokens.astype(np.int64))
     device = model.token_embedding.device
     whole = (len(stream) - 1) // length * length

@@ -99,7 +99,7 @@ def _qat_mismatches(ledger: Mapping[str, Any], case: PlanCase, timed: bool) -> l
     wanted = max(counts.values()) if timed else case.qat_steps
     missed = [name for name, count in counts.items() if count != wanted]
     if missed:
-        wrong.append(f"QAT: {wanted} updates wanted, not so for {', '.join(missed)}")
+        wrong.append(f"QAT: {wanted} updates expected, not so for {', '.join(missed)}")
     if qat["share_of_quantized_weights"] < 1.0:
         wrong.append(f"QAT: covered {qat['share_of_quantized_weights']:.1%} of the weights that will be quantized")
     if not timed and qat["first_step"] != case.qat_start:
@@ -125,7 +125,7 @@ def _timed_mismatches(ledger: Mapping[str, Any], case: PlanCase) -> list[str]:
         wrong.append(f"depths: planned {planned}, happened {depths}; lower the fractions of train.depth_phases")
     if case.warmdown_start is not None and ledger["lr_multiplier_last"] > _FINAL_MULTIPLIER:
         last = ledger["lr_multiplier_last"]
-        wrong.append(f"warmdown: the last multiplier is {last:.3f}, wanted {_FINAL_MULTIPLIER} or less (too few steps)")
+        wrong.append(f"warmdown: the last multiplier is {last:.3f}, expected {_FINAL_MULTIPLIER} or less: too few steps")
     if len(case.snapshot_steps) > 1 and len(ledger["snapshot_steps"]) < 2:
         wrong.append(f"snapshots: planned at least 2, happened {len(ledger['snapshot_steps'])}; raise snapshot_below")
     return wrong

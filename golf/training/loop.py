@@ -275,7 +275,7 @@ class Trainer:
             if not math.isfinite(value) or value > bound:
                 last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
-                    f"loss is {value:.3f} nats per token at step {step}, wanted a number below {bound:.1f}; last good "
+                    f"loss is {value:.3f} nats per token at step {step}, expected less than {bound:.1f}; last good "
                     f"checkpoint: {last}; lower train.matrix_lr, train.embedding_lr or train.control_lr"
                 )
         events.pending.extend(values)

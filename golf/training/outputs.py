@@ -113,7 +113,7 @@ def _nothing(step: int, values: Mapping[str, float]) -> None:
 def live_sink(folder: str | Path, *, enabled: bool) -> Iterator[Sink]:
     """A function ``(step, values)`` that logs a point into DVCLive's ``folder``; one that does nothing when disabled.
 
-    A resumed run appends to the folder. Raises ``ValueError`` when DVCLive is wanted and not installed.
+    A resumed run appends to the folder. Raises ``ValueError`` when DVCLive is expected and not installed.
     """
     if not enabled:
         yield _nothing

@@ -186,7 +186,7 @@ def _refusals(schedule: Schedule, case: PlanCase) -> list[str]:
     wanted = [repeats for _, repeats in schedule.depth_phases] or [schedule.full_depth]
     if [depth for _, depth in case.phases] != _merged(wanted):
         out.append(
-            f"depth_phases: {steps} steps run at depths {[d for _, d in case.phases]}, wanted {_merged(wanted)}; "
+            f"depth_phases: {steps} steps run at depths {[d for _, d in case.phases]}, expected {_merged(wanted)}; "
             "move the fractions apart, remove the phase that never acts, or raise iterations"
         )
     if wanted[-1] != schedule.full_depth:

@@ -249,7 +249,7 @@ def test_float32_records_are_within_a_millionth() -> None:
     ("change", "message"),
     [
         ({"orders": (1, 2)}, "has orders"),
-        ({"record": "short"}, "wanted three equal numbers"),
+        ({"record": "short"}, "expected three equal numbers"),
         ({"candidates": 2}, "candidate_log_prob has shape"),
         ({"documents": (4,)}, "count with `count_documents`"),
     ],

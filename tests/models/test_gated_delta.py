@@ -126,7 +126,7 @@ def test_autocast_does_not_reach_inside() -> None:
 
 
 def _as_fla(rule: Any, *, transposed_state: bool = False, swapped: bool = False) -> Any:
-    """Our rule dressed as fla's kernel, if wanted with one of the changes that its versions made."""
+    """Our rule dressed as fla's kernel, if expected with one of the changes that its versions made."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, g: Tensor, beta: Tensor, scale: float, **options: Any) -> Any:
         assert scale == q.size(-1) ** -0.5 and options["output_final_state"]

@@ -237,7 +237,7 @@ def test_reset_streams_forget_while_others_go_on() -> None:
 def test_pure_gdn_streams_and_wrong_sizes_are_named() -> None:
     model, ids = _model({"layout": "gdn3", "hash_rows": 0, "smear": False}), _ids(2, 30)
     torch.testing.assert_close(model.step(ids, model.new_state(2, 4, chunk=7)), model.hidden(ids), rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="streaming window: found 0, wanted 1 or more"):
+    with pytest.raises(ValueError, match="streaming window: found 0, expected 1 or more"):
         model.new_state(1, 0)
 
 

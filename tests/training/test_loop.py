@@ -172,7 +172,7 @@ def test_a_lost_run_names_its_step_and_the_last_good_checkpoint(trainer: Callabl
         return loss * bad if run.state.events.step == 9 else loss
 
     run._gradients = spoiled  # type: ignore[method-assign]
-    with pytest.raises(DivergedError, match=r"at step 10, wanted .* last good checkpoint: .*state_00000009.*matrix_lr"):
+    with pytest.raises(DivergedError, match=r"at step 10, expected .* last good checkpoint: .*_00000009.*matrix_lr"):
         run.run()
 
 
@@ -323,7 +323,7 @@ def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer
     assert ledger["qat"]["first_step"] == 20 and ledger["qat"]["share_of_quantized_weights"] == 1.0
     assert ledger["qat"]["fake_quantizations"] == dict.fromkeys(run.model.quantizable_names(), 5)
     skipped = {**ledger["qat"], "fake_quantizations": {**ledger["qat"]["fake_quantizations"], "token_embedding": 0}}
-    with pytest.raises(LedgerError, match="QAT: 5 updates wanted, not so for token_embedding"):
+    with pytest.raises(LedgerError, match="QAT: 5 updates expected, not so for token_embedding"):
         check_ledger({**ledger, "qat": skipped}, planned, timed=True)
     with pytest.raises(LedgerError, match="QAT: planned, never happened"):
         check_ledger({key: value for key, value in ledger.items() if key != "qat"}, planned, timed=True)
