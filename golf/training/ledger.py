@@ -125,7 +125,7 @@ def _timed_mismatches(ledger: Mapping[str, Any], case: PlanCase) -> list[str]:
         wrong.append(f"depths: planned {planned}, happened {depths}; lower the fractions of train.depth_phases")
     if case.warmdown_start is not None and ledger["lr_multiplier_last"] > _FINAL_MULTIPLIER:
         last = ledger["lr_multiplier_last"]
-        wrong.append(f"warmdown: the last multiplier is {last:.3f}, expected {_FINAL_MULTIPLIER} or less: too few steps")
+        wrong.append(f"warmdown: last multiplier {last:.3f}, expected {_FINAL_MULTIPLIER} or less: too few steps")
     if len(case.snapshot_steps) > 1 and len(ledger["snapshot_steps"]) < 2:
         wrong.append(f"snapshots: planned at least 2, happened {len(ledger['snapshot_steps'])}; raise snapshot_below")
     return wrong
