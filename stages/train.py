@@ -74,8 +74,8 @@ def run(params: Path, root: Path) -> int:
     from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.training.checkpoint import open_checkpoints
-    from golf.training.live import live_sink
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
+    from golf.training.outputs import live_sink
     from golf.training.signals import TrainingInterrupted, stop_on_signals
 
     rank, world, device = place(os.environ)

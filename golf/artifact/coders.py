@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
-from golf.artifact.rans import decode, encode
-from golf.artifact.tables import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, read_table, write_table
+from golf.artifact.rans import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, decode, encode, read_table, write_table
 from golf.base.errors import GolfError
 
 __all__ = ["CODERS", "NEVER", "Coder", "Encoded", "Integers", "SideInfo", "as_int16", "encode_smallest"]

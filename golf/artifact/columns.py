@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.artifact import context, grouped
+from golf.artifact.binary import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
 from golf.artifact.bytes import ArtifactError, Reader, pack_block, unpack_block, varint, zigzag
-from golf.artifact.fixed import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
-from golf.artifact.tables import MAX_ALPHABET, TOTAL, normalize
+from golf.artifact.rans import MAX_ALPHABET, TOTAL, normalize
 
 __all__ = ["decode", "encode", "normal_tables"]
 

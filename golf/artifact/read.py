@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.artifact.bytes import ArtifactError, Reader, unpack_block
+from golf.artifact.bytes import ArtifactError, Reader, join_pieces, unpack_block
 from golf.artifact.coders import DECODERS, SideInfo
 from golf.artifact.layout import (
     BLOCKS,
@@ -28,13 +28,12 @@ from golf.artifact.layout import (
     PREFIX,
     VERSION,
     WEIGHTS_PER_BYTE,
+    CodeReader,
     Record,
     Unpacked,
     config_bytes,
     validate,
 )
-from golf.artifact.pieces import join_pieces
-from golf.artifact.scale_codes import CodeReader
 from golf.base.params import quoted
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 

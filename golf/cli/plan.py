@@ -21,8 +21,8 @@ from golf.base.errors import GolfError
 from golf.base.files import atomic_file, write_json
 
 if TYPE_CHECKING:
+    from golf.training.config import Schedule
     from golf.training.plan import Machine, PlanCase
-    from golf.training.schedule import Schedule
 
 __all__ = ["add_arguments", "machines_of", "run", "schedule_of"]
 

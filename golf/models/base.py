@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
-from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
-from golf.models.layers import Matrix, Role
+from golf.models.layers import DEFAULT_ROWS, Matrix, Role, softcapped_cross_entropy, softcapped_logits
 
 __all__ = ["LanguageModel", "check_shape"]
 

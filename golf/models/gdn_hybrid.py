@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.base.params import Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
-from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
+from golf.models.delta_layer import (
+    NO_TOKEN,
+    ConvHistory,
+    DeltaInputs,
+    GatedDeltaNet,
+    HashEmbedding,
+    HybridState,
+    SmearGate,
+    previous_tokens,
+)
 from golf.models.gated_delta_fla import delta_rule
-from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
@@ -105,7 +113,6 @@ class GdnHybridConfig:
     delta_value_dim: Size
     delta_chunk: Size
     delta_norm_eps: Positive
-    negative_eigenvalues: bool
     conv_size: Size
     heads: Size
     kv_heads: Size
@@ -159,7 +166,6 @@ class HybridBlock(nn.Module):
                 config.delta_key_dim,
                 config.delta_value_dim,
                 conv_size=config.conv_size,
-                negative_eigenvalues=config.negative_eigenvalues,
                 norm_eps=config.delta_norm_eps,
                 chunk=config.delta_chunk,
                 output_scale=(2 * len(config.layers)) ** -0.5,  # two additions to the stream per block

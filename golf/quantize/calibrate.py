@@ -8,33 +8,32 @@ one-hot, so the error of one row never meets that of another column and rounding
 The text is either the training split or the model's own samples, which need no text at all; never validation text, on
 which calibrated weights would know what they are scored on. Sources: Frantar et al., GPTQ, arXiv 2210.17323;
 calibration on own samples: parameter-golf PR #1019.
+
+What the stages of quantization read is here too: Hessians, and how often each token is met in training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.base.files import checked
 from golf.base.params import Count, Size
 from golf.base.progress import bar
-from golf.quantize.hessian import HessianError, HessianSums
+from golf.quantize.hessian import HessianError, HessianSums, load_hessians
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
 
 __all__ = [
-    "LOOKUP_REASON",
-    "CalibrateConfig",
-    "Calibration",
-    "TokenSource",
-    "calibrate",
-    "calibration_windows",
-    "sampled_windows",
-    "spread_windows",
-]
+    "CalibrateConfig", "Calibration", "LOOKUP_REASON", "TokenSource", "WEIGHTS", "calibrate", "calibration_windows",
+    "hessians_or_none", "sampled_windows", "spread_windows", "token_counts",
+]  # fmt: skip
 
 LOOKUP_REASON = "lookup table: its input is one-hot, so rounding is already best"
 _SAMPLED_AT_ONCE = 64  # texts sampled side by side
@@ -158,3 +157,31 @@ def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
         for hook in hooks:
             hook.remove()
     return sums
+
+
+WEIGHTS = "artifacts/average/model.safetensors"
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """What is read of the metadata of Hessians."""
+
+    without: dict[str, str]  # tensors that have none, and why
+
+
+def hessians_or_none(root: Path) -> dict[str, NDArray[np.float32] | None]:
+    """What `calibrate` wrote: H (C, C) of every quantized name, ``None`` for a lookup table, which has none."""
+    path = root / "artifacts/calibrate/hessians.safetensors"
+    found, meta = load_hessians(path, made_by="`calibrate`")
+    return {**found, **dict.fromkeys(checked(_Calibrated, meta, path=path, made_by="`calibrate`").without)}
+
+
+def token_counts(root: Path, vocab_size: int) -> NDArray[np.int64]:
+    """How often each token id (V,) stands in the training split."""
+    from golf.data.shards import open_split
+
+    source, chunk = open_split(root / "artifacts/tokens/train"), 1 << 22
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, source.num_tokens, chunk):
+        counts += np.bincount(source.read(start, min(chunk, source.num_tokens - start)), minlength=vocab_size)
+    return counts

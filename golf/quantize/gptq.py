@@ -128,7 +128,7 @@ def gptq(
     overflow = np.zeros(num_rows, dtype=np.bool_)
     common = (work, factor.feedback, factor.importance, rows, np.ascontiguousarray(columns[factor.order]))
     if trellis:
-        from golf.quantize.trellis import parent_table
+        from golf.quantize.tensors import parent_table
 
         gptq_kernels.gptq_trellis_rows(*common, parent_table(), values, losses, overflow)
     else:

@@ -22,10 +22,18 @@ import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Natural, NonNegative, Size
-from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
+from golf.scoring.network import (
+    Precision,
+    Rows,
+    WindowPlan,
+    head_rows,
+    inference,
+    plan_sliding,
+    score_rows,
+    window_batch,
+)
 from golf.scoring.results import Score, Scored, make_score
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windows import WindowPlan, plan_sliding
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from golf.base.files import FileError, require
 from golf.base.params import Natural, Size
 from golf.base.progress import bar
 from golf.models.base import LanguageModel
-from golf.models.weights import load_weights, model_of
+from golf.models.registry import load_weights, model_of
 from golf.training.compiling import autocast
 
 __all__ = [

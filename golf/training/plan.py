@@ -1,6 +1,6 @@
 """What training will do, worked out before it starts, and refused when a configured system would never act.
 
-The plan replays the schedule (``golf.training.schedule``) step by step: once when training runs by steps; once per
+The plan replays the schedule (``golf.training.config``) step by step: once when training runs by steps; once per
 credible machine when it runs by wall clock, with that machine's seconds per step at each depth.
 
 A training token costs 6 floating-point operations per weight it is multiplied with (forward 2, backward 4), and causal
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from golf.base.errors import GolfError
-from golf.training.schedule import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
+from golf.training.config import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.coders import CODERS, SideInfo, encode_smallest
-from golf.artifact.rans import decode, encode
-from golf.artifact.tables import build_table, normalize
+from golf.artifact.rans import build_table, decode, encode, normalize
 from golf.quantize.rounding import entropy_bits
 from golf.report.baselines import integer_sizes, packed_bits
 

@@ -17,7 +17,7 @@ import zstandard
 
 from golf.data import documents
 from golf.data.documents import CorpusError, Position, find_files
-from golf.data.sources import Options, open_corpus
+from golf.data.readers import Options, open_corpus
 
 ZSTD = zstandard.ZstdCompressor(write_checksum=True)  # as the command zstd does
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": ZSTD.compress}

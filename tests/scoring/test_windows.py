@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.scoring.network import WindowPlan, plan_roundtrip, plan_sliding
 from golf.scoring.text import ScoringError
-from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 
 
 def scored_targets(plan: WindowPlan) -> np.ndarray:

@@ -399,7 +399,7 @@ def test_bug_f25_a_run_that_lost_a_snapshot_stops_before_it_trains(trainer: Call
 
 
 def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    from golf.training.live import live_sink
+    from golf.training.outputs import live_sink
 
     with live_sink(tmp_path / "off", enabled=False) as sink:
         sink(1, {"loss": 1.0})

@@ -12,8 +12,8 @@ import torch
 from golf.cli.params import compose
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
+from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
-from golf.training.schedule import Schedule
 
 GOOD = Schedule(
     iterations=600,

@@ -117,7 +117,7 @@ def test_a_matrix_product_is_one_of_integers(model: LanguageModel) -> None:
 
 def test_what_has_no_exact_form_is_refused() -> None:
     with pytest.raises(IntegerError, match=r"blocks.0.mlp.output with 8192 inputs: 8192 products .*2\^53"):
-        IntegerNetwork(make_model("transformer", mlp_ratio=256.0, layers=1))
+        IntegerNetwork(make_model("transformer", width=128, mlp_ratio=64.0, layers=1))
     with pytest.raises(IntegerError, match=r"window 8192: 8192 products .* at most 8191"):
         IntegerNetwork(make_model("transformer")).new_state(1, 8192)
     with pytest.raises(IntegerError, match="family odd has no integer-exact network, expected depth_recurrent or"):
