@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.models.gated_delta_fla import delta_rule
+from golf.models.gated_delta import delta_rule
 from golf.models.layers import Matrix
 from golf.models.stream import StreamState
 

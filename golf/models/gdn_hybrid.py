@@ -33,7 +33,7 @@ from golf.models.delta_layer import (
     SmearGate,
     previous_tokens,
 )
-from golf.models.gated_delta_fla import delta_rule
+from golf.models.gated_delta import delta_rule
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep

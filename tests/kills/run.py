@@ -104,7 +104,7 @@ class Runner:
         (self.folder / "tmp").mkdir()
         for path in [*(REPOSITORY / "golf").rglob("[a-z]*.py"), *(REPOSITORY / "stages").glob("[a-z]*.py")]:
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
-            if not name.endswith(("gated_delta_fla", "sandbox_child")):
+            if not name.endswith("sandbox_child"):
                 importlib.import_module(name)
 
     def run(self, stage: str, kill_before: int = 0) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from golf.base.files import load_numpy, save_torch, write_bytes, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.calibrate import Divergence, training_windows
 from golf.quantize.config import FitConfig, QuantizeConfig
-from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
 from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
