@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from golf.base.progress import bar
-from golf.data.documents import Corpus, CorpusError, Document, Position
-from golf.data.parallel import ordered_map
+from golf.data.documents import Corpus, CorpusError, Document, Position, ordered_map
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, TokenizerError
 

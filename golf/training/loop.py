@@ -34,13 +34,12 @@ from golf.training.config import (
     seconds_left,
     snapshot_due,
 )
-from golf.training.ledger import make_ledger
+from golf.training.ledger import TrainState, make_ledger
 from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.outputs import Sink, TrainResult, weights_meta
 from golf.training.qat import LateQat
 from golf.training.reduce import GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
-from golf.training.state import TrainState
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
 

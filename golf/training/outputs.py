@@ -21,7 +21,7 @@ from typing import Any
 from golf.base.errors import GolfError
 from golf.base.files import atomic_directory, save_torch, write_json, write_text
 from golf.training.checkpoint import CheckpointFolder
-from golf.training.state import HISTORY_COLUMNS, TrainState
+from golf.training.ledger import HISTORY_COLUMNS, TrainState
 
 __all__ = ["Sink", "TrainResult", "history_tsv", "live_sink", "weights_meta", "write_outputs"]
 
