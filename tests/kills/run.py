@@ -55,14 +55,12 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 def outputs() -> dict[str, list[str]]:
     """Outputs and metrics of each stage of dvc.yaml, as paths below the run's folder."""
     found: dict[str, list[str]] = {}
-    for name, stage in read_params(REPOSITORY / "dvc.yaml")["stages"].items():
-        for item in stage.get("matrix", {}).get("item", [{}]):
-            body = stage.get("do", stage)
-            named = [*body.get("outs", []), *body.get("metrics", [])]
+    for stage in read_params(REPOSITORY / "dvc.yaml")["stages"].values():
+        for mode in stage.get("matrix", {}).get("mode", [""]):
+            named = [*stage.get("outs", []), *stage.get("metrics", [])]
             plain = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in named]
-            mode = item.get("mode", "")
-            command = body["cmd"].removeprefix("python -m stages.").replace("${item.mode}", mode)
-            found[command or name] = [path.replace("${item.mode}", mode) for path in plain]
+            command = stage["cmd"].removeprefix("python -m stages.")
+            found[command.replace("${item.mode}", mode)] = [path.replace("${item.mode}", mode) for path in plain]
     return found
 
 
