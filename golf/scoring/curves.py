@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from golf.base.files import write_text
+from golf.mixture.batch import MixResult, row_calibration
 from golf.mixture.counts import CountTable
-from golf.mixture.mixture import MixResult, row_calibration
 from golf.mixture.record import NeuralRecord
 from golf.scoring.hedge import HedgeResult
 from golf.scoring.text import ValidationText

@@ -19,10 +19,10 @@ import numpy as np
 from golf.base.distributed import Ranks
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
+from golf.mixture.batch import MixResult, mix
 from golf.mixture.config import LayerConfig, MixtureConfig
 from golf.mixture.counts import count_contexts
 from golf.mixture.document import count_documents
-from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import StreamRecord
 from golf.scoring.curves import Curves, make_curves
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
