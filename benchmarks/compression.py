@@ -26,8 +26,8 @@ import numpy as np
 from benchmarks.coding import general, lite6, matrices, measure, sdclip
 from benchmarks.rate_distortion import curve, curve_page, draw
 from golf.artifact.bytes import pack_block
+from golf.artifact.layout import CodeWriter
 from golf.artifact.read import unpack
-from golf.artifact.scale_codes import CodeWriter
 from golf.artifact.ship import side_bytes
 from golf.artifact.write import pack
 from golf.cli.params import compose

@@ -32,8 +32,7 @@ from golf.artifact.write import pack
 from golf.base import files
 from golf.data.shards import SplitReader, open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows
-from golf.quantize.damage import Divergence, training_windows
+from golf.quantize.calibrate import CalibrateConfig, Divergence, calibrate, calibration_windows, training_windows
 from golf.quantize.fit import fit_to_target
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.tensors import QuantizedModel

@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golf.base.files import write_text
-from golf.models.gated_delta import chunked_delta_rule
-from golf.models.gated_delta_fla import disagreement, fla_delta_rule
+from golf.models.gated_delta import chunked_delta_rule, disagreement, fla_delta_rule
 from golf.models.layers import causal_attention
 from golf.models.sliding_attention import window_attention
 from tests.support.gated_delta_naive import naive_delta_rule

@@ -37,10 +37,9 @@ from golf.data.shards import load_split, open_split
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
-from golf.scoring.network import iterate_rows, score_rows
+from golf.scoring.network import iterate_rows, plan_roundtrip, score_rows
 from golf.scoring.results import make_score
 from golf.scoring.text import ValidationText
-from golf.scoring.windows import plan_roundtrip
 from golf.training.average import average_weights, load_model
 from golf.training.optimizers import OptimizerConfig, Optimizers
 

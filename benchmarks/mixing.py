@@ -20,11 +20,11 @@ import numpy as np
 
 from golf.base.jit import kernel
 from golf.base.score import bits_per_byte
+from golf.mixture.batch import MixResult, mix
 from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
 from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.document import count_documents
-from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import NeuralRecord, summarize_row
 
 ORDERS, DISCOUNT, BOS = 5, 0.8, 1

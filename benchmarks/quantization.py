@@ -25,8 +25,7 @@ from golf.quantize.gptq import gptq
 from golf.quantize.hessian import Factor, HessianSums, factorize, identity_factor
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.steps import column_codes, row_codes, row_steps_by_spread
-from golf.quantize.tensors import column_steps, row_steps
-from golf.quantize.trellis import trellis_values
+from golf.quantize.tensors import column_steps, row_steps, trellis_values
 
 LEVELS = 31
 CLIPS = (10.0, 11.5, 13.0, 14.5, 16.0, 18.0, 20.0, 23.0, 26.0)

@@ -21,7 +21,7 @@ from golf.artifact.write import pack
 from golf.base.files import load_numpy
 from golf.data.shards import open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.damage import Divergence, training_windows
+from golf.quantize.calibrate import Divergence, training_windows
 from golf.quantize.fit import split_steps
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer

@@ -26,10 +26,10 @@ from golf.base.files import load_numpy, load_torch, save_numpy
 from golf.base.params import load_section
 from golf.base.score import bits_per_byte
 from golf.data.shards import open_split
+from golf.mixture.batch import MixResult, mix
 from golf.mixture.config import MixtureConfig
 from golf.mixture.counts import count_contexts
 from golf.mixture.document import count_documents
-from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.hedge import NeuralScores, mix_hedge

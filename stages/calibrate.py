@@ -14,16 +14,15 @@ from golf.base import files
 from golf.base.distributed import place
 from golf.base.main import run_stage
 from golf.base.params import load_section
-from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
+from golf.quantize.calibrate import WEIGHTS, CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
-from golf.quantize.inputs import WEIGHTS
 
 
 def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters, weights or tokens."""
     config = load_section(params, "calibrate", CalibrateConfig)
     from golf.data.shards import open_split
-    from golf.models.weights import load_weights, model_of
+    from golf.models.registry import load_weights, model_of
 
     started = time.perf_counter()
     state, meta = load_weights(root / WEIGHTS, made_by="`average`")

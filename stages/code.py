@@ -1,9 +1,9 @@
 """Stage `code`: a fingerprint of the code that each stage runs, which that stage depends on.
 
-In: the sources, `model.family`, `tokenize.tokenizer` and `tokenize.val_path` of the parameters. Out:
-artifacts/code/STAGE.txt, a digest for each file of the stage's import closure; only the family that the parameters name
-counts, comments and docstrings do not. The tokenizer model and the validation files that `tokenize` reads, where there
-are some, are in the fingerprint of that stage.
+In: the sources, `model.family`, `tokenize.tokenizer` and `tokenize.val_path` of the parameters.
+Out: artifacts/code/STAGE.txt, of `evaluate` one for each mode: a digest for each file of the stage's import closure.
+Only the family that the parameters name counts, comments and docstrings do not. The tokenizer model and the validation
+files that `tokenize` reads, where there are some, are in the fingerprint of that stage.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from golf.base.files import atomic_directory, sha256_file
 from golf.base.main import run_stage
 from golf.base.params import read_params
 
+NETWORK_MODES = ("roundtrip", "sliding", "streaming", "ttt")
 SOURCES = Path(__file__).resolve().parent.parent
 
 
@@ -31,6 +32,9 @@ def run(params: Path, root: Path) -> None:
                 names = (_value(values, "tokenize", key) for key in ("tokenizer", "val_path"))
                 text += "".join(_inputs(root, name) for name in names)
             (folder / f"{stage}.txt").write_text(text, encoding="utf-8")
+        for mode in NETWORK_MODES:
+            text = code.of_modes(mode).fingerprint("stages.evaluate")
+            (folder / f"evaluate_{mode}.txt").write_text(text, encoding="utf-8")
 
 
 def _value(params: dict[str, object], section: str, key: str) -> str:

@@ -23,7 +23,7 @@ SOURCES = Path(__file__).resolve().parent.parent
 
 
 def run(params: Path, root: Path) -> None:
-    """Run the stage; ``ValueError`` for wrong parameters or inputs, or an artifact above the limit."""
+    """Run the stage; ``GolfError`` for wrong parameters or inputs, or an artifact above the limit."""
     config = load_section(params, "compress", CompressConfig)
     model = load_quantized(root / "artifacts/fit/model.safetensors")
     tokenizer = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`tokenize`").read_bytes()

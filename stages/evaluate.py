@@ -20,7 +20,8 @@ from golf.base.files import atomic_directory, save_numpy, write_json
 from golf.base.main import run_stage
 from golf.base.params import to_dict
 from golf.report.baselines import xz
-from golf.scoring.modes import MODES, Scored, load_modes
+from golf.scoring.modes import MODES, load_modes, mode_of
+from golf.scoring.results import Scored
 from golf.scoring.text import ScoringError, decode_documents, load_text
 
 NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stages.hedge` scores, without a network
@@ -44,11 +45,11 @@ def run(mode: str, params: Path, root: Path) -> int:
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     rank, world, device = place(os.environ)
-    if world > 1 and not MODES[mode].shared:
+    if world > 1 and not mode_of(mode).shared:
         raise ScoringError(f"{mode}: learns in reading order, so one process scores it; {world} were started")
     with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()
-        scored = MODES[mode].run(mode, decoded.model.to(device), text, config, ranks)
+        scored = mode_of(mode).run(mode, decoded.model.to(device), text, config, ranks)
         seconds = time.perf_counter() - begin
     if rank or scored is None:
         return 0

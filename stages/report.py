@@ -11,7 +11,7 @@ from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.report.plots import draw_all
 from golf.report.results import MODES, read_metrics, results_markdown, summary
-from golf.scoring.documents import load_documents
+from golf.scoring.results import load_documents
 
 
 @dataclasses.dataclass(frozen=True)

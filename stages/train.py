@@ -50,7 +50,7 @@ def main(params: Path, root: Path) -> int:
 
 
 def _launch(environment: Mapping[str, str]) -> list[str] | None:
-    """Arguments of Python that start torchrun in this process's place; ``None`` where it is not wanted (any more)."""
+    """Arguments of Python that start torchrun in this process's place; ``None`` where it is not expected (any more)."""
     if "RANK" in environment:
         return None
     options = environment.get("GOLF_TORCHRUN")
@@ -74,8 +74,8 @@ def run(params: Path, root: Path) -> int:
     from golf.data.shards import open_split
     from golf.models.registry import build_model, config_from_dict, config_to_dict
     from golf.training.checkpoint import open_checkpoints
-    from golf.training.live import live_sink
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
+    from golf.training.outputs import live_sink
     from golf.training.signals import TrainingInterrupted, stop_on_signals
 
     rank, world, device = place(os.environ)

@@ -14,12 +14,12 @@ import pytest
 
 from golf.base import files
 from golf.base.files import FileError
-from golf.models.weights import load_weights, model_of
-from golf.quantize.inputs import hessians_or_none
+from golf.models.registry import load_weights, model_of
+from golf.quantize.calibrate import hessians_or_none
 from golf.quantize.storage import load_quantized, save_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 from golf.report.results import MODES, read_metrics
-from golf.scoring.documents import load_documents
+from golf.scoring.results import load_documents
 from golf.training.average import Trained
 from tiny import recurrent, shaken
 

@@ -23,7 +23,7 @@ def sections() -> dict[str, str]:
     return {title: code for title, code in blocks.items() if code}
 
 
-@pytest.mark.parametrize("title", ["A coder", "A corpus"])
+@pytest.mark.parametrize("title", ["A model family", "A quantizer", "A coder", "A corpus", "A mixture expert"])
 def test_the_guide_has_a_section_about(title: str) -> None:
     assert title in sections()
 

@@ -139,7 +139,7 @@ def test_wrong_use_is_named(artifact: Path, tmp_path: Path) -> None:
         inspect.run(arguments(tmp_path / "none.golf"))
     with pytest.raises(ValueError, match="either one FILE or --diff A B"):
         inspect.run(arguments())
-    with pytest.raises(ValueError, match=r"--plot: found x\.pdf, wanted a name that ends in \.png or \.svg"):
+    with pytest.raises(ValueError, match=r"--plot: found x\.pdf, expected a name that ends in \.png or \.svg"):
         inspect.run(arguments(artifact, "--plot", "x.pdf"))
     with pytest.raises(FileError, match=r"none\.tsv: not found; it is made by `fit`"):
         inspect.run(arguments(artifact, "--errors", tmp_path / "none.tsv"))

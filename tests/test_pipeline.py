@@ -5,6 +5,8 @@ The boundary tests run the real stages on a tiny real corpus (Python's own refer
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -20,6 +22,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from golf.base.params import load_section, read_params
+from golf.cli.explain import CONFIGS
 from golf.cli.params import compose, render
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
@@ -53,7 +56,8 @@ def test_every_stage_depends_on_the_fingerprint_of_its_code(root: Path) -> None:
         module = re.match(r"python -m stages\.(\w+)", stage["cmd"])
         assert module is not None and (root / "stages" / f"{module[1]}.py").is_file()
         if name != "code":
-            assert f"artifacts/code/{module[1]}.txt" in stage["deps"], name
+            code = "evaluate_${item.mode}" if name == "evaluate" else "evaluate_ttt" if name == "ttt" else module[1]
+            assert f"artifacts/code/{code}.txt" in stage["deps"], name
 
 
 def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path) -> None:
@@ -76,11 +80,10 @@ def test_changed_validation_files_re_run_tokenize_alone(tmp_path: Path, monkeypa
 
     (tmp_path / "p.json").write_text('{"tokenize": {"tokenizer": "train", "val_path": "scored"}}')
     (tmp_path / "scored" / "more").mkdir(parents=True)
-    monkeypatch.setattr("sys.argv", ["code", "--params", str(tmp_path / "p.json"), "--root", str(tmp_path)])
     seen = []
     for name, content in (("a.txt", "one"), ("a.txt", "two"), ("more/b.txt", "two")):
         (tmp_path / "scored" / name).write_text(content)
-        code.main()
+        code.run(tmp_path / "p.json", tmp_path)
         seen.append({path.stem: path.read_text() for path in (tmp_path / "artifacts" / "code").iterdir()})
     assert len({texts.pop("tokenize") for texts in seen}) == 3
     assert seen[0] == seen[1] == seen[2]
@@ -125,35 +128,21 @@ def test_the_list_of_parameters_is_frozen(root: Path) -> None:
 
 
 def section_configs() -> dict[str, type]:
-    from golf.artifact.ship import CompressConfig
-    from golf.data.tokenize import TokenizeConfig
-    from golf.quantize.calibrate import CalibrateConfig
-    from golf.quantize.config import FitConfig, QuantizeConfig
-    from golf.scoring.mixture_score import HedgeConfig
-    from golf.scoring.network import RoundtripConfig, SlidingConfig
-    from golf.scoring.record_stream import StreamingConfig
-    from golf.scoring.ttt import TttConfig
-    from golf.textcodec.prove import ProveConfig
-    from golf.training.average import AverageConfig
-    from golf.training.config import TrainConfig
-    from golf.verify.run import VerifyConfig
+    return {section: getattr(importlib.import_module(module), name) for section, (module, name) in CONFIGS.items()}
 
-    return {
-        "tokenize": TokenizeConfig,
-        "train": TrainConfig,
-        "average": AverageConfig,
-        "calibrate": CalibrateConfig,
-        "quantize": QuantizeConfig,
-        "fit": FitConfig,
-        "compress": CompressConfig,
-        "evaluate.roundtrip": RoundtripConfig,
-        "evaluate.sliding": SlidingConfig,
-        "evaluate.streaming": StreamingConfig,
-        "evaluate.hedge": HedgeConfig,
-        "evaluate.ttt": TttConfig,
-        "verify": VerifyConfig,
-        "prove": ProveConfig,
-    }
+
+def test_every_section_has_its_dataclass_and_no_default_contradicts_conf(root: Path) -> None:
+    values = compose(root / "conf")
+    evaluate = {f"evaluate.{mode}" for mode in values["evaluate"]}
+    assert set(section_configs()) == {*values, *evaluate} - {"evaluate", "model", "report"}
+    for section, config in section_configs().items():
+        of_section: Any = values
+        for part in section.split("."):
+            of_section = of_section[part]
+        for field in dataclasses.fields(config):
+            if field.default is not dataclasses.MISSING:
+                plain = list(field.default) if isinstance(field.default, tuple) else field.default
+                assert of_section[field.name] == plain, f"{section}.{field.name}"
 
 
 def presets() -> list[str]:
@@ -202,6 +191,7 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(cwd),
         "OMP_NUM_THREADS": "1",
+        **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
@@ -246,6 +236,18 @@ def check_code_edits(project: Path) -> None:
         assert repro(project, "--dry") == expected, file
 
 
+def check_hand_edit(project: Path) -> None:
+    """Bug: `dvc exp run -S` about something else composed conf/ again and undid an edit of params.yaml by hand."""
+    run(["git", "add", "dvc.yaml", "dvc.lock", "params.yaml"], project)
+    run(["git", "commit", "-q", "-m", "run"], project)
+    set_param(project, "prove.max_tokens", 250)
+    done = run(["dvc", "exp", "run", "-S", "report.compressors=[xz]"], project)
+    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == {"code", "prove", "report"}
+    after = read_params(project / "params.yaml")
+    assert after["prove"]["max_tokens"] == 250 and after["report"]["compressors"] == ["xz"]
+    assert "# tokens of the head of the validation text" in (project / "params.yaml").read_text()
+
+
 def set_param(project: Path, key: str, value: Any) -> None:
     yaml = YAML()
     data = yaml.load((project / "params.yaml").read_text())
@@ -284,11 +286,10 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
     check_order_of_scores(project)
     assert repro(project) == set()
     check_code_edits(project)
+    check_hand_edit(project)
     changes: list[tuple[str, Any, str, set[str]]] = [
-        ("report.compressors", ["xz"], "", {"report"}),
         ("evaluate.sliding.stride", 8, "evaluate", {"evaluate@sliding"}),
         ("evaluate.hedge.cascade_rate", 0.02, "evaluate hedge prove", {"hedge"}),
-        ("prove.max_tokens", 250, "evaluate hedge prove", {"prove"}),
         ("evaluate.streaming.bias_document_rate", 0.05, "hedge", {"evaluate@streaming", "hedge"}),
         ("quantize.levels.mlp", 15, "compress", {"quantize", "fit", "compress"}),
         ("calibrate.tokens", 256, "calibrate", {"calibrate"}),

@@ -2,16 +2,24 @@
 
 A block is ``method u8, raw length varint, packed length varint, packed bytes``; methods: store, zstd, LZMA.
 Nothing is allocated before its declared length has been checked. Format: docs/format.md.
+
+A SentencePiece model file is packed in a form that compresses to half: pieces, scores and types apart. The exact bytes
+come back, always: a file that does not rebuild is kept as it is. A BPE model numbers its pieces 0, -1, -2, ... in
+four-byte floats, which no general compressor can guess; here a score equal to its prediction is one zero byte. Field
+numbers are those of sentencepiece_model.proto (ModelProto.pieces = 1; piece 1, score 2, type 3).
 """
 
 from __future__ import annotations
 
 import lzma
+import struct
 from typing import Literal, get_args
 
 from golf.base.errors import GolfError
 
-__all__ = ["ArtifactError", "Cause", "Reader", "pack_block", "unpack_block", "varint", "zigzag"]
+__all__ = [
+    "ArtifactError", "Cause", "Reader", "join_pieces", "pack_block", "split_pieces", "unpack_block", "varint", "zigzag",
+]  # fmt: skip
 
 Cause = Literal["missing", "magic", "version", "length", "checksum", "index", "block", "payload", "tensor"]
 _STORE, _ZSTD, _LZMA = 0, 1, 2
@@ -135,7 +143,7 @@ def unpack_block(reader: Reader, field: str, *, most: int = MAX_BLOCK_BYTES) -> 
         except lzma.LZMAError as error:
             raise ArtifactError("block", f"{field}: does not unpack ({error})") from error
     else:
-        raise ArtifactError("block", f"{field}: method {method} is unknown, wanted 0 store, 1 zstd or 2 LZMA")
+        raise ArtifactError("block", f"{field}: method {method} is unknown, expected 0 store, 1 zstd or 2 LZMA")
     if len(data) != raw_bytes:
         raise ArtifactError("block", f"{field}: unpacks to {len(data)} bytes, {raw_bytes} were declared")
     return data
@@ -153,3 +161,68 @@ def _decompress(packed: bytes, raw_bytes: int, field: str) -> bytes:
         return decompressor.decompress(packed, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ArtifactError("block", f"{field}: does not unpack ({error})") from error
+
+
+MAX_PIECES = 1 << 16  # ids are uint16
+_MOST = 1 << 28
+_PIECE, _TEXT, _SCORE, _TYPE = 0x0A, 0x0A, 0x15, 0x18
+_WHOLE, _SPLIT = b"\0", b"\1"
+
+
+def split_pieces(data: bytes) -> bytes:
+    """``data`` as a form byte and either itself (0) or its parts (1): lengths, texts, types, scores, the rest."""
+    try:
+        split = _SPLIT + _split(data)
+        if join_pieces(split) == data:
+            return split
+    except ArtifactError:  # not the layout that SentencePiece writes
+        pass
+    return _WHOLE + data
+
+
+def _split(data: bytes) -> bytes:
+    reader = Reader(data, "tokenizer")
+    lengths, texts, types, scores = [], [], bytearray(), []
+    expected = 0
+    while reader.left and reader.peek() == _PIECE:
+        reader.byte("tag")
+        piece = Reader(reader.take(reader.varint("piece length", most=_MOST), "piece"), "piece")
+        piece.byte("text tag")
+        texts.append(piece.take(piece.varint("text length", most=_MOST), "text"))
+        lengths.append(varint(len(texts[-1])))
+        piece.byte("score tag")
+        score = piece.take(4, "score")
+        types.append(piece.take(2, "type")[1] if piece.left else 0)
+        piece.end()
+        scores.append(b"\0" if score == _predicted(types[-1], expected) else b"\1" + score)
+        expected += types[-1] == 0
+    parts = (b"".join(lengths), b"".join(texts), bytes(types), b"".join(scores))
+    return varint(len(lengths)) + b"".join(parts) + reader.take(reader.left, "rest")
+
+
+def _predicted(kind: int, place: int) -> bytes:
+    """The score of piece number ``place`` of the learned ones; marked kinds (control, byte, ...) have 0."""
+    return struct.pack("<f", -float(place)) if kind == 0 else bytes(4)
+
+
+def join_pieces(split: bytes) -> bytes:
+    """Inverse of ``split_pieces``; raises ``ArtifactError`` for parts that do not fit together."""
+    reader = Reader(split, "tokenizer")
+    form = reader.take(1, "form")
+    if form == _WHOLE:
+        return reader.take(reader.left, "tokenizer")
+    if form != _SPLIT:
+        raise ArtifactError("index", f"tokenizer: form {form[0]} is unknown, expected 0 (whole) or 1 (split)")
+    count = reader.varint("number of pieces", most=min(reader.left, MAX_PIECES))
+    lengths = [reader.varint("text length", most=reader.left) for _ in range(count)]
+    texts = [reader.take(length, "text") for length in lengths]
+    types = reader.take(count, "types")
+    out, expected = [], 0
+    for text, kind in zip(texts, types, strict=True):
+        exact = reader.byte("score flag")
+        score = reader.take(4, "score") if exact else _predicted(kind, expected)
+        expected += kind == 0
+        body = bytes([_TEXT]) + varint(len(text)) + text + bytes([_SCORE]) + score
+        body += bytes([_TYPE, kind]) if kind else b""
+        out.append(bytes([_PIECE]) + varint(len(body)) + body)
+    return b"".join(out) + reader.take(reader.left, "rest")

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
-from golf.artifact.rans import decode, encode
-from golf.artifact.tables import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, read_table, write_table
+from golf.artifact.rans import MAX_ALPHABET, MAX_LINEAR, TOTAL, build_table, decode, encode, read_table, write_table
 from golf.base.errors import GolfError
 
 __all__ = ["CODERS", "NEVER", "Coder", "Encoded", "Integers", "SideInfo", "as_int16", "encode_smallest"]
@@ -134,7 +133,7 @@ def _decode_raw(side: bytes, payload: bytes, info: SideInfo) -> Integers:
     reader.end()
     if len(payload) != (count * width + 7) // 8:
         wanted = f"{(count * width + 7) // 8} for {count} integers of {width} bits"
-        raise ArtifactError("payload", f"{info.name}: payload has {len(payload)} bytes, wanted {wanted}")
+        raise ArtifactError("payload", f"{info.name}: payload has {len(payload)} bytes, expected {wanted}")
     values = np.full(count, low, np.int32)
     weights = 1 << np.arange(width - 1, -1, -1, dtype=np.int32)
     packed = np.frombuffer(payload, np.uint8)
@@ -228,13 +227,13 @@ CODERS: dict[int, Coder] = {
 def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) -> Encoded:
     """Code ``values`` (R, C) with each of the named coders and keep the smallest; the first wins a tie.
 
-    A coder that cannot take the matrix (too wide a range, too many columns) is passed over. Raises ``ValueError`` for a
+    A coder that cannot take the matrix (too wide a range, too many columns) is passed over. Raises ``GolfError`` for a
     name that is not registered, or when none of the named coders takes the matrix.
     """
     known = {coder.name: coder for coder in CODERS.values()}
     unknown = [name for name in coders if name not in known]
     if unknown or not coders:
-        raise GolfError(f"coders: found {list(coders)}, wanted at least one of {', '.join(known)}")
+        raise GolfError(f"coders: found {list(coders)}, expected at least one of {', '.join(known)}")
     best: Encoded | None = None
     for name in coders:
         coder = known[name]

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.artifact import context, grouped
+from golf.artifact.binary import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
 from golf.artifact.bytes import ArtifactError, Reader, pack_block, unpack_block, varint, zigzag
-from golf.artifact.fixed import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
-from golf.artifact.tables import MAX_ALPHABET, TOTAL, normalize
+from golf.artifact.rans import MAX_ALPHABET, TOTAL, normalize
 
 __all__ = ["decode", "encode", "normal_tables"]
 
@@ -213,7 +213,7 @@ def encode(
     ``trellis``: they are indices along the 8-state trellis; ``column_codes`` (C,): the column steps, if there are any.
     """
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"column coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+        raise ValueError(f"column coder: found {values.dtype} {values.shape}, expected integers (R, C)")
     if values.size == 0:
         return b""
     lowest = int(values.min())
@@ -259,7 +259,7 @@ def decode(
     lowest = reader.signed("lowest integer", most=1 << 30)
     alphabet = reader.varint("alphabet", most=MAX_ALPHABET)
     if alphabet < 1:
-        raise ArtifactError("tensor", f"{what}: alphabet 0, wanted at least 1")
+        raise ArtifactError("tensor", f"{what}: alphabet 0, expected at least 1")
     plan = _read_codes(reader, rows, columns, column_codes is not None, what)
     places = plan.places(column_codes)
     found = plan.groups(*places)

@@ -2,7 +2,8 @@
 
 ``R`` rows, ``C`` columns. Values are coded row by row as paths in an alphabetic tree; each decision is predicted by
 ``golf.artifact.context_model`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a
-linear prediction from the left part of the row (``golf.artifact.predict``), which pays on embeddings and most matrices.
+linear prediction from the left part of the row (``spread_innovation`` there), which pays on embeddings and most
+matrices.
 
 Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, center zigzag, below varint, above varint, code bytes.
 Values outside ``center - below .. center + above`` escape, so any int32 can be coded. Source: docs/results/coding.md.
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.artifact import binary, context_model, fixed, grouped, predict
+from golf.artifact import binary, context_model, grouped
 from golf.artifact.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
 from golf.artifact.context_model import (
@@ -42,9 +43,8 @@ from golf.artifact.context_model import (
     refresh,
     row_context,
 )
-from golf.artifact.fixed import normal_cdf, squash_table, stretch_table
 from golf.artifact.grouped import next_state
-from golf.artifact.tables import MAX_LINEAR
+from golf.artifact.rans import MAX_LINEAR
 from golf.base.jit import kernel, part, step
 
 __all__ = ["decode", "encode"]
@@ -77,7 +77,7 @@ class _Shape(NamedTuple):
 
 
 class _Predictor(NamedTuple):
-    """Working memory of ``golf.artifact.predict``: two (C, C), two (C,), int32."""
+    """Working memory of the linear prediction: two (C, C), two (C,), int32."""
 
     covariance: np.ndarray
     factor: np.ndarray
@@ -111,21 +111,21 @@ def _observe(predictor: Any, c: Any, away: Any, miss: Any, to_units: Any, fitted
     predictor.deviations[c] = min(max((away * to_units + (1 << 18)) >> 19, -127), 127)
     if fitted:
         innovation = min(max((miss * to_units + 32768) >> 16, -1023), 1023)
-        predict.spread_innovation(predictor.factor, c, innovation, predictor.predictions)
+        context_model.spread_innovation(predictor.factor, c, innovation, predictor.predictions)
 
 
 @part
 def _rows_end(predictor: Any, summed: Any) -> Any:
     """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
-    predict.accumulate(predictor.covariance, predictor.deviations)
+    context_model.accumulate(predictor.covariance, predictor.deviations)
     summed += 1
     if summed == _FORGET_ROWS:
-        predict.halve(predictor.covariance)
+        context_model.halve(predictor.covariance)
         summed >>= 1
     return summed
 
 
-@kernel(parts=(binary, context_model, fixed, grouped, predict))
+@kernel(parts=(binary, context_model, grouped))
 def _code_matrix(
     values: Any, data: Any, mode: Any, shape: Any, tables: Any, model: Any, predictor: Any, paths: Any
 ) -> Any:
@@ -148,7 +148,7 @@ def _code_matrix(
             scale = refresh(state)
             next_refresh = r + 1 + min(r >> 4, 15)
         if linear and r == next_fit:
-            predict.fit(predictor.covariance, summed, _RIDGE, predictor.factor)
+            context_model.fit(predictor.covariance, summed, _RIDGE, predictor.factor)
             next_fit = r + min(max(r // 4, 1), _MAX_GAP)
         predictor.predictions[:] = 0
         paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
@@ -211,7 +211,7 @@ def _run(
     squares, vectors = (np.zeros((2, *shape), np.int32) for shape in ((side, side), (columns,)))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(tree, stretch_table(), squash_table(), normal_cdf(), _reciprocals()),
+        Tables(tree, binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters), _Predictor(*squares, *vectors),
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip
@@ -245,11 +245,11 @@ def encode(
     Raises ``ValueError`` for a wrong shape, integers outside int32, or ``linear`` on a matrix too wide for it.
     """
     if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"context coder: found {values.dtype} {values.shape}, wanted integers (R, C)")
+        raise ValueError(f"context coder: found {values.dtype} {values.shape}, expected integers (R, C)")
     if values.size and not (values.min() >= -(2**31) and values.max() < 2**31):
         raise ValueError(f"context coder: integers {values.min()}..{values.max()} leave the int32 range")
     if linear and min(values.shape) > MAX_LINEAR:
-        raise ValueError(f"linear prediction: found shape {values.shape}, wanted a side <= {MAX_LINEAR}")
+        raise ValueError(f"linear prediction: found shape {values.shape}, expected a side <= {MAX_LINEAR}")
     if values.size == 0:
         return b""
     transposed = linear and values.shape[1] > values.shape[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.artifact.bytes import ArtifactError, Reader, unpack_block
+from golf.artifact.bytes import ArtifactError, Reader, join_pieces, unpack_block
 from golf.artifact.coders import DECODERS, SideInfo
 from golf.artifact.layout import (
     BLOCKS,
@@ -28,13 +28,12 @@ from golf.artifact.layout import (
     PREFIX,
     VERSION,
     WEIGHTS_PER_BYTE,
+    CodeReader,
     Record,
     Unpacked,
     config_bytes,
     validate,
 )
-from golf.artifact.pieces import join_pieces
-from golf.artifact.scale_codes import CodeReader
 from golf.base.params import quoted
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
@@ -100,7 +99,7 @@ def _stream_bytes(records: tuple[Record, ...]) -> dict[str, int]:
 def _check_prefix(data: bytes) -> tuple[int, int]:
     """Magic, version, length and hash, in this order; returns the declared weights and payload bytes."""
     if data[:4] != MAGIC[: len(data[:4])] or not data:
-        raise ArtifactError("magic", f"begins with {data[:4]!r}, wanted {MAGIC!r}: not a golf artifact")
+        raise ArtifactError("magic", f"begins with {data[:4]!r}, expected {MAGIC!r}: not a golf artifact")
     if len(data) < PREFIX.size:
         raise ArtifactError("length", f"has {len(data)} bytes, the prefix alone has {PREFIX.size}: truncated")
     _, version, zero, file_bytes, num_weights, payload_bytes, digest = PREFIX.unpack_from(data)
@@ -161,7 +160,7 @@ def _read_name(reader: Reader) -> str:
 def _read_record(reader: Reader, most: int) -> Record:
     name = _read_name(reader)
     role, grid, coder = reader.take(3, f"{name} role, grid and coder")
-    if role >= len(ROLES) or grid > 9 or coder not in DECODERS or (grid < 2 and coder):
+    if role >= len(ROLES) or grid > 9 or (coder not in DECODERS if grid >= 2 else coder):
         known = f"roles 0-{len(ROLES) - 1}, grids 0-9, coders {sorted(DECODERS)}"
         raise ArtifactError("index", f"{name}: role {role}, grid {grid}, coder {coder}; this decoder knows {known}")
     rank = reader.varint(f"{name} rank", most=MAX_RANK)

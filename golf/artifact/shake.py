@@ -85,7 +85,7 @@ def _alias(node: ast.alias) -> str:
 def _kept(
     tree: ast.Module, wanted: Collection[str], used: Collection[str], classes: Collection[str]
 ) -> Iterator[ast.stmt]:
-    """Top-level statements that bind a wanted name or none at all, without imports and methods that nobody uses.
+    """Top-level statements that bind a expected name or none at all, without imports and methods that nobody uses.
 
     A class with a base from outside may be called by it, so that all of its methods stay.
     """

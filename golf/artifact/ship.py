@@ -207,7 +207,7 @@ def size_metrics(unpacked: Unpacked, *, decoder_bytes: int, limit_bytes: int) ->
 
 
 def check_limit(metrics: dict[str, float]) -> None:
-    """Raise ``ValueError`` saying by how much the limit is exceeded and what to change."""
+    """Raise ``GolfError`` saying by how much the limit is exceeded and what to change."""
     over = int(metrics["total_bytes"] - metrics["limit_bytes"])
     if over <= 0:
         return

@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from golf.artifact.bytes import pack_block, varint
+from golf.artifact.bytes import pack_block, split_pieces, varint
 from golf.artifact.coders import Encoded, SideInfo, encode_smallest
-from golf.artifact.layout import BLOCKS, HASH_AT, MAGIC, PLAIN, PREFIX, VERSION, Record, config_bytes, validate
-from golf.artifact.pieces import split_pieces
-from golf.artifact.scale_codes import CodeWriter
+from golf.artifact.layout import (
+    BLOCKS,
+    HASH_AT,
+    MAGIC,
+    PLAIN,
+    PREFIX,
+    VERSION,
+    CodeWriter,
+    Record,
+    config_bytes,
+    validate,
+)
 from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 
 __all__ = ["pack", "write_index"]
@@ -28,7 +37,7 @@ def pack(
 
     Tensors of role ``embedding`` try ``embedding_coders`` besides.
 
-    Raises ``ArtifactError`` when ``validate`` refuses the model, ``ValueError`` for unknown coders.
+    Raises ``ArtifactError`` when ``validate`` refuses the model, ``GolfError`` for unknown coders.
     """
     validate(model, tokenizer)
     records, payload = [], []

@@ -52,7 +52,7 @@ _SEED = re.compile(r"(?:^|\s)seed[:=]\s{0,8}(\d{1,18})(?!\S)", re.I)  # no call 
 _STEP = re.compile(r"\bstep[:=]\s{0,8}(\d{1,18})\b")
 _TOKENS = re.compile(r"\b(?:val_tokens|tokens_scored|targets)[:=]\s{0,8}(\d[\d,]{0,30})")
 _LOADED = re.compile(r"\btokens:(\d{1,18})\b")  # on a line of the validation loader
-_DATASET = re.compile(r"\b(?:pattern=|data_path[:=]\s{0,8})[^\s'\"]{0,400}?fineweb10B_(\w{1,80})")
+_DATASET = re.compile(r"\b(?:pattern=|data_path[:=]\s{0,8})[^\s'\"=]{0,400}?fineweb10B_(\w{1,80})")
 _SETTING = re.compile(
     r"\b(iterations|warmdown_iters|swa_enabled|late_qat|qat_enabled|ema_enabled|max_wallclock_seconds)"
     r"[:=]\s{0,8}(\w{1,18})", re.I,

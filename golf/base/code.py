@@ -3,15 +3,15 @@
 Files are read, never run. DVC does not follow imports, so every stage of dvc.yaml depends on its fingerprint; the
 shipped decoder is the minified closure of ``golf.artifact.decode``. Comments, docstrings, annotations change neither.
 
-A top-level table ``FAMILIES = {name: (module, ...)}`` names modules that are imported by name when one is asked for:
-``families`` chooses whose code counts (``None``: every family's), and the table's other entries do not count either.
+A top-level table ``FAMILIES`` or ``MODES = {name: (module, ...)}`` names modules that are imported when one is asked
+for: ``families`` and ``modes`` choose whose code counts (``None``: all), and the tables' other entries do not count.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,26 @@ def import_closure(module: str, root: str | Path, families: Collection[str] | No
 
 def minify(source: str, families: Collection[str] | None = None) -> str:
     """``source`` without comments, docstrings and function annotations; it runs the same (dataclass fields stay)."""
-    return ast.unparse(ast.fix_missing_locations(_stripped(source, families))) + "\n"
+    return ast.unparse(ast.fix_missing_locations(_stripped(source, {"FAMILIES": families}))) + "\n"
+
+
+_TABLES_OF_MODES = ("golf.scoring.modes",)
 
 
 class Code:
     """The modules below ``root``; each file is read once, however many modules are asked for."""
 
-    def __init__(self, root: str | Path, families: Collection[str] | None = None) -> None:
-        self._root, self._families = Path(root), families
+    def __init__(
+        self, root: str | Path, families: Collection[str] | None = None, modes: Collection[str] | None = None
+    ) -> None:
+        self._root, self._chosen = Path(root), {"FAMILIES": families, "MODES": modes}
         self._files: dict[str, tuple[str, list[str], str] | None] = {}  # module: its file, imports and digest
+
+    def of_modes(self, *modes: str) -> Code:
+        """The same code with these modes alone; only the table of modes is read again."""
+        other = Code(self._root, self._chosen["FAMILIES"], modes)
+        other._files = {name: file for name, file in self._files.items() if name not in _TABLES_OF_MODES}
+        return other
 
     def closure(self, module: str) -> dict[str, str]:
         """Digest of each file in the import closure of ``module``, by path."""
@@ -67,7 +78,7 @@ class Code:
             if path is None:
                 self._files[name] = None
             else:
-                tree = _stripped(path.read_text(encoding="utf-8"), self._families)
+                tree = _stripped(path.read_text(encoding="utf-8"), self._chosen)
                 package = name if path.name == "__init__.py" else name.rpartition(".")[0]
                 values: list[str] = []
                 nodes: list[ast.AST] = []
@@ -120,18 +131,18 @@ def _canonical(node: Any, values: list[str], nodes: list[ast.AST]) -> None:
         values.append(ascii(node))
 
 
-def _stripped(source: str, families: Collection[str] | None) -> ast.Module:
-    tree = _Strip(families).visit(ast.parse(source))
+def _stripped(source: str, chosen: Mapping[str, Collection[str] | None]) -> ast.Module:
+    tree = _Strip(chosen).visit(ast.parse(source))
     assert isinstance(tree, ast.Module)
     return tree
 
 
 class _Strip(ast.NodeTransformer):
     """Takes out what changes no result: docstrings, annotations of functions, imports for type checkers, ``__all__``,
-    and the families that are not chosen."""
+    and the entries of a table (by its name) that are not chosen."""
 
-    def __init__(self, families: Collection[str] | None) -> None:
-        self._families = families
+    def __init__(self, chosen: Mapping[str, Collection[str] | None]) -> None:
+        self._chosen = chosen
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         return node if isinstance(node, ast.expr) else super().generic_visit(node)  # no statement is below one
@@ -161,9 +172,10 @@ class _Strip(ast.NodeTransformer):
         names = [target.id for target in node.targets if isinstance(target, ast.Name)]
         if names == ["__all__"]:
             return None
-        if names == ["FAMILIES"] and self._families is not None and isinstance(node.value, ast.Dict):
+        wanted = self._chosen.get(names[0]) if len(names) == 1 else None
+        if wanted is not None and isinstance(node.value, ast.Dict):
             pairs = zip(node.value.keys, node.value.values, strict=True)
-            chosen = [(k, v) for k, v in pairs if isinstance(k, ast.Constant) and k.value in self._families]
+            chosen = [(k, v) for k, v in pairs if isinstance(k, ast.Constant) and k.value in wanted]
             node.value.keys, node.value.values = [k for k, _ in chosen], [v for _, v in chosen]
         return self.generic_visit(node)
 

@@ -125,7 +125,8 @@ class Ranks:
 
         if self.world == 1:
             return
-        sums = torch.stack([tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors.values()])
+        tensors = {name: tensor.detach() for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+        sums = torch.stack([tensor.view(torch.int32).sum(dtype=torch.int64) for tensor in tensors.values()])
         extremes = torch.stack([sums, -sums])
         torch.distributed.all_reduce(extremes, op=torch.distributed.ReduceOp.MAX)
         apart = (extremes[0] != -extremes[1]).tolist()

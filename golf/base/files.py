@@ -173,7 +173,8 @@ def _create_locked(path: Path, directory: bool) -> tuple[Path, int]:
         if directory:
             temporary.mkdir()
         handle = os.open(temporary, os.O_RDONLY if directory else os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, handle
         os.close(handle)  # another process took it for a dead one's before it was locked
@@ -227,7 +228,7 @@ def read_json(path: str | Path, *, made_by: str) -> dict[str, Any]:
 
 def _parse(data: str | bytes) -> Any:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise GolfError(f"{constant} is no number")
 
     return json.loads(data, parse_constant=refuse)
 

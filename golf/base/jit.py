@@ -21,7 +21,9 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache
 
-__all__ = ["kernel", "part", "step"]
+__all__ = ["INLINED", "kernel", "part", "step"]
+
+INLINED: Any = {"error_model": "numpy", "forceinline": True, "_nrt": False}  # how a step is compiled
 
 _jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
 
@@ -56,7 +58,7 @@ def part(function: Callable[..., Any]) -> Any:
 
 def step(function: Callable[..., Any]) -> Any:
     """Compile a part that is always inlined and counts no references (two thirds of the time): it must not allocate."""
-    return _jit(error_model="numpy", forceinline=True, _nrt=False)(function)
+    return _jit(**INLINED)(function)
 
 
 def _source_stamp(*modules: ModuleType) -> int:

@@ -14,7 +14,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
 
     ``total_nats`` is the summed negative log-likelihood (nats) of every scored token, ``num_bytes`` the UTF-8 length
     of the very text those tokens decode to (never a table's guess: see the byte ledger in ``golf.data.byte_table``).
-    Raises ``ValueError`` when there is no text or the code length is not a finite number >= 0.
+    Raises ``GolfError`` when there is no text or the code length is not a finite number >= 0.
     """
     if num_bytes <= 0:
         raise GolfError(f"bits per byte of {num_bytes} bytes of text is undefined; the text must not be empty")

@@ -19,7 +19,7 @@ from golf.base.threads import bound_spin
 
 __all__ = ["COMMANDS", "__version__", "build_parser", "main"]
 
-__version__ = "0.1.0"  # here and not in golf/__init__.py, which every stage depends on
+__version__ = "0.2.0"  # here and not in golf/__init__.py, which every stage depends on
 
 _MODEL = "artifacts/compress/model.golf"
 COMMANDS = {  # name: what it does, an example

@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from golf.audit.checks import Finding, audit_run, audit_seeds
-from golf.audit.fingerprints import STREAMS
+from golf.audit.checks import STREAMS, Finding, audit_run, audit_seeds
 from golf.audit.read import AuditError, read_run
 from golf.base.main import printable
 

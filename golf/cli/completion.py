@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from golf.base.errors import GolfError
 from golf.cli import COMMANDS, build_parser
 
 __all__ = ["add_arguments", "run"]
@@ -16,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script; ``ValueError`` where shtab, which makes it, is missing."""
+    """Print the script; ``GolfError`` where shtab, which makes it, is missing."""
     try:
         import shtab
     except ModuleNotFoundError:
-        raise ValueError("completion: shtab, which writes the script, is not installed: pip install shtab") from None
+        raise GolfError("completion: shtab, which writes the script, is not installed: pip install shtab") from None
     parser, _ = build_parser(COMMANDS)
     for sub in parser._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
         for action in sub._actions:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Union
 
 from golf.base.params import ParamsError, from_dict, quoted
 
-__all__ = ["check_overridden", "did_you_mean", "explain", "flat_keys"]
+__all__ = ["CONFIGS", "check_overridden", "did_you_mean", "explain", "flat_keys"]
 
-_CONFIGS = {  # section: where its dataclass is; those of `model` are in golf.models.registry
+CONFIGS = {  # section: where its dataclass is; those of `model` are in golf.models.registry
     "tokenize": ("golf.data.tokenize", "TokenizeConfig"),
     "train": ("golf.training.config", "TrainConfig"),
     "average": ("golf.training.average", "AverageConfig"),
@@ -87,7 +87,7 @@ def check_overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> Non
 
             config_from_dict(values["model"])
         elif section is not None:
-            module, name = _CONFIGS[section]
+            module, name = CONFIGS[section]
             data: Any = values
             for part in section.split("."):
                 data = data[part]
@@ -95,7 +95,7 @@ def check_overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> Non
 
 
 def _section(key: str) -> str | None:
-    return next((name for name in ("model", *_CONFIGS) if f"{key}.".startswith(f"{name}.")), None)
+    return next((name for name in ("model", *CONFIGS) if f"{key}.".startswith(f"{name}.")), None)
 
 
 def _plain(value: Any) -> str:
@@ -130,7 +130,7 @@ def _hint(key: str, values: Mapping[str, Any]) -> Any:
 
         module, name, _ = FAMILIES[values["model"]["family"]]
     else:
-        module, name = _CONFIGS[section]
+        module, name = CONFIGS[section]
     hint: Any = getattr(importlib.import_module(module), name)
     for part in key.removeprefix(f"{section}.").split("."):
         if dataclasses.is_dataclass(hint):

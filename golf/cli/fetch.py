@@ -18,5 +18,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fetch unless the right file is there."""
     fetched = fetch_enwik8(args.to)
-    print(f"{args.to}: {'fetched' if fetched else 'already here'}, SHA-256 as wanted")
+    print(f"{args.to}: {'fetched' if fetched else 'already here'}, SHA-256 as expected")
     return 0

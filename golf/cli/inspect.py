@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the tables; ``ArtifactError`` or ``FileError`` when a file is missing or damaged."""
     if (args.file is None) == (args.diff is None):
-        raise GolfError("inspect: wanted either one FILE or --diff A B, see `golf inspect --help`")
+        raise GolfError("inspect: expected either one FILE or --diff A B, see `golf inspect --help`")
     if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
-        raise GolfError(f"--plot: found {args.plot}, wanted a name that ends in .png or .svg")
+        raise GolfError(f"--plot: found {args.plot}, expected a name that ends in .png or .svg")
     if args.diff is None:
         shown = [load(args.file, errors=args.errors, decoder=args.decoder)]
         sys.stdout.write(describe(shown[0]) + "\n")

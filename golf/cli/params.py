@@ -1,7 +1,6 @@
 """`golf params`: compose conf/ into one params.yaml, comments kept.
 
-`dvc exp run -S preset=...` composes through Hydra by itself; this command is the same composition for those who run
-`dvc repro`, and the one that writes the committed params.yaml.
+DVC does not compose: `dvc repro` and `dvc exp run -S` start from params.yaml as it is, edits by hand included.
 """
 
 from __future__ import annotations
@@ -20,7 +19,10 @@ from golf.cli.explain import check_overridden, did_you_mean, explain, flat_keys
 
 __all__ = ["add_arguments", "compose", "render", "run"]
 
-HEADER = "# Made by `golf params{options}` from conf/; edit freely, or compose again.\n"
+HEADER = (
+    "# Made by `golf params{options}` from conf/. "
+    "Edit freely: `dvc repro` and `dvc exp run -S KEY=VALUE` take this file as it is.\n"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

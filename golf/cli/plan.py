@@ -21,8 +21,8 @@ from golf.base.errors import GolfError
 from golf.base.files import atomic_file, write_json
 
 if TYPE_CHECKING:
+    from golf.training.config import Schedule
     from golf.training.plan import Machine, PlanCase
-    from golf.training.schedule import Schedule
 
 __all__ = ["add_arguments", "machines_of", "run", "schedule_of"]
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
     """The schedule of composed parameters, and where QAT's steps are not those of `quantize`.
 
-    Raises ``ValueError`` where QAT's very grid is another.
+    Raises ``GolfError`` where QAT's very grid is another.
     """
     from golf.base.params import from_dict
     from golf.models.registry import config_from_dict
@@ -93,7 +93,7 @@ def machines_of(
 ) -> tuple[Machine, ...]:
     """Credible machines for a run by wall clock, slowest first; none for a run by steps.
 
-    Raises ``ValueError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
+    Raises ``GolfError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
     """
     import torch
 
@@ -113,7 +113,7 @@ def machines_of(
     depths = tuple(sorted({depth for _, depth in config.depth_phases} | {model.max_depth}))
     if steps_per_second is not None:
         if not steps_per_second > 0:
-            raise GolfError(f"--steps-per-second: found {steps_per_second}, wanted more than 0")
+            raise GolfError(f"--steps-per-second: found {steps_per_second}, expected more than 0")
         return (Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second)),)
     return credible_machines(
         model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world

@@ -203,7 +203,7 @@ def _training_branches(values: Mapping[str, Any], root: Path) -> list[Branch]:
     multiplier, share = ledger["lr_multiplier_last"], qat["share_of_quantized_weights"]
     updates = sum(qat["fake_quantizations"].values())
     branches = [
-        Branch("depths", depths == wanted, f"{depths}, wanted {wanted}", 0.0),
+        Branch("depths", depths == wanted, f"{depths}, expected {wanted}", 0.0),
         Branch("warmdown", multiplier < 0.5, f"last multiplier {multiplier:.3f}", 0.0),
         Branch("snapshots", len(ledger["snapshot_steps"]) >= 2, f"after steps {ledger['snapshot_steps']}", 0.0),
         Branch("moving average", ledger["ema_updates"] == ledger["steps"], f"{ledger['ema_updates']} updates", 0.0),

@@ -71,7 +71,7 @@ def permute(values: np.ndarray, size: int, key: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Batches:
-    """Global batches over a token stream. Raises ``ValueError`` when the stream is shorter than one sequence."""
+    """Global batches over a token stream. Raises ``GolfError`` when the stream is shorter than one sequence."""
 
     source: TokenSource
     sequence_length: int  # L, tokens in a sequence
@@ -108,7 +108,7 @@ class Batches:
     def rows(self, windows: np.ndarray) -> np.ndarray:
         """Tokens (len(windows), L + 1) int64: inputs are ``[:, :-1]``, targets ``[:, 1:]``.
 
-        Raises ``ValueError`` for a token id outside the vocabulary.
+        Raises ``GolfError`` for a token id outside the vocabulary.
         """
         length = self.sequence_length
         out = np.empty((len(windows), length + 1), dtype=np.int64)

@@ -9,11 +9,12 @@ import io
 import lzma
 import os
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 import zstandard
@@ -22,26 +23,18 @@ from golf.base.errors import GolfError
 from golf.base.params import quoted
 
 __all__ = [
-    "COMPRESSIONS",
-    "DAMAGED",
-    "MAX_DOCUMENT_BYTES",
-    "Corpus",
-    "CorpusError",
-    "Document",
-    "Files",
-    "Position",
-    "count_skipped",
-    "decode_utf8",
-    "describe_skipped",
-    "find_files",
-    "open_binary",
-    "read_lines",
+    "COMPRESSIONS", "Corpus", "CorpusError", "DAMAGED", "Document", "Files", "MAX_DOCUMENT_BYTES", "Position",
+    "count_skipped", "decode_utf8", "describe_skipped", "find_files", "open_binary", "ordered_map", "read_lines",
     "too_long",
-]
+]  # fmt: skip
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 1 << 26  # 64 MiB of UTF-8; one document is in memory whole, so something must bound it
 COMPRESSIONS = ("", ".gz", ".xz", ".bz2", ".zst")
 DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)  # what reading a broken file raises
+_IN_FLIGHT = 64  # items waiting or running; bounds memory, keeps any number of cores we meet busy
 _ZSTD_INPUT = 1 << 10  # bytes fed at once: a zstd block of 4 bytes can unpack to 128 KiB
 # First bytes of what people take for a UTF-8 text file, and what to do about it.
 _LOOKS_LIKE = (
@@ -272,3 +265,27 @@ def read_lines(path: Path, position: Position) -> Iterator[tuple[int, int, bytes
                 offset += len(line)
     except DAMAGED as error:
         raise CorpusError(f"{path}: damaged after line {number} ({error}); get the file again") from error
+
+
+def ordered_map(function: Callable[[S], T], items: Iterable[S], pool: ProcessPoolExecutor | None) -> Iterator[T]:
+    """Yield ``function(item)`` in the order of ``items``, holding few of them at a time; without a pool it runs here.
+
+    Unlike ``multiprocessing.Pool.imap`` it does not read the whole of ``items`` ahead, so a corpus can be a stream.
+    Raises ``CorpusError`` when a worker process dies.
+    """
+    if pool is None:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= _IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenExecutor as error:
+        raise CorpusError("a worker process died, perhaps for want of memory; lower GOLF_PROCESSES") from error
+    finally:
+        for future in waiting:
+            future.cancel()

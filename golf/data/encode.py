@@ -1,4 +1,7 @@
-"""Documents to token shards, in worker processes, each document's bytes proved; the order stays that of the corpus."""
+"""Documents to token shards, in worker processes, each document's bytes proved; the order stays that of the corpus.
+
+Which split a document belongs to is decided by its content, so that equal documents never part.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,77 @@ from pathlib import Path
 import numpy as np
 
 from golf.base.progress import bar
-from golf.data.documents import Corpus, CorpusError, Document, Position
-from golf.data.parallel import ordered_map
+from golf.data.documents import Corpus, CorpusError, Document, Position, ordered_map
 from golf.data.shards import ShardWriter
-from golf.data.split import SPLITS, Splitter
 from golf.data.tokenizer import Tokenizer, TokenizerError
 
-__all__ = ["Encoded", "encode_corpus"]
+__all__ = ["Encoded", "SPLITS", "Splitter", "digest", "encode_corpus"]
+
+SPLITS = ("train", "holdout", "val")
+
+
+def digest(text: bytes, seed: int) -> bytes:
+    """SHA-256 of the document's bytes and the split seed."""
+    return hashlib.sha256(b"%d:" % seed + text).digest()
+
+
+def _counts() -> dict[str, int]:
+    return dict.fromkeys(SPLITS, 0)
+
+
+@dataclass
+class Splitter:
+    """Assign documents to train, holdout and val, and leave out a second copy of a document that is held out.
+
+    Without a given side, the hash as a number in [0, 1) below ``val_fraction`` means val, below
+    ``val_fraction + holdout_fraction`` holdout, else train. With a given side, val is val and only train is cut by the
+    hash. Once a cap is reached, further documents of that split are dropped, not moved to train: a second copy of
+    a scored document must not become training text. Where the corpus gives the sides, its validation documents come
+    first, and a training document that equals one of them is dropped.
+
+    ``held`` maps the hashes of all val and holdout documents to their split; its size is bounded by the caps.
+    ``seen`` counts the documents of each split, ``taken`` the bytes assigned to it, ``dropped`` the documents over its
+    cap and ``shortest`` the bytes of the shortest of those; ``copies`` counts the dropped copies.
+    """
+
+    val_fraction: float
+    holdout_fraction: float
+    val_max_bytes: int
+    holdout_max_bytes: int
+    seed: int
+    held: dict[bytes, str] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=_counts)
+    taken: dict[str, int] = field(default_factory=_counts)
+    dropped: dict[str, int] = field(default_factory=_counts)
+    shortest: dict[str, int] = field(default_factory=dict)
+    copies: int = 0
+
+    def assign(self, text: bytes, *, side: str | None = None) -> str | None:
+        """The split of the document with these bytes; None when its split is full or the other side holds a copy."""
+        key = digest(text, self.seed)
+        split = self._choose(int.from_bytes(key[:8], "big") / 2.0**64, side)
+        if self.held.get(key, split) != split:
+            self.copies += 1
+            return None
+        self.seen[split] += 1
+        cap = {"val": self.val_max_bytes, "holdout": self.holdout_max_bytes}.get(split, 0)
+        if cap and self.taken[split] + len(text) > cap:
+            self.dropped[split] += 1
+            self.shortest[split] = min(len(text), self.shortest.get(split, len(text)))
+            return None
+        if split != "train":
+            self.held[key] = split
+        self.taken[split] += len(text)
+        return split
+
+    def _choose(self, share: float, side: str | None) -> str:
+        if side == "val":
+            return "val"
+        if side is None and share < self.val_fraction:
+            return "val"
+        first = self.val_fraction if side is None else 0.0
+        return "holdout" if share < first + self.holdout_fraction else "train"
+
 
 _BATCH_BYTES = 400_000
 _RECODED = 50  # first documents of each side of an already tokenized corpus that are coded again

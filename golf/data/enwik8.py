@@ -18,9 +18,9 @@ from golf.data.documents import (
     Position,
     decode_utf8,
     open_binary,
+    ordered_map,
     too_long,
 )
-from golf.data.parallel import ordered_map
 from golf.data.wikitext import clean_wikitext, is_article, is_redirect, unescape
 
 __all__ = ["Enwik8"]

@@ -18,9 +18,8 @@ from golf.base.files import atomic_directory, write_bytes, write_json
 from golf.base.params import Ge, Gt, Le, Lt, Natural, Seed, to_dict
 from golf.base.progress import bar
 from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
-from golf.data.encode import Encoded, encode_corpus
-from golf.data.sources import KINDS, Options, WithValidation, open_corpus, source_sha256
-from golf.data.split import SPLITS, Splitter
+from golf.data.encode import SPLITS, Encoded, Splitter, encode_corpus
+from golf.data.readers import KINDS, Options, WithValidation, open_corpus, source_sha256
 from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
 
 __all__ = ["TokenizeConfig", "summary", "tokenize_corpus"]

@@ -20,8 +20,9 @@ import numpy as np
 
 from golf.base.jit import step
 from golf.mixture.config import MixtureConfig
+from golf.mixture.expert import Expert
 
-__all__ = ["CascadeState", "cascade_row", "cascade_score", "new_cascade"]
+__all__ = ["EXPERT", "Cascade"]
 
 HIT_SHAPE = (5, 4, 5, 3)  # last successor's count, distinct successors, other occurrences, recency
 STRETCH_LIMIT = 12.0
@@ -31,7 +32,7 @@ MIN_TAIL = 1e-4  # neural mass that candidates must leave to the others
 AGREE_BUCKETS = 8
 
 
-class CascadeState(NamedTuple):
+class Cascade(NamedTuple):
     """Weights and hit rates of the cascade, and scratch of one position.
 
     ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hits`` (K, cells, 3): hit rate of the last
@@ -55,7 +56,7 @@ class CascadeState(NamedTuple):
     rate: float
 
 
-def new_cascade(config: MixtureConfig) -> CascadeState:
+def _new(config: MixtureConfig, vocab_size: int) -> Cascade:
     """Weights that reproduce the neural model; hit rates as the buckets' own counts suggest."""
     num_orders = len(config.orders)
     width = 3 + 2 * num_orders
@@ -64,7 +65,7 @@ def new_cascade(config: MixtureConfig) -> CascadeState:
     count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
     prior = (0.4 * count / (count + other)).reshape(-1)
     hits = np.stack([prior, np.zeros_like(prior), np.log(prior / (1.0 - prior))], axis=-1)
-    return CascadeState(
+    return Cascade(
         by_order=by_order,
         by_entropy=np.zeros((len(config.layers.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
         hits=np.tile(hits, (num_orders, 1, 1)),
@@ -89,22 +90,23 @@ def _log_bucket(value):  # type: ignore[no-untyped-def]
 
 
 @step
-def _find_cells(state, n, u, last_count, r):  # type: ignore[no-untyped-def]
-    for k in range(len(n)):
-        count = (last_count[k] > 1) + (last_count[k] > 2) + (last_count[k] > 3) + (last_count[k] > 7)
-        distinct = (u[k] > 1) + (u[k] > 2) + (u[k] > 4)
+def _find_cells(state, text):  # type: ignore[no-untyped-def]
+    for k in range(len(text.n)):
+        last_count, u = text.last_count[k], text.u[k]
+        count = (last_count > 1) + (last_count > 2) + (last_count > 3) + (last_count > 7)
+        distinct = (u > 1) + (u > 2) + (u > 4)
         state.live[k] = state.enabled[k]
-        state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(n[k] - last_count[k])) * 3 + r[k] - 1
+        state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(text.n[k] - last_count)) * 3 + text.r[k] - 1
 
 
 @step
-def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-def]
+def _choose(state, at):  # type: ignore[no-untyped-def]
     """Distinct candidates into ``state.chosen``, dropping those that leave less than ``MIN_TAIL``; their number."""
     size = 0
     tail = 1.0
-    for j in range(len(ids) + 1):
-        token = argmax if j == len(ids) else ids[j]
-        prob = argmax_prob if j == len(ids) else probs[j]
+    for j in range(len(at.ids) + 1):
+        token = at.argmax if j == len(at.ids) else at.ids[j]
+        prob = at.argmax_prob if j == len(at.ids) else at.probs[j]
         fresh = token >= 0
         for i in range(size):
             fresh = fresh and state.chosen[i] != token
@@ -117,7 +119,7 @@ def _choose(state, ids, probs, argmax, argmax_prob):  # type: ignore[no-untyped-
 
 
 @step
-def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[no-untyped-def]
+def _decide(state, j, at, remaining):  # type: ignore[no-untyped-def]
     """Probability of decision ``j``; its inputs stay in row j of ``state.inputs``, ``state.slots``, ``state.used``."""
     token = state.chosen[j]
     inputs, slots = state.inputs[j], state.slots[j]
@@ -126,23 +128,23 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
     ratio = min(max(ratio, 1e-6), 1.0 - 1e-6)
     slots[0], inputs[0] = 0, math.log(ratio / (1.0 - ratio))
     slots[1], inputs[1] = 1, 1.0
-    slots[2], inputs[2] = 2, entropy
+    slots[2], inputs[2] = 2, at.entropy
     size, agree, top, recency = 3, 0, 0, 0
-    for k in range(len(last) - 1, -1, -1):
+    for k in range(len(at.text.last) - 1, -1, -1):
         if state.live[k]:
             slot = 3 + num_orders + k
-            if last[k] == token:
+            if at.text.last[k] == token:
                 slot = 3 + k
                 agree += 1
                 state.live[k] = False  # the next decision is asked only when this one failed
                 if top == 0:
-                    top, recency = k + 1, r[k]
+                    top, recency = k + 1, at.text.r[k]
             slots[size] = slot
             inputs[size] = state.hits[k, state.cells[k], 2]
             size += 1
     agree = min(agree, 7)
-    is_argmax = 1 if token == argmax else 0
-    left, right = state.by_order[top, recency], state.by_entropy[h, agree, is_argmax]
+    is_argmax = 1 if token == at.argmax else 0
+    left, right = state.by_order[top, recency], state.by_entropy[at.bucket, agree, is_argmax]
     total = 0.0
     for i in range(size):
         total += (left[slots[i]] + right[slots[i]]) * inputs[i]
@@ -152,13 +154,13 @@ def _decide(state, j, h, entropy, last, r, argmax, remaining):  # type: ignore[n
 
 
 @step
-def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
+def _learn(state, at, taken):  # type: ignore[no-untyped-def]
     """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights."""
     pace = max(state.rate / (1.0 + RATE_DECAY * state.step[0]), state.rate * RATE_FLOOR)
     for j in range(taken):
         top, recency, agree, size = state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3]
-        is_argmax = 1 if state.chosen[j] == argmax else 0
-        left, right = state.by_order[top, recency], state.by_entropy[h, agree, is_argmax]
+        is_argmax = 1 if state.chosen[j] == at.argmax else 0
+        left, right = state.by_order[top, recency], state.by_entropy[at.bucket, agree, is_argmax]
         for i in range(size):
             move = pace * state.error[j] * state.inputs[j, i]
             left[state.slots[j, i]] += move
@@ -166,15 +168,29 @@ def _learn(state, h, argmax, taken):  # type: ignore[no-untyped-def]
 
 
 @step
-def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, target, neural):  # type: ignore[no-untyped-def]
-    """``P_C`` of ``target``, then the updates: of the decisions up to the target's own, later ones say nothing."""
-    _find_cells(state, n, u, last_count, r)
-    size, tail = _choose(state, ids, probs, argmax, argmax_prob)
+def _learn_hits(state, text, token):  # type: ignore[no-untyped-def]
+    """Hit rates of every matched order, whoever proposed what."""
+    for k in range(len(text.n)):
+        if state.enabled[k]:
+            hit = state.hits[k, state.cells[k]]
+            hit[1] += 1.0
+            hit_now = 1.0 if text.last[k] == token else 0.0
+            pace = max(1.0 / (hit[1] + 1.5), HIT_RATE_FLOOR)
+            hit[0] += pace * (hit_now - hit[0])
+            safe = min(max(hit[0], 1e-4), 1.0 - 1e-4)
+            hit[2] = math.log(safe / (1.0 - safe))
+
+
+@step
+def _perceive(state, at, target, below):  # type: ignore[no-untyped-def]
+    """The updates are of the decisions up to the target's own, later ones say nothing."""
+    _find_cells(state, at.text)
+    size, tail = _choose(state, at)
     through, remaining = 1.0, 1.0
     value, taken = -1.0, 0
     for j in range(size):
-        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
-        hit = state.chosen[j] == target
+        pi = _decide(state, j, at, remaining)
+        hit = state.chosen[j] == target.token
         state.error[j] = (1.0 if hit else 0.0) - pi
         taken = j + 1
         if hit:
@@ -183,31 +199,27 @@ def cascade_score(state, h, entropy, n, u, last, last_count, r, ids, probs, argm
         through *= 1.0 - pi
         remaining -= state.chosen_prob[j]
     if value < 0.0:
-        value = through * neural / tail
-    _learn(state, h, argmax, taken)
+        value = through * below[0] / tail
+    _learn(state, at, taken)
     state.step[0] += 1.0
-    for k in range(len(n)):
-        if state.enabled[k]:
-            hit = state.hits[k, state.cells[k]]
-            hit[1] += 1.0
-            hit_now = 1.0 if last[k] == target else 0.0
-            pace = max(1.0 / (hit[1] + 1.5), HIT_RATE_FLOOR)
-            hit[0] += pace * (hit_now - hit[0])
-            safe = min(max(hit[0], 1e-4), 1.0 - 1e-4)
-            hit[2] = math.log(safe / (1.0 - safe))
+    _learn_hits(state, at.text, target.token)
     return value
 
 
 @step
-def cascade_row(state, h, entropy, n, u, last, last_count, r, ids, probs, argmax, argmax_prob, row):  # type: ignore[no-untyped-def]
-    """Turn ``row`` (V,) from ``p`` into ``P_C`` in place, learning nothing."""
-    _find_cells(state, n, u, last_count, r)
-    size, tail = _choose(state, ids, probs, argmax, argmax_prob)
+def _predict(state, at, followers, below, row):  # type: ignore[no-untyped-def]
+    _find_cells(state, at.text)
+    size, tail = _choose(state, at)
+    for v in range(len(row)):
+        row[v] = below[0, v]
     through, remaining = 1.0, 1.0
     for j in range(size):
-        pi = _decide(state, j, h, entropy, last, r, argmax, remaining)
+        pi = _decide(state, j, at, remaining)
         row[state.chosen[j]] = -(through * pi)  # marked by its sign until the others are scaled
         through *= 1.0 - pi
         remaining -= state.chosen_prob[j]
     for v in range(len(row)):
         row[v] = -row[v] if row[v] < 0.0 else through * row[v] / tail
+
+
+EXPERT = Expert("cascade", _new, _perceive, _predict, lambda config: config.layers.cascade)

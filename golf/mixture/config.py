@@ -81,4 +81,4 @@ class MixtureConfig:
 def _check_orders(config: object, name: str) -> None:
     orders = getattr(config, name)
     if not orders or list(orders) != sorted(set(orders)) or orders[0] < 1 or len(orders) > 30:
-        raise GolfError(f"{name}: found {list(orders)}, wanted 1 to 30 rising context lengths >= 1")
+        raise GolfError(f"{name}: found {list(orders)}, expected 1 to 30 rising context lengths >= 1")

@@ -12,13 +12,15 @@ Source: evaluation study section 3; the refinement is the radix step of prefix d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from golf.base.errors import GolfError
 from golf.base.jit import kernel
+from golf.mixture.position import Counts, Followers
 
-__all__ = ["CountTable", "candidates", "count_contexts", "document_of"]
+__all__ = ["CountTable", "candidates", "count_contexts", "document_of", "recount_contexts"]
 
 MAX_VOCAB = 65535  # ids and successor counts are stored as uint16
 
@@ -49,6 +51,11 @@ class CountTable:
     r: np.ndarray
 
     @property
+    def counts(self) -> Counts:
+        """All entries (E,) as kernels take them, without those that know the target."""
+        return Counts(self.n, self.u, self.last, self.last_count, self.r)
+
+    @property
     def num_bytes(self) -> int:
         """Memory of all arrays, bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
@@ -57,12 +64,12 @@ class CountTable:
 def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
     """Index of the document of every token, int32 (N,); ``doc_starts`` rise and begin with 0.
 
-    Raises ``ValueError`` when they do not.
+    Raises ``GolfError`` when they do not.
     """
     starts = np.asarray(doc_starts, dtype=np.int64)
     rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) > 0)) and starts[-1] < num_tokens
     if not rising:
-        raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., wanted rising positions, 0 to {num_tokens - 1}")
+        raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., expected rising positions, 0 to {num_tokens - 1}")
     marks = np.zeros(num_tokens, dtype=np.int32)
     marks[starts[1:]] = 1
     return np.cumsum(marks, dtype=np.int32)
@@ -74,24 +81,23 @@ def count_contexts(
     """Count every context of ``orders`` (rising lengths, tokens) causally over the whole stream ``tokens`` (N,).
 
     Contexts run across document starts; ``doc_starts`` only decides the recency class ``r``, seen from the last
-    context token, so the target is never read for it. Raises ``ValueError`` for ids outside the vocabulary.
+    context token, so the target is never read for it. Raises ``GolfError`` for ids outside the vocabulary.
     """
     if not 0 < vocab_size <= MAX_VOCAB:
-        raise GolfError(f"vocab_size: found {vocab_size}, wanted 1 to {MAX_VOCAB}")
+        raise GolfError(f"vocab_size: found {vocab_size}, expected 1 to {MAX_VOCAB}")
     ids = np.ascontiguousarray(tokens, dtype=np.int32)
     if len(ids) == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
-        raise GolfError(f"tokens: wanted at least one id, all from 0 to {vocab_size - 1}")
+        raise GolfError(f"tokens: expected at least one id, all from 0 to {vocab_size - 1}")
     docs = document_of(doc_starts, len(ids))
     lengths = np.asarray(orders, dtype=np.int64)
     matched = np.zeros(len(ids), dtype=np.uint8)
-    nothing = tuple(np.zeros(0, dtype) for dtype in _ENTRY_TYPES)
-    _walk_orders(ids, docs, lengths, vocab_size, near_tokens, matched, np.zeros(0, np.int64), *nothing)
+    text = _Text(ids, docs, vocab_size, near_tokens)
+    _walk_orders(text, lengths, matched, np.zeros(0, np.int64), _new_entries(0))
     start = np.zeros(len(ids) + 1, dtype=np.int64)
     np.cumsum(matched, out=start[1:])
-    entries = tuple(np.zeros(int(start[-1]), dtype) for dtype in _ENTRY_TYPES)
-    _walk_orders(ids, docs, lengths, vocab_size, near_tokens, matched, start, *entries)
-    n, c, u, last, last_count, r = entries
-    return CountTable(tuple(orders), vocab_size, matched, start[:-1], n, c, u, last, last_count, r)
+    entries = _new_entries(int(start[-1]))
+    _walk_orders(text, lengths, matched, start, entries)
+    return CountTable(tuple(orders), vocab_size, matched, start[:-1], *entries)
 
 
 def candidates(table: CountTable, *, count: int, orders: tuple[int, ...]) -> np.ndarray:
@@ -105,65 +111,119 @@ def candidates(table: CountTable, *, count: int, orders: tuple[int, ...]) -> np.
     return out
 
 
-_ENTRY_TYPES = (np.int32, np.int32, np.uint16, np.uint16, np.int32, np.uint8)
+def recount_contexts(tokens: np.ndarray, table: CountTable, t: int) -> tuple[Followers, bool]:
+    """Successors of the contexts of position ``t``, by plain search of ``tokens[:t]``; whether ``table`` agrees."""
+    bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
+    ends = np.arange(1, t)  # positions that follow a context of one token or more, all earlier than t
+    length = 0
+    for k, order in enumerate(table.orders):
+        while length < order:
+            length += 1
+            ends = ends[ends >= length]
+            ends = ends[tokens[ends - length] == tokens[t - length]] if t >= length else ends[:0]
+        if k >= int(table.matched[t]):
+            agrees = agrees and len(ends) == 0
+            continue
+        followers, times = np.unique(tokens[ends], return_counts=True)
+        e = int(table.start[t]) + k
+        again = (len(ends), times[followers == tokens[t]].sum(), len(followers), tokens[ends[-1]] if len(ends) else -1)
+        agrees = agrees and again == (table.n[e], table.c[e], table.u[e], table.last[e])
+        pieces.append((followers, times))
+        bounds.append(bounds[-1] + len(followers))
+    token, times = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    return Followers(np.asarray(bounds, np.int64), token.astype(np.uint16), times.astype(np.int32)), bool(agrees)
+
+
+class _Text(NamedTuple):
+    """``tokens`` and ``docs`` (N,), ``vocab`` ids, and what is ``near``, tokens."""
+
+    tokens: np.ndarray
+    docs: np.ndarray
+    vocab: int
+    near: int
+
+
+class _Groups(NamedTuple):
+    """Positions (N,) whose context is not alone, in groups of equal contexts, each in reading order; their group."""
+
+    position: np.ndarray
+    group: np.ndarray
+
+
+class _Entries(NamedTuple):
+    """The fields (E,) of a ``CountTable``."""
+
+    n: np.ndarray
+    c: np.ndarray
+    u: np.ndarray
+    last: np.ndarray
+    last_count: np.ndarray
+    r: np.ndarray
+
+
+def _new_entries(size: int) -> _Entries:
+    types = (np.int32, np.int32, np.uint16, np.uint16, np.int32, np.uint8)
+    return _Entries(*(np.zeros(size, dtype) for dtype in types))
 
 
 @kernel
-def _refine(tokens, length, vocab, position, group, size, out_position, out_group):  # type: ignore[no-untyped-def]
-    """From groups of contexts of ``length - 1`` to those of ``length``; keeps groups of two or more; new size."""
-    begin = np.zeros(vocab + 1, np.int64)
+def _refine(text, length, groups, size, out):  # type: ignore[no-untyped-def]
+    """From groups of contexts of ``length - 1`` to those of ``length`` in ``out``; those of two or more; new size."""
+    tokens, position = text.tokens, groups.position
+    begin = np.zeros(text.vocab + 1, np.int64)
     for i in range(size):
         if position[i] >= length:
             begin[tokens[position[i] - length] + 1] += 1
-    for v in range(vocab):
+    for v in range(text.vocab):
         begin[v + 1] += begin[v]
-    total = begin[vocab]
+    total = begin[text.vocab]
     for i in range(size):
         t = position[i]
         if t >= length:
             v = tokens[t - length]
-            out_position[begin[v]] = t
-            out_group[begin[v]] = group[i]
+            out.position[begin[v]] = t
+            out.group[begin[v]] = groups.group[i]
             begin[v] += 1
-    kept = 0
-    groups = 0
+    stored = 0
+    number = 0
     i = 0
     while i < total:
-        v, g = tokens[out_position[i] - length], out_group[i]
+        v, g = tokens[out.position[i] - length], out.group[i]
         j = i + 1
-        while j < total and out_group[j] == g and tokens[out_position[j] - length] == v:
+        while j < total and out.group[j] == g and tokens[out.position[j] - length] == v:
             j += 1
         if j - i > 1:
-            for k in range(i, j):  # kept <= i, so nothing unread is overwritten
-                out_position[kept] = out_position[k]
-                out_group[kept] = groups
-                kept += 1
-            groups += 1
+            for k in range(i, j):  # stored <= i, so nothing unread is overwritten
+                out.position[stored] = out.position[k]
+                out.group[stored] = number
+                stored += 1
+            number += 1
         i = j
-    return kept
+    return stored
 
 
 @kernel
-def _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start, n, c, u, last, last_count, r):  # type: ignore[no-untyped-def]
+def _walk_group(text, groups, size, k, start, entries):  # type: ignore[no-untyped-def]
     """Write the entries of order number ``k``: one pass over the groups, each in reading order."""
+    tokens = text.tokens
+    seen, stamp = np.zeros(text.vocab, np.int32), np.full(text.vocab, np.int32(-1))
     current, occurrences, distinct, before = -1, 0, 0, -1
-    stamp[:] = -1
     for i in range(size):
-        t = position[i]
+        t = groups.position[i]
         target = tokens[t]
-        if group[i] != current:
-            current, occurrences, distinct = group[i], 0, 0
+        if groups.group[i] != current:
+            current, occurrences, distinct = groups.group[i], 0, 0
         else:
             e = start[t] + k
-            n[e] = occurrences
-            c[e] = seen[target] if stamp[target] == current else 0
-            u[e] = distinct
-            last[e] = tokens[before]
-            last_count[e] = seen[tokens[before]]
-            if docs[before] != docs[t - 1]:
-                r[e] = 1
+            entries.n[e] = occurrences
+            entries.c[e] = seen[target] if stamp[target] == current else 0
+            entries.u[e] = distinct
+            entries.last[e] = tokens[before]
+            entries.last_count[e] = seen[tokens[before]]
+            if text.docs[before] != text.docs[t - 1]:
+                entries.r[e] = 1
             else:
-                r[e] = 2 if t - before > near else 3
+                entries.r[e] = 2 if t - before > text.near else 3
         if stamp[target] != current:
             stamp[target] = current
             seen[target] = 0
@@ -174,25 +234,23 @@ def _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start
 
 
 @kernel
-def _walk_orders(tokens, docs, lengths, vocab, near, matched, start, n, c, u, last, last_count, r):  # type: ignore[no-untyped-def]
+def _walk_orders(text, lengths, matched, start, entries):  # type: ignore[no-untyped-def]
     """All orders in turn. With an empty ``start`` it only counts the matched orders, else it writes the entries."""
-    total = len(tokens)
-    position, group = np.arange(total).astype(np.int32), np.zeros(total, np.int32)
-    next_position, next_group = np.empty(total, np.int32), np.empty(total, np.int32)
-    seen, stamp = np.zeros(vocab, np.int32), np.zeros(vocab, np.int32)
+    total = len(text.tokens)
+    groups = _Groups(np.arange(total).astype(np.int32), np.zeros(total, np.int32))
+    following = _Groups(np.empty(total, np.int32), np.empty(total, np.int32))
     size, length = total, 0
     for k in range(len(lengths)):
         while length < lengths[k]:
             length += 1
-            size = _refine(tokens, length, vocab, position, group, size, next_position, next_group)
-            position, next_position = next_position, position
-            group, next_group = next_group, group
+            size = _refine(text, length, groups, size, following)
+            groups, following = following, groups
         if len(start) == 0:
             for i in range(1, size):
-                if group[i] == group[i - 1]:
-                    matched[position[i]] += 1
+                if groups.group[i] == groups.group[i - 1]:
+                    matched[groups.position[i]] += 1
         else:
-            _walk_group(tokens, docs, near, position, group, size, k, seen, stamp, start, n, c, u, last, last_count, r)
+            _walk_group(text, groups, size, k, start, entries)
 
 
 @kernel

@@ -15,8 +15,9 @@ import numpy as np
 
 from golf.base.jit import kernel
 from golf.mixture.counts import document_of
+from golf.mixture.position import Followers, Seen
 
-__all__ = ["DocumentCounter", "DocumentCounts", "DocumentMatches", "count_documents", "recount"]
+__all__ = ["DocumentCounter", "DocumentCounts", "count_documents", "recount_documents"]
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,14 @@ class DocumentCounts:
     r: np.ndarray
 
     @property
+    def seen(self) -> Seen:
+        """All positions (N, X) as kernels take them, without what knows the target."""
+        return Seen(self.n, self.u, self.r)
+
+    @property
     def num_bytes(self) -> int:
         """Memory, bytes."""
         return self.n.nbytes + self.c.nbytes + self.u.nbytes + self.r.nbytes
-
-
-class DocumentMatches(NamedTuple):
-    """Counts (X,) of one position; order i's successors are ``successor[bounds[i]:bounds[i + 1]]``, seen ``times``."""
-
-    n: np.ndarray
-    u: np.ndarray
-    r: np.ndarray
-    bounds: np.ndarray
-    successor: np.ndarray
-    times: np.ndarray
-
-    def of_target(self, token: int) -> np.ndarray:
-        """How often ``token`` followed, int32 (X,)."""
-        pieces = [slice(a, b) for a, b in zip(self.bounds[:-1], self.bounds[1:], strict=True)]
-        return np.array([self.times[p][self.successor[p] == token].sum() for p in pieces], dtype=np.int32)
 
 
 def count_documents(
@@ -67,33 +57,29 @@ def count_documents(
         key = _context_keys(ids, docs, length)
         at = np.argsort(key, kind="stable")
         at = at[key[at] >= 0]
-        seen, stamp = np.zeros(vocab, np.int32), np.full(vocab, -1, np.int64)
-        _walk(ids, near_tokens, at, key, seen, stamp, n[:, i], c[:, i], u[:, i], r[:, i])
+        _walk(ids, vocab, near_tokens, at, key, _Columns(n[:, i], c[:, i], u[:, i], r[:, i]))
     return DocumentCounts(tuple(orders), docs, n, c, u, r)
 
 
-def recount(tokens: np.ndarray, table: DocumentCounts, t: int) -> DocumentMatches:
-    """The counts of position ``t`` by a plain search of ``tokens[:t]``; ``r`` is the table's."""
-    found = []
-    for length in table.orders:
+def recount_documents(tokens: np.ndarray, table: DocumentCounts, t: int) -> tuple[Followers, bool]:
+    """Successors of the contexts of position ``t``, by plain search of ``tokens[:t]``; whether ``table`` agrees."""
+    bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
+    for i, length in enumerate(table.orders):
         first = max(1, length)
         ends = np.arange(first, t if t >= first else first)  # positions whose context is looked at
-        for i in range(length if len(ends) else 0):
-            ends = ends[tokens[ends - 1 - i] == tokens[t - 1 - i]]
+        for back in range(length if len(ends) else 0):
+            ends = ends[tokens[ends - 1 - back] == tokens[t - 1 - back]]
         if len(ends):
             here, begin = table.documents[[t - 1, t - first]]
             same = (table.documents[ends - 1] == here) & (table.documents[ends - first] == here)
             ends = ends[same & (here == begin)]
-        found.append(np.unique(tokens[ends], return_counts=True))
-    empty = np.zeros(0, np.int32)
-    return DocumentMatches(
-        n=np.array([times.sum() for _, times in found], np.int32),
-        u=np.array([len(times) for _, times in found], np.int32),
-        r=table.r[t],
-        bounds=np.cumsum([0, *(len(times) for _, times in found)]),
-        successor=np.concatenate([empty, *(tokens for tokens, _ in found)]).astype(np.uint16),
-        times=np.concatenate([empty, *(times for _, times in found)]).astype(np.int32),
-    )
+        followers, times = np.unique(tokens[ends], return_counts=True)
+        again = (len(ends), times[followers == tokens[t]].sum(), len(followers))
+        agrees = agrees and again == (table.n[t, i], table.c[t, i], table.u[t, i])
+        pieces.append((followers, times))
+        bounds.append(bounds[-1] + len(followers))
+    token, times = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    return Followers(np.asarray(bounds, np.int64), token.astype(np.uint16), times.astype(np.int32)), bool(agrees)
 
 
 def _context_keys(tokens: np.ndarray, docs: np.ndarray, length: int) -> np.ndarray:
@@ -119,9 +105,19 @@ def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
     return out
 
 
+class _Columns(NamedTuple):
+    """The counts (N,) of one context length."""
+
+    n: np.ndarray
+    c: np.ndarray
+    u: np.ndarray
+    r: np.ndarray
+
+
 @kernel
-def _walk(tokens, near, at, key, seen, stamp, n, c, u, r):  # type: ignore[no-untyped-def]
+def _walk(tokens, vocab, near, at, key, out):  # type: ignore[no-untyped-def]
     """One pass over the groups of equal contexts, each in reading order; the counts of one context length."""
+    seen, stamp = np.zeros(vocab, np.int32), np.full(vocab, -1)
     group, current, occurrences, distinct, previous = 0, -1, 0, 0, -1
     for i in range(len(at)):
         t = at[i]
@@ -130,10 +126,10 @@ def _walk(tokens, near, at, key, seen, stamp, n, c, u, r):  # type: ignore[no-un
             current, occurrences, distinct = key[t], 0, 0
             group += 1
         else:
-            n[t] = occurrences
-            c[t] = seen[target] if stamp[target] == group else 0
-            u[t] = distinct
-            r[t] = 2 if t - previous > near else 3
+            out.n[t] = occurrences
+            out.c[t] = seen[target] if stamp[target] == group else 0
+            out.u[t] = distinct
+            out.r[t] = 2 if t - previous > near else 3
         if stamp[target] != group:
             stamp[target] = group
             seen[target] = 0
@@ -170,26 +166,23 @@ class DocumentCounter:
             document.clear()
         document.append(token)
 
-    def matches(self, *, stream: int = 0) -> DocumentMatches:
-        """Every order's counts for the next token of ``stream``."""
+    def matches(self, *, stream: int = 0) -> tuple[Seen, Followers]:
+        """Every order's counts (X,) for the next token of ``stream``, and its successors."""
         document = self._documents[stream]
-        n, u = np.zeros(len(self._orders), np.int32), np.zeros(len(self._orders), np.int32)
-        r = np.zeros(len(self._orders), np.uint8)
-        successor: list[int] = []
+        seen = Seen(*(np.zeros(len(self._orders), dtype) for dtype in (np.int32, np.int32, np.uint8)))
+        token: list[int] = []
         times: list[int] = []
         bounds = [0]
         for i, (order, stores) in enumerate(zip(self._orders, self._stores, strict=True)):
             context = _last(document, order)
             if context is not None and context in stores[stream]:
                 followers, latest = stores[stream][context]
-                n[i], u[i] = sum(followers.values()), len(followers)
-                r[i] = 2 if len(document) - latest > self._near else 3
-                successor += followers.keys()
+                seen.n[i], seen.u[i] = sum(followers.values()), len(followers)
+                seen.r[i] = 2 if len(document) - latest > self._near else 3
+                token += followers.keys()
                 times += followers.values()
-            bounds.append(len(successor))
-        return DocumentMatches(
-            n, u, r, np.array(bounds, np.int64), np.array(successor, np.uint16), np.array(times, np.int32)
-        )
+            bounds.append(len(token))
+        return seen, Followers(np.array(bounds, np.int64), np.array(token, np.uint16), np.array(times, np.int32))
 
 
 def _last(document: list[int], order: int) -> tuple[int, ...] | None:

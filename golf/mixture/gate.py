@@ -15,12 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from golf.base.jit import step
-from golf.mixture.config import LayerConfig
+from golf.mixture.config import MixtureConfig
+from golf.mixture.expert import Expert
+from golf.mixture.position import Position
 
-__all__ = ["GateState", "chain_weight", "gate_score", "new_gate"]
+__all__ = ["EXPERT", "Gate", "chain_weight"]
 
 
-class GateState(NamedTuple):
+class Gate(NamedTuple):
     """``logit`` (H, 4): log-odds of the chain against the cascade; ``updates`` (H, 4) so far; ``rate_floor`` of a
     step."""
 
@@ -29,26 +31,43 @@ class GateState(NamedTuple):
     rate_floor: float
 
 
-def new_gate(config: LayerConfig) -> GateState:
+def _new(config: MixtureConfig, vocab_size: int) -> Gate:
     """Equal weights everywhere."""
-    shape = (len(config.entropy_edges_nats) + 1, 4)
-    return GateState(logit=np.zeros(shape), updates=np.zeros(shape), rate_floor=config.final_rate_floor)
+    shape = (len(config.layers.entropy_edges_nats) + 1, 4)
+    return Gate(logit=np.zeros(shape), updates=np.zeros(shape), rate_floor=config.layers.final_rate_floor)
+
+
+def chain_weight(state: Gate, at: Position) -> float:
+    """Weight of the chain at a position; the cascade has the rest."""
+    return float(_weight(state, at)[0])
 
 
 @step
-def chain_weight(state, h, recency):  # type: ignore[no-untyped-def]
-    """Weight of the chain in this bucket; the cascade has the rest."""
-    return 1.0 / (1.0 + math.exp(-state.logit[h, recency]))
+def _weight(state, at):  # type: ignore[no-untyped-def]
+    """The chain's weight, and the recency of the longest match, 0 without one."""
+    recency = np.int64(at.text.r[len(at.text.r) - 1]) if len(at.text.r) > 0 else 0
+    return 1.0 / (1.0 + math.exp(-state.logit[at.bucket, recency])), recency
 
 
 @step
-def gate_score(state, h, recency, chain, cascade):  # type: ignore[no-untyped-def]
-    """``P`` of the target from both probabilities of it, then the update."""
-    weight = chain_weight(state, h, recency)
+def _perceive(state, at, target, below):  # type: ignore[no-untyped-def]
+    weight, recency = _weight(state, at)
+    chain, cascade = below[-1], below[-2]
     value = weight * chain + (1.0 - weight) * cascade
-    state.updates[h, recency] += 1.0
-    pace = max(2.0 / math.sqrt(state.updates[h, recency]), state.rate_floor)
+    state.updates[at.bucket, recency] += 1.0
+    pace = max(2.0 / math.sqrt(state.updates[at.bucket, recency]), state.rate_floor)
     # the difference of the two log-weights is all that a softmax over two experts can feel
     up = weight * (chain / value - 1.0) - (1.0 - weight) * (cascade / value - 1.0)
-    state.logit[h, recency] = min(max(state.logit[h, recency] + pace * up, -20.0), 20.0)
+    state.logit[at.bucket, recency] = min(max(state.logit[at.bucket, recency] + pace * up, -20.0), 20.0)
     return value
+
+
+@step
+def _predict(state, at, followers, below, row):  # type: ignore[no-untyped-def]
+    weight, _ = _weight(state, at)
+    chain, cascade = below[-1], below[-2]
+    for v in range(len(row)):
+        row[v] = weight * chain[v] + (1.0 - weight) * cascade[v]
+
+
+EXPERT = Expert("final", _new, _perceive, _predict, lambda config: config.layers.final)

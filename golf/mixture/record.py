@@ -62,14 +62,14 @@ class NeuralRecord:
         num = len(self.nll)
         for name in ("entropy", "argmax", "argmax_log_prob", "scored"):
             if getattr(self, name).shape != (num,):
-                raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, wanted ({num},)")
+                raise GolfError(f"neural record: {name} has shape {getattr(self, name).shape}, expected ({num},)")
         if self.candidate_log_prob.ndim != 2 or len(self.candidate_log_prob) != num:
             raise GolfError(
                 f"neural record: candidate_log_prob has shape {self.candidate_log_prob.shape}, "
-                f"wanted ({num}, candidates)"
+                f"expected ({num}, candidates)"
             )
         if self.scored.dtype != np.bool_:
-            raise GolfError(f"neural record: scored is {self.scored.dtype}, wanted bool")
+            raise GolfError(f"neural record: scored is {self.scored.dtype}, expected bool")
         for name, kind in (("argmax", "i"), ("sample_positions", "i"), ("nll", "f"), ("entropy", "f")):
             array = getattr(self, name)
             if array.dtype.kind != kind or array.ndim != 1:
@@ -140,7 +140,7 @@ class StreamRecord:
 
     @classmethod
     def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
-        """The inverse of ``tensors``; raises ``ValueError`` for arrays that do not fit together."""
+        """The inverse of ``tensors``; raises ``GolfError`` for arrays that do not fit together."""
 
         names = [field.name for field in fields(NeuralRecord)]
 

@@ -16,24 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from golf.base.jit import kernel
+from golf.mixture.position import Counts, Followers
 
-__all__ = ["ContextTree", "Matches"]
-
-
-class Matches(NamedTuple):
-    """Counts of the matched orders (M,), named as in ``CountTable``, and each order's successors.
-
-    Order k's successors are ``successor[bounds[k]:bounds[k + 1]]``, seen ``times`` each.
-    """
-
-    n: np.ndarray
-    u: np.ndarray
-    last: np.ndarray
-    last_count: np.ndarray
-    r: np.ndarray
-    bounds: np.ndarray
-    successor: np.ndarray
-    times: np.ndarray
+__all__ = ["ContextTree"]
 
 
 class _Nodes(NamedTuple):
@@ -60,6 +45,19 @@ class _History(NamedTuple):
     stream: np.ndarray
 
 
+class _Tree(NamedTuple):
+    """All arrays: nodes and their hash table, history, ``sizes`` (nodes, positions, documents), and of each stream the
+    nodes of its last tokens (streams, depth) and its last position."""
+
+    nodes: _Nodes
+    history: _History
+    keys: np.ndarray
+    values: np.ndarray
+    sizes: np.ndarray
+    active: np.ndarray
+    tail: np.ndarray
+
+
 def _grown(arrays: tuple[np.ndarray, ...], capacity: int) -> list[np.ndarray]:
     return [np.concatenate([a, np.full(capacity - len(a), -1, a.dtype)]) for a in arrays]
 
@@ -70,41 +68,49 @@ class ContextTree:
     def __init__(self, *, orders: tuple[int, ...], near_tokens: int, streams: int = 1) -> None:
         self._orders = np.asarray(orders, dtype=np.int64)
         self._near = near_tokens
-        self._nodes = _Nodes(*(np.full(1024, -1, np.int32) for _ in _Nodes._fields))
-        self._history = _History(*(np.full(1024, -1, np.int32) for _ in _History._fields))
-        self._keys, self._values = np.full(4096, -1, np.int64), np.zeros(4096, np.int32)
-        self._sizes = np.array([1, 0, 0], dtype=np.int64)  # nodes, positions, documents
-        for field in ("n", "u"):
-            getattr(self._nodes, field)[0] = 0
-        self._nodes.seen[0] = 2  # the root, the empty context, is always open
-        self._active = np.full((streams, orders[-1] + 2), -1, np.int32)
-        self._active[:, 0] = 0
-        self._tail = np.full(streams, -1, np.int32)
+        nodes = _Nodes(*(np.full(1024, -1, np.int32) for _ in _Nodes._fields))
+        nodes.n[0], nodes.u[0] = 0, 0
+        nodes.seen[0] = 2  # the root, the empty context, is always open
+        active = np.full((streams, orders[-1] + 2), -1, np.int32)
+        active[:, 0] = 0
+        self._tree = _Tree(
+            nodes=nodes,
+            history=_History(*(np.full(1024, -1, np.int32) for _ in _History._fields)),
+            keys=np.full(4096, -1, np.int64),
+            values=np.zeros(4096, np.int32),
+            sizes=np.array([1, 0, 0], dtype=np.int64),
+            active=active,
+            tail=np.full(streams, -1, np.int32),
+        )
 
     @property
     def num_bytes(self) -> int:
         """Memory of all arrays, bytes."""
-        return sum(a.nbytes for a in (*self._nodes, *self._history, self._keys, self._values, self._active))
+        tree = self._tree
+        return sum(a.nbytes for a in (*tree.nodes, *tree.history, tree.keys, tree.values, tree.active))
 
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context."""
-        needed = int(self._sizes[0]) + 2 * self._active.shape[1] + 2
-        if needed > len(self._nodes.token):
-            self._nodes = _Nodes(*_grown(self._nodes, 2 * needed))
-        if int(self._sizes[1]) + 1 > len(self._history.token):
-            self._history = _History(*_grown(self._history, 2 * len(self._history.token)))
-        if 2 * needed > len(self._keys):
-            self._keys, self._values = _rehash(self._keys, self._values, 4 * len(self._keys))
-        _append(
-            self._nodes, self._history, self._keys, self._values, self._sizes, self._active, self._tail,
-            stream, token, starts_document,
-        )  # fmt: skip
+        self._grow()
+        _append(self._tree, stream, token, starts_document)
 
-    def matches(self, *, stream: int = 0) -> Matches:
-        """Counts of every order whose context, the last tokens of ``stream``, was followed by something before."""
-        return Matches(
-            *_query(self._nodes, self._history, self._active[stream], self._tail[stream], self._orders, self._near)
-        )
+    def _grow(self) -> None:
+        """Make room for the next token."""
+        tree = self._tree
+        needed = int(tree.sizes[0]) + 2 * tree.active.shape[1] + 2
+        if needed > len(tree.nodes.token):
+            tree = tree._replace(nodes=_Nodes(*_grown(tree.nodes, 2 * needed)))
+        if int(tree.sizes[1]) + 1 > len(tree.history.token):
+            tree = tree._replace(history=_History(*_grown(tree.history, 2 * len(tree.history.token))))
+        if 2 * needed > len(tree.keys):
+            keys, values = _rehash(tree.keys, tree.values, 4 * len(tree.keys))
+            tree = tree._replace(keys=keys, values=values)
+        self._tree = tree
+
+    def matches(self, *, stream: int = 0) -> tuple[Counts, Followers]:
+        """Counts (M,) and successors of every order whose context, the last tokens of ``stream``, was followed by
+        something before."""
+        return _query(self._tree, stream, self._orders, self._near)
 
 
 @kernel
@@ -130,21 +136,22 @@ def _rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _register(nodes, keys, values, sizes, parent, token, position):  # type: ignore[no-untyped-def]
+def _register(tree, parent, token, position):  # type: ignore[no-untyped-def]
     """Count ``token`` after the n-gram ``parent``; the child, made when new."""
+    nodes = tree.nodes
     key = (np.int64(parent) << 16) | np.int64(token)
-    at = _slot(keys, key)
-    if keys[at] == -1:
-        child = np.int32(sizes[0])
-        sizes[0] += 1
-        keys[at] = key
-        values[at] = child
+    at = _slot(tree.keys, key)
+    if tree.keys[at] == -1:
+        child = np.int32(tree.sizes[0])
+        tree.sizes[0] += 1
+        tree.keys[at] = key
+        tree.values[at] = child
         nodes.token[child], nodes.seen[child], nodes.first[child] = token, 0, position
         nodes.n[child], nodes.u[child] = 0, 0
         nodes.sibling[child] = nodes.child[parent]
         nodes.child[parent] = child
         nodes.u[parent] += 1
-    child = values[at]
+    child = tree.values[at]
     nodes.seen[child] += 1
     nodes.n[parent] += 1
     nodes.last[parent] = child
@@ -153,18 +160,19 @@ def _register(nodes, keys, values, sizes, parent, token, position):  # type: ign
 
 
 @kernel
-def _append(nodes, history, keys, values, sizes, active, tail, stream, token, starts_document):  # type: ignore[no-untyped-def]
-    position, before = np.int32(sizes[1]), tail[stream]
-    sizes[1] += 1
+def _append(tree, stream, token, starts_document):  # type: ignore[no-untyped-def]
+    nodes, history, active = tree.nodes, tree.history, tree.active
+    position, before = np.int32(tree.sizes[1]), tree.tail[stream]
+    tree.sizes[1] += 1
     if starts_document or before < 0:
-        sizes[2] += 1
+        tree.sizes[2] += 1
     history.token[position], history.next[position], history.stream[position] = token, -1, stream
     fresh = starts_document or before < 0
-    history.document[position] = sizes[2] if fresh else history.document[before]
+    history.document[position] = tree.sizes[2] if fresh else history.document[before]
     history.place[position] = 0 if before < 0 else history.place[before] + 1
     if before >= 0:
         history.next[before] = position
-    tail[stream] = position
+    tree.tail[stream] = position
     depth = active.shape[1]
     # Longest first: an n-gram that overlaps itself is then opened after its own occurrence was looked at.
     for length in range(depth - 2, -1, -1):
@@ -172,7 +180,7 @@ def _append(nodes, history, keys, values, sizes, active, tail, stream, token, st
         active[stream, length + 1] = -1
         if parent < 0:
             continue
-        child = _register(nodes, keys, values, sizes, parent, token, position)
+        child = _register(tree, parent, token, position)
         if nodes.seen[child] < 2:
             continue
         active[stream, length + 1] = child
@@ -180,13 +188,14 @@ def _append(nodes, history, keys, values, sizes, active, tail, stream, token, st
             first = nodes.first[child]
             follower = history.next[first]
             if follower >= 0:
-                _register(nodes, keys, values, sizes, child, history.token[follower], follower)
+                _register(tree, child, history.token[follower], follower)
             else:  # another stream stands right behind it and will count its next token itself
                 active[history.stream[first], length + 1] = child
 
 
 @kernel
-def _query(nodes, history, active, tail, orders, near):  # type: ignore[no-untyped-def]
+def _query(tree, stream, orders, near):  # type: ignore[no-untyped-def]
+    nodes, history, active, tail = tree.nodes, tree.history, tree.active[stream], tree.tail[stream]
     matched, total = 0, 0
     while matched < len(orders):
         node = active[orders[matched]]
@@ -213,4 +222,4 @@ def _query(nodes, history, active, tail, orders, near):  # type: ignore[no-untyp
             filled += 1
             child = nodes.sibling[child]
         bounds[k + 1] = filled
-    return n, u, last, last_count, r, bounds, successor, count
+    return Counts(n, u, last, last_count, r), Followers(bounds, successor, count)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
-from golf.models.head import DEFAULT_ROWS, softcapped_cross_entropy, softcapped_logits
-from golf.models.layers import Matrix, Role
+from golf.models.layers import DEFAULT_ROWS, Matrix, Role, softcapped_cross_entropy, softcapped_logits
 
 __all__ = ["LanguageModel", "check_shape"]
 
@@ -63,9 +62,9 @@ class LanguageModel(nn.Module, ABC):
         return self._depth
 
     def set_depth(self, repeats: int) -> None:
-        """Use ``repeats`` repeats from now on. Raises ``ValueError`` outside 1..max_depth."""
+        """Use ``repeats`` repeats from now on. Raises ``GolfError`` outside 1..max_depth."""
         if not 1 <= repeats <= self.max_depth:
-            raise GolfError(f"depth: found {repeats}, wanted 1 to {self.max_depth} (the model's `repeats`)")
+            raise GolfError(f"depth: found {repeats}, expected 1 to {self.max_depth} (the model's `repeats`)")
         self._depth = repeats
 
     def compile_layers(self, **options: Any) -> None:

@@ -4,6 +4,13 @@ Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``H`` heads, ``K`` key width, ``
 convolutions. Source: arXiv 2412.06464 and the layer of flash-linear-attention 0.4.2. No rotary or other positions:
 order comes from the convolutions and the recurrence. The layer comes in two halves around the delta rule, so that
 each half compiles into one graph without the loop over chunks. Beside it: the memory of a model of such layers.
+
+What a token knows of the one or two before it, before any layer: hashed n-gram table and smear gate.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``R`` rows, ``E`` row width. Sources: hash constants and wiring of
+openai/parameter-golf PR #1545 (bigram and trigram in one table), smear gate of modded-nanogpt. There table and
+projection both started at zero, so that neither ever got a gradient; here both start at random. The first token of a
+document (``bos_id``) takes nothing from the document before, in either part.
 """
 
 from __future__ import annotations
@@ -16,12 +23,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.models.gated_delta_fla import delta_rule
-from golf.models.hash_embedding import NO_TOKEN
+from golf.models.gated_delta import delta_rule
 from golf.models.layers import Matrix
 from golf.models.stream import StreamState
 
-__all__ = ["ConvHistory", "DeltaInputs", "GatedDeltaNet", "HybridState", "causal_conv"]
+__all__ = [
+    "ConvHistory", "DeltaInputs", "GatedDeltaNet", "HashEmbedding", "HybridState", "SmearGate", "causal_conv",
+    "hash_buckets", "previous_tokens",
+]  # fmt: skip
+
+NO_TOKEN = -1  # before the first token of a text
+TABLE_STD = 0.02  # starts the hashed term at about a sixth of the token table's 0.005
+
+
+def previous_tokens(ids: Tensor, before: Tensor, bos_id: int) -> tuple[Tensor, Tensor]:
+    """The tokens one and two places before each of ``ids`` (B,T); -1 where that is another document or nothing.
+
+    ``before`` (B,2) holds the two tokens before the first, -1 for none.
+    """
+    joined = torch.cat((before, ids), dim=1)
+    one, two = joined[:, 1:-1], joined[:, :-2]
+    one = one.masked_fill(ids == bos_id, NO_TOKEN)
+    two = two.masked_fill((one == NO_TOKEN) | (one == bos_id), NO_TOKEN)
+    return one, two
+
+
+def hash_buckets(ids: Tensor, one: Tensor, two: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Rows of the bigram and of the trigram ending at each token, (B,T) each; the last row where there is none."""
+    mod = rows - 1
+    mixed = (36313 * ids) ^ (27191 * one)
+    bigram = torch.where(one == NO_TOKEN, mod, mixed % mod)
+    trigram = torch.where(two == NO_TOKEN, mod, (mixed ^ (51497 * two)) % mod)
+    return bigram, trigram
+
+
+class HashEmbedding(nn.Module):
+    """``scale * projection(table[bigram] + table[trigram])``."""
+
+    tables = ("embedding",)
+
+    def __init__(self, rows: int, row_width: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(rows, row_width) * TABLE_STD)
+        self.projection = Matrix(row_width, width, "mlp")
+        self.scale = nn.Parameter(torch.tensor([0.05]))
+
+    def forward(self, ids: Tensor, one: Tensor, two: Tensor, dtype: torch.dtype) -> Tensor:
+        """``ids``, ``one``, ``two`` (B,T) as from ``previous_tokens`` -> (B,T,D) in ``dtype``."""
+        bigram, trigram = hash_buckets(ids, one, two, self.embedding.size(0))
+        rows = F.embedding(bigram, self.embedding) + F.embedding(trigram, self.embedding)
+        out: Tensor = self.scale.to(dtype) * self.projection(rows.to(dtype)).to(dtype)
+        return out
+
+
+class SmearGate(nn.Module):
+    """``(1 - s) x_t + s x_{t-1}``, with ``s = sigmoid(gate)`` per channel, 1/2 at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, before: Tensor, has_previous: Tensor) -> Tensor:
+        """``x`` (B,T,D), ``before`` (B,1,D) the vector before the first, ``has_previous`` (B,T) bool -> (B,T,D)."""
+        share = torch.sigmoid(self.gate).to(x.dtype) * has_previous.unsqueeze(-1).to(x.dtype)
+        return x + share * (torch.cat((before, x[:, :-1]), dim=1) - x)
+
 
 ConvHistory = tuple[Tensor, Tensor, Tensor]
 """The last S - 1 projected queries, keys and values before the first token: (B,S-1,H*K) twice and (B,S-1,H*V)."""
@@ -69,7 +135,6 @@ class GatedDeltaNet(nn.Module):
         value_dim: int,
         *,
         conv_size: int,
-        negative_eigenvalues: bool,
         norm_eps: float,
         chunk: int,
         output_scale: float,
@@ -78,7 +143,7 @@ class GatedDeltaNet(nn.Module):
         """``output_scale`` multiplies the default initialization of the output projection."""
         super().__init__()
         self.heads, self.key_dim, self.value_dim = heads, key_dim, value_dim
-        self.norm_eps, self.chunk, self.beta_max = norm_eps, chunk, 2.0 if negative_eigenvalues else 1.0
+        self.norm_eps, self.chunk = norm_eps, chunk
         self.query = Matrix(width, heads * key_dim, "attention")
         self.gate = Matrix(width, heads * value_dim, "attention")
         self.output = Matrix(heads * value_dim, width, "attention")
@@ -107,7 +172,7 @@ class GatedDeltaNet(nn.Module):
         v, new_v = causal_conv(source.value(x), source.value_conv, before[2])
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         high = torch.promote_types(x.dtype, torch.float32)
-        beta = self.beta_max * torch.sigmoid(F.linear(x, self.write_weight).to(high))
+        beta = torch.sigmoid(F.linear(x, self.write_weight).to(high))
         speed = F.softplus(F.linear(x, self.decay_weight).to(high) + self.dt_bias.to(high))
         g = -self.A_log.to(high).exp() * speed
         gates = (g.transpose(1, 2), beta.transpose(1, 2))

@@ -29,7 +29,7 @@ __all__ = ["DepthRecurrent", "DepthRecurrentConfig"]
 class DepthRecurrentConfig:
     """Shape of a ``DepthRecurrent`` model; meaning and units of each key are in conf/model/depth_recurrent_small.yaml.
 
-    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    The strict loader names a wrong key, what was found and what was expected.
     """
 
     family: Literal["depth_recurrent"]

@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.base.params import Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
-from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState
-from golf.models.gated_delta_fla import delta_rule
-from golf.models.hash_embedding import NO_TOKEN, HashEmbedding, SmearGate, previous_tokens
+from golf.models.delta_layer import (
+    NO_TOKEN,
+    ConvHistory,
+    DeltaInputs,
+    GatedDeltaNet,
+    HashEmbedding,
+    HybridState,
+    SmearGate,
+    previous_tokens,
+)
+from golf.models.gated_delta import delta_rule
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
@@ -48,10 +56,10 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
     """The blocks of ``layout`` in order.
 
     With ``kv_share_stride`` s above 1, in each run of adjacent gdn blocks only every s-th owns keys and values; the
-    blocks up to the next owner use its. Raises ``ValueError`` naming the part that is wrong.
+    blocks up to the next owner use its. Raises ``GolfError`` naming the part that is wrong.
     """
     if kv_share_stride < 0:
-        raise GolfError(f"kv_share_stride: found {kv_share_stride}, wanted 0 (no sharing) or more")
+        raise GolfError(f"kv_share_stride: found {kv_share_stride}, expected 0 (no sharing) or more")
     plans: list[LayerPlan] = []
     parts = layout.split("_")
     for place, part in enumerate(parts):
@@ -61,7 +69,7 @@ def parse_layout(layout: str, kv_share_stride: int = 0) -> tuple[LayerPlan, ...]
         count = int(match.group(2) or 1) if match else 0
         if match is None or not 1 <= count <= MAX_LAYERS - len(plans):
             raise GolfError(
-                f"layout: found {quoted(part)} in {quoted(layout)}, wanted gdnN, swaN or shared joined by `_`, "
+                f"layout: found {quoted(part)} in {quoted(layout)}, expected gdnN, swaN or shared joined by `_`, "
                 f"{MAX_LAYERS} blocks at most"
             )
         shared = parts[place + 1 : place + 2] == ["shared"]
@@ -86,14 +94,14 @@ def _check_shared(layout: str, parts: list[str]) -> None:
     for place, part in enumerate(parts):
         earlier = [p for p in parts[: max(0, place - 1)] if p.startswith("swa")]
         if part == "shared" and not (place > 0 and parts[place - 1].startswith("swa") and earlier):
-            raise GolfError(f"layout: found `shared` in {quoted(layout)} at part {place}, wanted it after a second swa")
+            raise GolfError(f"layout: found `shared` in {quoted(layout)} at part {place}, expected a second swa first")
 
 
 @dataclass(frozen=True)
 class GdnHybridConfig:
     """Shape of a ``GdnHybrid``; meaning and units of each key are in conf/model/gdn_hybrid.yaml.
 
-    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    The strict loader names a wrong key, what was found and what was expected.
     """
 
     family: Literal["gdn_hybrid"]
@@ -105,7 +113,6 @@ class GdnHybridConfig:
     delta_value_dim: Size
     delta_chunk: Size
     delta_norm_eps: Positive
-    negative_eigenvalues: bool
     conv_size: Size
     heads: Size
     kv_heads: Size
@@ -159,7 +166,6 @@ class HybridBlock(nn.Module):
                 config.delta_key_dim,
                 config.delta_value_dim,
                 conv_size=config.conv_size,
-                negative_eigenvalues=config.negative_eigenvalues,
                 norm_eps=config.delta_norm_eps,
                 chunk=config.delta_chunk,
                 output_scale=(2 * len(config.layers)) ** -0.5,  # two additions to the stream per block

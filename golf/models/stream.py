@@ -56,7 +56,7 @@ class StreamState:
         """A state before the first token. Raises ``ValueError`` for sizes below 1."""
         for name, size in (("batch", batch), ("window", window), ("chunk", chunk)):
             if size < 1:
-                raise ValueError(f"streaming {name}: found {size}, wanted 1 or more")
+                raise ValueError(f"streaming {name}: found {size}, expected 1 or more")
         capacity = window + max(chunk, window // 2)  # half a window of room: moves cost at most two copies of a key
         shape = (layers, batch, kv_heads, -(-capacity // _ALIGN) * _ALIGN, head_dim)
         queries = torch.arange(min(BLOCK, chunk), device=device)[:, None]

@@ -27,7 +27,7 @@ __all__ = ["Transformer", "TransformerConfig"]
 class TransformerConfig:
     """Shape of a ``Transformer``; meaning and units of each key are in conf/model/transformer_512.yaml.
 
-    Raises ``ValueError`` naming the key, what was found and what was wanted.
+    The strict loader names a wrong key, what was found and what was expected.
     """
 
     family: Literal["transformer"]

@@ -8,38 +8,45 @@ one-hot, so the error of one row never meets that of another column and rounding
 The text is either the training split or the model's own samples, which need no text at all; never validation text, on
 which calibrated weights would know what they are scored on. Sources: Frantar et al., GPTQ, arXiv 2210.17323;
 calibration on own samples: parameter-golf PR #1019.
+
+What the stages of quantization read is here too: Hessians, how often each token is met in training, and the damage on
+such windows, the KL divergence of the quantized model's next-token distributions (``V`` vocabulary) from the float's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.base.files import checked
 from golf.base.params import Count, Size
 from golf.base.progress import bar
-from golf.quantize.hessian import HessianError, HessianSums
+from golf.quantize.hessian import HessianError, HessianSums, load_hessians
 
 if TYPE_CHECKING:
+    import torch
+
     from golf.models.base import LanguageModel
 
 __all__ = [
-    "LOOKUP_REASON",
-    "CalibrateConfig",
-    "Calibration",
-    "TokenSource",
-    "calibrate",
-    "calibration_windows",
-    "sampled_windows",
-    "spread_windows",
-]
+    "CalibrateConfig", "Calibration", "Divergence", "LOOKUP_REASON", "TokenSource", "WEIGHTS", "calibrate",
+    "calibration_windows", "hessians_or_none", "sampled_windows", "spread_windows", "token_counts", "training_windows",
+]  # fmt: skip
 
+State = Mapping[str, NDArray[np.floating]]
+
+WEIGHTS = "artifacts/average/model.safetensors"
 LOOKUP_REASON = "lookup table: its input is one-hot, so rounding is already best"
 _SAMPLED_AT_ONCE = 64  # texts sampled side by side
 _TEMPERATURE = 0.8  # of the samples
 _BATCH = 8  # windows in one forward pass
+_COMPARED_AT_ONCE = 4  # windows in one comparison of two models
 
 
 class TokenSource(Protocol):
@@ -72,7 +79,7 @@ class Calibration:
 def spread_windows(source: TokenSource, *, tokens: int, window: int, offset: int = 0, key: str) -> np.ndarray:
     """Token ids (B, T) int64 of windows of ``window`` tokens spread evenly over ``source``, at most ``tokens`` in all.
 
-    The first begins ``offset`` tokens in. Raises ``ValueError`` naming the parameter ``key`` when not one window fits.
+    The first begins ``offset`` tokens in. Raises ``GolfError`` naming the parameter ``key`` when not one window fits.
     """
     fitting = (source.num_tokens - offset) // window
     if fitting < 1:
@@ -158,3 +165,72 @@ def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
         for hook in hooks:
             hook.remove()
     return sums
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """What is read of the metadata of Hessians."""
+
+    without: dict[str, str]  # tensors that have none, and why
+
+
+def hessians_or_none(root: Path) -> dict[str, NDArray[np.float32] | None]:
+    """What `calibrate` wrote: H (C, C) of every quantized name, ``None`` for a lookup table, which has none."""
+    path = root / "artifacts/calibrate/hessians.safetensors"
+    found, meta = load_hessians(path, made_by="`calibrate`")
+    return {**found, **dict.fromkeys(checked(_Calibrated, meta, path=path, made_by="`calibrate`").without)}
+
+
+def token_counts(root: Path, vocab_size: int) -> NDArray[np.int64]:
+    """How often each token id (V,) stands in the training split."""
+    from golf.data.shards import open_split
+
+    source, chunk = open_split(root / "artifacts/tokens/train"), 1 << 22
+    counts = np.zeros(vocab_size, np.int64)
+    for start in range(0, source.num_tokens, chunk):
+        counts += np.bincount(source.read(start, min(chunk, source.num_tokens - start)), minlength=vocab_size)
+    return counts
+
+
+def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArray[np.int64]:
+    """Ids (B, T) of windows of ``window`` tokens spread evenly over ``source``, at most ``tokens`` in all.
+
+    They begin half a window off those of `calibrate`, on which the Hessians were fitted. Raises ``ValueError`` when the
+    stream is too short.
+    """
+    return spread_windows(source, tokens=tokens, window=window, offset=window // 2, key="fit.window")
+
+
+class Divergence:
+    """KL(float || quantized) in nats per token over fixed windows of training text."""
+
+    def __init__(self, model: LanguageModel, exact: State, windows: NDArray[np.int64]) -> None:
+        """``exact`` float weights by state-dict name, ``windows`` (B, T) ids. The weights of ``model`` are overwritten.
+
+        Keeps B * T * V float32 log-probabilities.
+        """
+        import torch
+
+        self._model = model.eval()
+        self._model.set_depth(model.max_depth)
+        self._ids = torch.from_numpy(windows)
+        self._exact = self._log_probabilities(exact)
+
+    def __call__(self, state: State) -> float:
+        """Mean nats per token by which ``state``, all names of the state dict, is worse than the exact weights."""
+        total = sum(
+            float((exact.exp() * (exact - found)).sum(dtype=exact.dtype))
+            for exact, found in zip(self._exact, self._log_probabilities(state), strict=True)
+        )
+        return total / self._ids.numel()
+
+    def _log_probabilities(self, state: State) -> list[torch.Tensor]:
+        import torch
+
+        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
+        self._model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        with torch.no_grad():
+            return [
+                torch.log_softmax(self._model.logits(self._model.hidden(ids)), -1)
+                for ids in self._ids.split(_COMPARED_AT_ONCE)
+            ]

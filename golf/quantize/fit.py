@@ -103,7 +103,7 @@ def fitted(
     quantizer: Quantizer, config: FitConfig, *, text: TokenSource, size: Size, say: Say = print
 ) -> QuantizeResult:
     """The model that ``config`` asks for; ``text`` is the training split, on which damage is measured."""
-    from golf.quantize.damage import Divergence, training_windows
+    from golf.quantize.calibrate import Divergence, training_windows
 
     damage: Damage | None = None
     if config.split == "tensor":

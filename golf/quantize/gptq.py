@@ -51,7 +51,7 @@ def factor_of(
 ) -> Factor | None:
     """The factor that ``quantize_gptq`` takes, of a Hessian (C, C); ``None`` for a lookup table, which has no Hessian.
 
-    It does not depend on steps, so a search over them makes it once. Raises ``ValueError`` naming the tensor when the
+    It does not depend on steps, so a search over them makes it once. Raises ``GolfError`` naming the tensor when the
     Hessian is not one for ``columns`` columns.
     """
     if hessian is None:
@@ -75,7 +75,7 @@ def quantize_gptq(
 ) -> QuantizedTensor:
     """Quantize ``weights`` (..., C) with ``factor_of`` the Hessian of its inputs, ``None`` for a lookup table.
 
-    ``factors`` (R,) multiply the row steps. Raises ``ValueError`` naming the tensor for bad weights, steps outside the
+    ``factors`` (R,) multiply the row steps. Raises ``GolfError`` naming the tensor for bad weights, steps outside the
     codes, or a factor that does not fit.
     """
     matrix = check_matrix(name, weights)
@@ -128,7 +128,7 @@ def gptq(
     overflow = np.zeros(num_rows, dtype=np.bool_)
     common = (work, factor.feedback, factor.importance, rows, np.ascontiguousarray(columns[factor.order]))
     if trellis:
-        from golf.quantize.trellis import parent_table
+        from golf.quantize.tensors import parent_table
 
         gptq_kernels.gptq_trellis_rows(*common, parent_table(), values, losses, overflow)
     else:

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
 from golf.base.progress import progress
+from golf.quantize.calibrate import WEIGHTS, hessians_or_none, token_counts
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
-from golf.quantize.gptq_lite import quantize_gptq_lite
-from golf.quantize.inputs import WEIGHTS, hessians_or_none, token_counts
-from golf.quantize.rounding import check_matrix, entropy_bits, quantize_sdclip, stored_control
+from golf.quantize.rounding import check_matrix, entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
 from golf.quantize.steps import token_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 
@@ -58,7 +57,7 @@ class Quantizer:
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
-        Raises ``ValueError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
+        Raises ``GolfError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
         self.model, self.aliases = model, _aliases(model)
         _check_names(state, model)
@@ -78,7 +77,7 @@ class Quantizer:
     @classmethod
     def load(cls, root: Path, config: QuantizeConfig) -> Quantizer:
         """Of what the stages before it left below ``root``; only what ``config`` needs is read."""
-        from golf.models.weights import empty_model, load_weights
+        from golf.models.registry import empty_model, load_weights
 
         weights, meta = load_weights(root / WEIGHTS, made_by="`average`")
         state = {name: tensor.numpy() for name, tensor in weights.items()}

@@ -8,10 +8,15 @@ and hard limits are what wrecks outliers. Source: parameter-golf records of 04-0
 Control tensors (vectors, scalars, mixing weights) become fp16. Ten of its sixteen bits are mantissa that no lossless
 coder removes, and training does not set most of them; multiples of a power of two have zeros there instead, which the
 file's byte planes under zstd do not pay for. Rounding happens here, so the score of the artifact knows it.
+
+GPTQ-lite: symmetric integers per row, the clip of each row searched over percentiles of its magnitudes. Despite the
+name no Hessian is involved. Source: parameter-golf PR #414 (wide percentile grid, fp16 scale inside the search) and
+#148 (search per row).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,16 +27,9 @@ from golf.quantize.steps import row_steps_by_spread
 from golf.quantize.tensors import QuantizedTensor
 
 __all__ = [
-    "MAX_VALUE",
-    "SMALLEST_HALF",
-    "check_matrix",
-    "entropy_bits",
-    "half_steps",
-    "quantize_sdclip",
-    "round_rows",
-    "row_errors",
-    "stored_control",
-]
+    "MAX_VALUE", "PERCENTILES", "SMALLEST_HALF", "check_matrix", "entropy_bits", "half_steps", "quantize_gptq_lite",
+    "quantize_sdclip", "round_rows", "row_errors", "stored_control",
+]  # fmt: skip
 
 _FLOOR = 1e-12  # smallest step asked for; the public baseline's floor of 1/levels wrecked rows of small weights
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -40,7 +38,7 @@ MAX_VALUE = (1 << 15) - 1  # integers are int16
 
 
 def check_matrix(name: str, weights: NDArray[np.floating]) -> NDArray[np.float32]:
-    """``weights`` as float32 rows (all axes but the last joined); ``ValueError`` names the tensor and what is wrong."""
+    """``weights`` as float32 rows (all axes but the last joined); ``GolfError`` names the tensor and what is wrong."""
     if weights.ndim < 2 or 0 in weights.shape:
         raise GolfError(f"{name}: shape {weights.shape} cannot be quantized by rows, expected a matrix")
     matrix = np.ascontiguousarray(weights, np.float32).reshape(-1, weights.shape[-1])
@@ -51,7 +49,7 @@ def check_matrix(name: str, weights: NDArray[np.floating]) -> NDArray[np.float32
 
 
 def half_steps(name: str, steps: NDArray[np.floating]) -> NDArray[np.float16]:
-    """Steps as fp16, never 0 and never infinite; ``ValueError`` names the tensor when one is above 65,504."""
+    """Steps as fp16, never 0 and never infinite; ``GolfError`` names the tensor when one is above 65,504."""
     if steps.size and steps.max() > _HALF_MAX:
         raise GolfError(f"{name}: a row step of {steps.max():.6g} does not fit fp16 (65504 at most); weights exploded")
     return np.maximum(np.maximum(steps, _FLOOR).astype(np.float16), np.float16(SMALLEST_HALF))
@@ -88,7 +86,7 @@ def quantize_sdclip(
     """Quantize ``weights`` (..., C) with one fp16 step ``clip * sigma_row / levels`` per row, integers int16.
 
     Two exceptions keep every row representable: a row without spread takes step ``max|w| / levels``, and a step is at
-    least ``max|w| / 32767``. Raises ``ValueError`` naming the tensor for NaN, infinity, steps above fp16, or bad
+    least ``max|w| / 32767``. Raises ``GolfError`` naming the tensor for NaN, infinity, steps above fp16, or bad
     ``levels`` and ``clip``.
     """
     if not 1 <= levels <= 127:
@@ -111,7 +109,7 @@ def stored_control(name: str, weights: NDArray[np.float32], *, step: float) -> N
     """``weights`` (any shape) as fp16, or fp32 where a number leaves the fp16 range; rounded first when ``step`` > 0.
 
     They become multiples of the largest power of two that is at most ``step`` times their root mean square. Raises
-    ``ValueError`` naming the tensor for NaN or infinity.
+    ``GolfError`` naming the tensor for NaN or infinity.
     """
     if not np.isfinite(weights).all():
         raise GolfError(f"{name}: holds NaN or infinity; training diverged, see artifacts/train/history.tsv")
@@ -121,3 +119,62 @@ def stored_control(name: str, weights: NDArray[np.float32], *, step: float) -> N
         weights = (np.rint(weights.astype(np.float64) / grid) * grid).astype(np.float32)
     fits = weights.size == 0 or float(np.abs(weights).max()) <= _HALF_MAX
     return weights.astype(np.float16 if fits else np.float32)
+
+
+PERCENTILES = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+_CHUNK_WEIGHTS = 1 << 22  # rows are handled in chunks of about this many weights, to bound memory
+
+
+def quantize_gptq_lite(
+    name: str,
+    weights: NDArray[np.floating],
+    *,
+    role: str,
+    levels: float,
+    percentiles: Sequence[float] = PERCENTILES,
+) -> QuantizedTensor:
+    """Quantize ``weights`` (..., C) to integers in ``-levels..levels`` with one fp16 step per row.
+
+    ``levels`` may lie between two whole numbers, for steps of any width; integers then reach the nearer one.
+    Per row and percentile p: clip = p-quantile of ``|w|`` (linear interpolation), step = clip / levels rounded to fp16,
+    squared error with that very step; the first percentile with the smallest error wins. Raises ``ValueError`` naming
+    the tensor for NaN, infinity or steps above fp16, and for bad levels or percentiles.
+    """
+    if not 1 <= levels <= 127:
+        raise GolfError(f"{name}: levels is {levels}, expected 1 to 127")
+    if not percentiles or not all(0.0 < p <= 1.0 for p in percentiles):
+        raise GolfError(f"{name}: percentiles are {list(percentiles)}, expected at least one in (0, 1]")
+    matrix = check_matrix(name, weights)
+    rows_at_once = max(1, _CHUNK_WEIGHTS // matrix.shape[1])
+    chunks = [
+        _search(name, matrix[start : start + rows_at_once], levels, percentiles)
+        for start in range(0, len(matrix), rows_at_once)
+    ]
+    steps = np.concatenate(chunks)
+    return QuantizedTensor(name, role, weights.shape, round_rows(matrix, steps, round(levels)), steps)
+
+
+def _quantile(ordered: NDArray[np.float32], p: float) -> NDArray[np.float32]:
+    """The p-quantile of each row of ``ordered`` (R, C), ascending, by linear interpolation."""
+    position = p * (ordered.shape[1] - 1)
+    below = int(position)
+    above = min(below + 1, ordered.shape[1] - 1)
+    share = np.float32(position - below)
+    return ordered[:, below] + (ordered[:, above] - ordered[:, below]) * share
+
+
+def _search(
+    name: str,
+    matrix: NDArray[np.float32],
+    levels: float,
+    percentiles: Sequence[float],
+) -> NDArray[np.float16]:
+    ordered = np.sort(np.abs(matrix), axis=1)
+    best = np.full(len(matrix), np.inf)
+    chosen = np.zeros(len(matrix), np.float16)
+    for p in percentiles:
+        steps = half_steps(name, _quantile(ordered, p) / np.float32(levels))
+        errors = row_errors(matrix, round_rows(matrix, steps, round(levels)), steps)
+        better = errors < best
+        best, chosen = np.where(better, errors, best), np.where(better, steps, chosen)
+    return chosen

@@ -107,7 +107,7 @@ def token_factors(matrix: NDArray[np.floating], counts: NDArray[np.integer], *, 
     """Factors (V,) on row steps that are proportional to the spread sigma of the rows of ``matrix`` (V, C).
 
     (f * sigma ** 2) ** -exponent with geometric mean 1, so the mean log step stays: exponent 0 leaves the steps as they
-    are, 0.5 makes them ~ f ** -1/2. ``counts`` (V,) are of the training tokens. Raises ``ValueError`` for counts that
+    are, 0.5 makes them ~ f ** -1/2. ``counts`` (V,) are of the training tokens. Raises ``GolfError`` for counts that
     do not fit or are all zero, or an exponent outside [0, 0.5].
     """
     if not 0 <= exponent <= 0.5:

@@ -1,6 +1,6 @@
 """The score of the online mixture, from the record of a streaming pass: seconds, no neural network.
 
-Shapes: n targets, N = n + 1 tokens, B bins.
+Shapes: n targets, N = n + 1 tokens, B bins of the small tables that say where the gain comes from.
 
 The headline is the whole mixture of golf.mixture: document bias, candidate cascade, back-off chain, the
 exponentiated-gradient mean of these two, counts of the document. Beside it, on the same logits: its parts, the same
@@ -12,23 +12,117 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from golf.base.distributed import Ranks
+from golf.base.files import write_text
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
+from golf.mixture.batch import MixResult, mix, row_calibration
 from golf.mixture.config import LayerConfig, MixtureConfig
-from golf.mixture.counts import count_contexts
+from golf.mixture.counts import CountTable, count_contexts
 from golf.mixture.document import count_documents
-from golf.mixture.mixture import MixResult, mix
-from golf.mixture.record import StreamRecord
-from golf.scoring.curves import Curves, make_curves
+from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
-from golf.scoring.record_stream import StreamingConfig
-from golf.scoring.results import Score, make_score
+from golf.scoring.record_stream import StreamingConfig, record_stream
+from golf.scoring.results import Score, Scored, make_score
+from golf.scoring.streaming import serve_stream
 from golf.scoring.text import ScoringError, ValidationText
 
-__all__ = ["HedgeConfig", "MixtureScore", "score_mixture"]
+__all__ = [
+    "Curves", "HedgeConfig", "HedgeOverStream", "MixtureScore", "Table", "make_curves", "score_mixture", "score_mode",
+]  # fmt: skip
+
+POSITION_BINS = 50
+CONFIDENCE_BINS = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of equal length."""
+
+    columns: dict[str, list[float]]
+
+    def tsv(self) -> str:
+        """Tab-separated text with a heading; whole numbers without a point, others with nine significant digits."""
+        rows = zip(*self.columns.values(), strict=True)
+        lines = ["\t".join(f"{value:.9g}" for value in row) for row in rows]
+        return "\n".join(["\t".join(self.columns), *lines]) + "\n"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """``position``: nats per token of each scorer along the text; ``orders``: by the longest context seen before;
+    ``weights``: mixture weights at the sampled targets; ``calibration``: how often the likeliest token comes;
+    ``rows``: expected and actual number of tokens by their probability, over the whole rows of the sampled targets."""
+
+    position: Table
+    orders: Table
+    weights: Table
+    calibration: Table
+    rows: Table
+
+    def write(self, folder: Path) -> None:
+        """Write one TSV each into ``folder`` (which exists)."""
+        for name, table in vars(self).items():
+            write_text(folder / f"{name}.tsv", table.tsv())
+
+
+def make_curves(
+    text: ValidationText,
+    nats: dict[str, np.ndarray],
+    table: CountTable,
+    record: NeuralRecord,
+    headline: MixResult,
+    simple: HedgeResult,
+) -> Curves:
+    """All tables; ``nats`` (n,) by scorer, ``table`` and ``record`` those of the ``headline``."""
+    bins = np.arange(text.num_targets) * min(POSITION_BINS, text.num_targets) // text.num_targets
+    position = _binned(bins, nats, "bin")
+    ends = np.cumsum(position.columns["tokens"]).tolist()
+    orders = np.array([0, *table.orders])[table.matched[1:]]
+    report = headline.report
+    weights = {"target": (report.positions - 1).astype(float).tolist()}
+    weights |= {"chain": report.chain_weights.tolist()}
+    weights |= {f"simple_{name}": simple.probe_weights[:, k].tolist() for k, name in enumerate(simple.experts)}
+    return Curves(
+        position=Table({"last_target": ends} | position.columns),
+        orders=_binned(orders, nats, "order"),
+        weights=Table(weights),
+        calibration=_calibration(text, record),
+        rows=_rows(text, record, headline),
+    )
+
+
+def _binned(bins: np.ndarray, nats: dict[str, np.ndarray], key: str) -> Table:
+    names, where, counts = np.unique(bins, return_inverse=True, return_counts=True)
+    columns = {key: names.astype(float).tolist(), "tokens": counts.astype(float).tolist()}
+    for name, values in nats.items():
+        columns[f"{name}_nats_per_token"] = (np.bincount(where, weights=values) / counts).tolist()
+    return Table(columns)
+
+
+def _calibration(text: ValidationText, record: NeuralRecord) -> Table:
+    """Targets grouped by the probability of the likeliest token: its mean, and the share of targets that are it."""
+    confidence = np.exp(record.argmax_log_prob[1:])
+    hits = (record.argmax[1:] == text.tokens[1:]).astype(float)
+    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+    table = _binned(bins, {"confidence": confidence, "hit_rate": hits}, "bin")
+    return Table({key.removesuffix("_nats_per_token"): values for key, values in table.columns.items()})
+
+
+def _rows(text: ValidationText, record: NeuralRecord, headline: MixResult) -> Table:
+    """Of the entries with a probability of at most ``at_most``: their sum, and how many were the token that came."""
+    samples = zip(np.exp(record.sample_log_probs), text.tokens[record.sample_positions], strict=True)
+    mixed = headline.report.calibration
+    neural = sum((row_calibration(row, int(token)) for row, token in samples), np.zeros_like(mixed))
+    columns = {"at_most": (0.5 ** np.arange(neural.shape[1])).tolist()}
+    for name, (mass, came) in (("neural", neural), ("hedge", mixed)):
+        columns |= {f"{name}_expected": mass.tolist(), f"{name}_came": came.tolist()}
+    return Table(columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +165,7 @@ def score_mixture(
     if config.bias and record.biased is None:
         raise ScoringError(
             "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
-            "wanted it true there too"
+            "expected it true there too"
         )
     for part in (record.plain, record.biased):
         if part is not None:
@@ -141,3 +235,20 @@ def _details(
         details[f"hedge_simple_weight_final_{name}"] = float(final)
         details[f"hedge_simple_weight_mean_{name}"] = float(mean)
     return details
+
+
+@dataclass(frozen=True)
+class HedgeOverStream:
+    """What the mixture's score depends on: the parameters of the streaming pass and its own."""
+
+    streaming: StreamingConfig
+    hedge: HedgeConfig
+
+
+def score_mode(name: str, model: Any, text: ValidationText, config: HedgeOverStream, ranks: Ranks) -> Scored | None:
+    """Both stages in one: the streaming pass, then the mixture over its record."""
+    if ranks.rank:
+        serve_stream(model, text, config.streaming, ranks)
+        return None
+    record = record_stream(model, text, config.streaming, ranks=ranks)
+    return Scored(score_mixture(text, record, config.streaming, config.hedge).score, {})

@@ -1,110 +1,65 @@
 """The modes of evaluation: one table for the stages, the verifier and the command line.
 
-Shapes: n targets.
+To add a mode: a module with a class of parameters and ``score_mode(name, model, text, config, ranks)``, which gives
+rank 0 the score (of every other rank its share of the work, and None or the same score), and a line in ``MODES``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import dataclasses
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple, get_type_hints
 
 from golf.base.distributed import ALONE, Ranks
 from golf.base.params import load_section
-from golf.scoring.mixture_score import HedgeConfig, score_mixture
-from golf.scoring.network import RoundtripConfig, SlidingConfig, window_nats
-from golf.scoring.record_stream import StreamingConfig, record_stream
-from golf.scoring.results import Score, make_score
-from golf.scoring.streaming import serve_stream
+from golf.scoring.results import Scored
 from golf.scoring.text import ValidationText
-from golf.scoring.ttt import TttConfig, score_ttt
 
-__all__ = ["MODES", "HedgeOverStream", "Mode", "Scored", "load_modes", "run_mode"]
+__all__ = ["MODES", "Mode", "load_modes", "mode_of", "run_mode"]
 
-
-@dataclass(frozen=True)
-class HedgeOverStream:
-    """What the mixture's score depends on: the parameters of the streaming pass and its own."""
-
-    streaming: StreamingConfig
-    hedge: HedgeConfig
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A ``score`` and the arrays of each target that the stage caches for later stages."""
-
-    score: Score
-    tensors: Mapping[str, np.ndarray]
+MODES = {  # name: module, class of parameters; `golf.base.code` reads this table without importing it
+    "roundtrip": ("golf.scoring.network", "RoundtripConfig"),
+    "sliding": ("golf.scoring.network", "SlidingConfig"),
+    "streaming": ("golf.scoring.record_stream", "StreamingConfig"),
+    "hedge": ("golf.scoring.mixture_score", "HedgeOverStream"),
+    "ttt": ("golf.scoring.ttt", "TttConfig"),
+}
 
 
-@dataclass(frozen=True)
-class Mode:
-    """``config``: class of its parameters, section ``evaluate.NAME``. ``run(name, model, text, config, ranks)``: the
-    score on rank 0; of every other rank its share of the work, and None or the same score. ``shared``: whether several
+class Mode(NamedTuple):
+    """``config``: class of its parameters, section ``evaluate.NAME``; ``run``: its score; ``shared``: whether several
     processes may score together."""
 
     config: type
     run: Callable[[str, Any, ValidationText, Any, Ranks], Scored | None]
-    shared: bool = True
+    shared: bool
 
 
-def _windows(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks) -> Scored:
-    nats, windows = window_nats(model, text, config, ranks=ranks)
-    return Scored(make_score(name, text, nats, windows=windows), {"nats": nats})
-
-
-def _streaming(name: str, model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
-    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
-    if ranks.rank:
-        serve_stream(model, text, config, ranks)
-        return None
-    record = record_stream(model, text, config, ranks=ranks)
-    return Scored(make_score(name, text, record.nats), record.tensors())
-
-
-def _hedge(name: str, model: Any, text: ValidationText, config: HedgeOverStream, ranks: Ranks) -> Scored | None:
-    """Both stages in one: the streaming pass, then the mixture over its record."""
-    if ranks.rank:
-        serve_stream(model, text, config.streaming, ranks)
-        return None
-    record = record_stream(model, text, config.streaming, ranks=ranks)
-    return Scored(score_mixture(text, record, config.streaming, config.hedge).score, {})
-
-
-def _ttt(name: str, model: Any, text: ValidationText, config: TttConfig, ranks: Ranks) -> Scored:
-    return Scored(score_ttt(model, text, config), {})
-
-
-MODES: Mapping[str, Mode] = MappingProxyType(
-    {
-        "roundtrip": Mode(RoundtripConfig, _windows),
-        "sliding": Mode(SlidingConfig, _windows),
-        "streaming": Mode(StreamingConfig, _streaming),
-        "hedge": Mode(HedgeOverStream, _hedge),
-        "ttt": Mode(TttConfig, _ttt, shared=False),  # it learns in order
-    }
-)
+def mode_of(name: str) -> Mode:
+    """A mode of the table, its module imported now."""
+    where, config = MODES[name]
+    module = importlib.import_module(where)
+    return Mode(getattr(module, config), module.score_mode, shared=name != "ttt")  # which learns in order
 
 
 def load_modes(params: str | Path, modes: tuple[str, ...]) -> dict[str, Any]:
     """The parameters of each mode, from the sections ``evaluate.NAME`` of a file. Raises ``ParamsError``."""
     loaded: dict[str, Any] = {}
     for mode in modes:
-        if MODES[mode].config is HedgeOverStream:
-            streaming = load_section(params, "evaluate.streaming", StreamingConfig)
-            loaded[mode] = HedgeOverStream(streaming, load_section(params, "evaluate.hedge", HedgeConfig))
+        config = mode_of(mode).config
+        if mode == "hedge":  # its score depends on two sections
+            hints = get_type_hints(config)
+            names = [field.name for field in dataclasses.fields(config)]
+            loaded[mode] = config(*(load_section(params, f"evaluate.{name}", hints[name]) for name in names))
         else:
-            loaded[mode] = load_section(params, f"evaluate.{mode}", MODES[mode].config)
+            loaded[mode] = load_section(params, f"evaluate.{mode}", config)
     return loaded
 
 
 def run_mode(name: str, model: Any, text: ValidationText, config: Any, ranks: Ranks = ALONE) -> Scored:
     """A mode as its stage runs it, on rank 0."""
-    scored = MODES[name].run(name, model, text, config, ranks)
+    scored = mode_of(name).run(name, model, text, config, ranks)
     assert scored is not None, "rank 0 scores"
     return scored

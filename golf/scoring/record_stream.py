@@ -22,13 +22,14 @@ from golf.mixture.config import RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
-from golf.scoring.streaming import PassConfig, iterate_stream_rows
+from golf.scoring.results import Scored, make_score
+from golf.scoring.streaming import PassConfig, iterate_stream_rows, serve_stream
 from golf.scoring.text import ValidationText
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["StreamingConfig", "probe_targets", "record_stream"]
+__all__ = ["StreamingConfig", "probe_targets", "record_stream", "score_mode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +155,12 @@ class _Gatherer:
             sample_positions=self._samples,
             sample_log_probs=self._rows,
         )
+
+
+def score_mode(name: str, model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
+    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
+    if ranks.rank:
+        serve_stream(model, text, config, ranks)
+        return None
+    record = record_stream(model, text, config, ranks=ranks)
+    return Scored(make_score(name, text, record.nats), record.tensors())

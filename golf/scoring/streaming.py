@@ -24,9 +24,8 @@ import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Count, Ge, Le, Natural, Size
-from golf.scoring.network import HEAD_ROWS, MIN_ROWS, Precision, Rows, head_rows, inference, score_rows
+from golf.scoring.network import HEAD_ROWS, MIN_ROWS, Precision, Rows, check_window, head_rows, inference, score_rows
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windows import check_window
 
 if TYPE_CHECKING:
     import torch
@@ -211,12 +210,11 @@ def _stepper(model: Any, config: PassConfig, batch: int, chunk: int) -> Callable
 
 
 def _band_pass(model: Any) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    from golf.models.band import band_hidden
-    from golf.models.block import AttentionModel
+    from golf.models.block import AttentionModel, band_hidden
 
     if not isinstance(model, AttentionModel):
         raise ScoringError(
-            f"attention is band, which {type(model).__name__} has no pass for: it remembers more than keys; wanted ring"
+            f"attention is band, which {type(model).__name__} has no pass for: it keeps more than keys; expected ring"
         )
     return lambda ids, window: band_hidden(model, ids, window)
 

@@ -39,7 +39,7 @@ class ValidationText:
 
     def __post_init__(self) -> None:
         if self.num_targets < 1:
-            raise ScoringError(f"the token stream has {len(self.tokens)} tokens, wanted at least 2 to score one")
+            raise ScoringError(f"the token stream has {len(self.tokens)} tokens, expected at least 2 to score one")
         outside = (self.tokens < 0) | (self.tokens >= self.vocab_size)
         if bool(outside.any()):
             at = int(np.argmax(outside))

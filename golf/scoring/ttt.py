@@ -20,17 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from golf.base.distributed import ALONE
+from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Natural, NonNegative, Size
-from golf.scoring.network import Precision, Rows, head_rows, inference, score_rows, window_batch
-from golf.scoring.results import Score, make_score
+from golf.scoring.network import (
+    Precision,
+    Rows,
+    WindowPlan,
+    head_rows,
+    inference,
+    plan_sliding,
+    score_rows,
+    window_batch,
+)
+from golf.scoring.results import Score, Scored, make_score
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windows import WindowPlan, plan_sliding
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LowRank", "TttConfig", "iterate_ttt", "score_ttt"]
+__all__ = ["LowRank", "TttConfig", "iterate_ttt", "score_mode", "score_ttt"]
 
 
 @dataclass(frozen=True)
@@ -179,3 +187,8 @@ def score_ttt(model: Any, text: ValidationText, config: TttConfig) -> Score:
     pieces = (rows for rows_of_pass in iterate_ttt(model, text, config) for rows in rows_of_pass)
     windows = len(plan_sliding(text.num_targets, config.window, config.stride))
     return make_score("ttt", text, score_rows(pieces, text), windows=windows)
+
+
+def score_mode(name: str, model: Any, text: ValidationText, config: TttConfig, ranks: Ranks) -> Scored:
+    """Test-time training as a mode of evaluation; one process alone, since it learns in order."""
+    return Scored(score_ttt(model, text, config), {})

@@ -20,7 +20,7 @@ from golf.base.files import FileError, require
 from golf.base.params import Natural, Size
 from golf.base.progress import bar
 from golf.models.base import LanguageModel
-from golf.models.weights import load_weights, model_of
+from golf.models.registry import load_weights, model_of
 from golf.training.compiling import autocast
 
 __all__ = [
@@ -56,7 +56,7 @@ class Trained:
 def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
     """The last ``last`` (0: all) snapshot files of a training run, oldest first.
 
-    Raises ``FileError`` when there are none, ``ValueError`` when fewer than ``last``.
+    Raises ``FileError`` when there are none, ``GolfError`` when fewer than ``last``.
     """
     paths = sorted(require(folder, made_by=_MADE_BY).glob("snapshot_*.safetensors"))
     if not paths:
@@ -64,7 +64,7 @@ def snapshot_paths(folder: str | Path, last: int = 0) -> list[Path]:
             f"{folder}: found no snapshot_*.safetensors; train with train.snapshot_below above 0 or set average.kind"
         )
     if last > len(paths):
-        raise GolfError(f"average.last: found {last}, wanted at most {len(paths)}, the snapshots in {folder}")
+        raise GolfError(f"average.last: found {last}, expected at most {len(paths)}, the snapshots in {folder}")
     return paths[-last:] if last else paths
 
 
@@ -100,7 +100,7 @@ def available_kinds(folder: str | Path) -> list[str]:
 
 
 def least_loss(losses: Mapping[str, float]) -> str:
-    """The kind of weights with the least held-out loss; of equals the first. Raises ``ValueError`` for none finite."""
+    """The kind of weights with the least held-out loss; of equals the first. Raises ``GolfError`` for none finite."""
     finite = {kind: loss for kind, loss in losses.items() if np.isfinite(loss)}
     if not finite:
         raise GolfError(f"average.kind best: found held-out losses {dict(losses)}, expected one that is finite")
@@ -123,10 +123,10 @@ def heldout_loss(
 ) -> float:
     """Mean nats per token of ``tokens`` (N,) in windows of ``length`` tokens, every token but the first a target once.
 
-    Raises ``ValueError`` when there is no target.
+    Raises ``GolfError`` when there is no target.
     """
     if len(tokens) < 2:
-        raise GolfError(f"the held-out split has {len(tokens)} tokens, wanted at least 2; raise holdout_fraction")
+        raise GolfError(f"the held-out split has {len(tokens)} tokens, expected at least 2; raise holdout_fraction")
     stream = torch.from_numpy(tokens.astype(np.int64))
     device = model.token_embedding.device
     whole = (len(stream) - 1) // length * length

@@ -22,18 +22,24 @@ from golf.base.distributed import Ranks
 from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
-from golf.training import schedule
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
 from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
-from golf.training.config import TrainConfig
-from golf.training.ledger import make_ledger
-from golf.training.live import Sink
+from golf.training.config import (
+    TrainConfig,
+    depth_at,
+    lr_multiplier,
+    momentum_at,
+    progress_at,
+    qat_acts,
+    seconds_left,
+    snapshot_due,
+)
+from golf.training.ledger import TrainState, make_ledger
 from golf.training.optimizers import OptimizerConfig, Optimizers
-from golf.training.outputs import TrainResult, weights_meta
+from golf.training.outputs import Sink, TrainResult, weights_meta
 from golf.training.qat import LateQat
 from golf.training.reduce import GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
-from golf.training.state import TrainState
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
 
@@ -193,12 +199,12 @@ class Trainer:
     def _step(self, windows: np.ndarray, rows: Tensor) -> None:
         """One update: gradients of the global batch, clip, optimizers, moving average, then what is due."""
         config, events, before = self.config, self.state.events, self.state.events.progress
-        depth = schedule.depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
-        multiplier = schedule.lr_multiplier(before, config.warmdown, config.warmdown_shape)
+        depth = depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
+        multiplier = lr_multiplier(before, config.warmdown, config.warmdown_shape)
         if self.model.depth != depth:
             self.model.set_depth(depth)
         events.begin_step(depth, multiplier)
-        quantized = schedule.qat_acts(multiplier, config.qat.below)
+        quantized = qat_acts(multiplier, config.qat.below)
         if quantized and events.qat_start is None:
             events.qat_start = events.step + 1
         with self.qat.quantized(events.fake_quantizations) if quantized else nullcontext():
@@ -211,9 +217,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
         self.state.clipped += (norm > limit).float()
         loss = torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
-        momentum = schedule.momentum_at(
-            events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps
-        )
+        momentum = momentum_at(events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
         self.optimizers.set_lr_multiplier(multiplier)
         self.optimizers.set_momentum(momentum)
         self.optimizers.step()
@@ -223,7 +227,7 @@ class Trainer:
         events.step += 1
         events.tokens += config.tokens_per_step
         elapsed = time.monotonic() - self._start
-        after = schedule.progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
+        after = progress_at(events.step, config.iterations, elapsed, config.budget_seconds)
         saving = elapsed - self._saved >= config.checkpoint_seconds
         after, elapsed, signum, due = self.group.decide((after, elapsed, self.stop.signum, saving))
         self.stop_signal, self._due = int(signum), bool(due)  # rank 0's, so that all stop or save after the same step
@@ -231,7 +235,7 @@ class Trainer:
         events.elapsed, events.progress = elapsed, after
         if events.step % self.row_every == 0 or after >= 1.0:
             self._history_row(depth, multiplier)
-        if schedule.snapshot_due(before, after, self.schedule):
+        if snapshot_due(before, after, self.schedule):
             self._snapshot()
 
     def _gradients(self, rows: Tensor) -> Tensor:
@@ -270,7 +274,7 @@ class Trainer:
             if not math.isfinite(value) or value > bound:
                 last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
-                    f"loss is {value:.3f} nats per token at step {step}, wanted a number below {bound:.1f}; last good "
+                    f"loss is {value:.3f} nats per token at step {step}, expected less than {bound:.1f}; last good "
                     f"checkpoint: {last}; lower train.matrix_lr, train.embedding_lr or train.control_lr"
                 )
         events.pending.extend(values)
@@ -292,7 +296,7 @@ class Trainer:
     def _log_line(self, now: float) -> None:
         self._read_losses()
         events, config = self.state.events, self.config
-        left = schedule.seconds_left(events.progress, events.elapsed, self.schedule)
+        left = seconds_left(events.progress, events.elapsed, self.schedule)
         recent = events.pending or [row[2] for row in events.history[-10:]]
         speed = (events.tokens - self._logged_tokens) / max(1e-9, now - self._logged)
         self._logged, self._logged_tokens = now, events.tokens

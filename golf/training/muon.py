@@ -38,13 +38,13 @@ _SAFETY = 1.01
 def coefficient_schedule(kind: Coefficients, steps: int) -> list[tuple[float, float, float]]:
     """The (a, b, c) of each of ``steps`` iterations. Raises ``ValueError`` for an unknown kind or no steps."""
     if steps < 1:
-        raise ValueError(f"Newton-Schulz steps: found {steps}, wanted 1 or more")
+        raise ValueError(f"Newton-Schulz steps: found {steps}, expected 1 or more")
     if kind == "quintic":
         return [_QUINTIC] * steps
     if kind == "polar_express":
         safe = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]]
         return (safe + [_POLAR_EXPRESS[-1]] * steps)[:steps]
-    raise ValueError(f"Muon coefficients: found {kind!r}, wanted one of quintic, polar_express")
+    raise ValueError(f"Muon coefficients: found {kind!r}, expected one of quintic, polar_express")
 
 
 def orthogonalize(matrices: Tensor, *, kind: Coefficients = "quintic", steps: int = 5) -> Tensor:
@@ -105,7 +105,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
-                    raise ValueError(f"Muon: found a parameter of shape {tuple(parameter.shape)}, wanted a matrix")
+                    raise ValueError(f"Muon: found a parameter of shape {tuple(parameter.shape)}, expected a matrix")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -43,9 +43,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("matrix_lr", "embedding_lr", "control_lr", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, wanted 0 or more")
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: found {self.momentum}, wanted 0 up to, not including, 1")
+            raise ValueError(f"momentum: found {self.momentum}, expected 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Optimizers:
                 expected[f"{prefix}.{short}.{name}"] = (optimizer, name, key)
         for problem, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected)):
             if names and tensors:
-                raise GolfError(f"optimizer state: {problem} tensor `{min(names)}`, wanted one state per parameter")
+                raise GolfError(f"optimizer state: {problem} tensor `{min(names)}`, expected one state per parameter")
         self.muon.state.clear()
         self.adamw.state.clear()
         for full_name, tensor in tensors.items():
@@ -168,7 +168,7 @@ class Optimizers:
             parameter = self._parameters[name]
             wanted = () if key == "step" else tuple(parameter.shape)
             if tuple(tensor.shape) != wanted:
-                raise GolfError(f"optimizer state: `{full_name}` has shape {tuple(tensor.shape)}, wanted {wanted}")
+                raise GolfError(f"optimizer state: `{full_name}` has shape {tuple(tensor.shape)}, expected {wanted}")
             owner.state[parameter][key] = tensor.detach().to(parameter.device, torch.float32, copy=True)
 
     def sizes(self) -> OptimizerSizes:

@@ -6,20 +6,24 @@
     history.tsv                    one row per history interval, ledger.json what happened
 
 No file holds a wall-clock value: equal runs write equal bytes.
+
+DVCLive is an optional place for the run's curves; the run log and the history file need none of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from golf.base.errors import GolfError
 from golf.base.files import atomic_directory, save_torch, write_json, write_text
 from golf.training.checkpoint import CheckpointFolder
-from golf.training.state import HISTORY_COLUMNS, TrainState
+from golf.training.ledger import HISTORY_COLUMNS, TrainState
 
-__all__ = ["TrainResult", "history_tsv", "weights_meta", "write_outputs"]
+__all__ = ["Sink", "TrainResult", "history_tsv", "live_sink", "weights_meta", "write_outputs"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +100,35 @@ def write_outputs(
             save_torch(temporary / "ema.safetensors", state.ema, meta)
         write_text(temporary / "history.tsv", history_tsv(state.events.history))
         write_json(temporary / "ledger.json", ledger)
+
+
+Sink = Callable[[int, Mapping[str, float]], None]
+
+
+def _nothing(step: int, values: Mapping[str, float]) -> None:
+    """Where points go when nobody collects them."""
+
+
+@contextmanager
+def live_sink(folder: str | Path, *, enabled: bool) -> Iterator[Sink]:
+    """A function ``(step, values)`` that logs a point into DVCLive's ``folder``; one that does nothing when disabled.
+
+    A resumed run appends to the folder. Raises ``ValueError`` when DVCLive is expected and not installed.
+    """
+    if not enabled:
+        yield _nothing
+        return
+    try:
+        from dvclive import Live
+    except ModuleNotFoundError as error:
+        raise GolfError("train.live is true, but dvclive is not installed; install it or set live to false") from error
+
+    with Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=Path(folder).exists()) as live:
+
+        def point(step: int, values: Mapping[str, float]) -> None:
+            live.step = step
+            for name, value in values.items():
+                live.log_metric(name, value)
+            live.sync()
+
+        yield point

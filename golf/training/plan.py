@@ -1,6 +1,6 @@
 """What training will do, worked out before it starts, and refused when a configured system would never act.
 
-The plan replays the schedule (``golf.training.schedule``) step by step: once when training runs by steps; once per
+The plan replays the schedule (``golf.training.config``) step by step: once when training runs by steps; once per
 credible machine when it runs by wall clock, with that machine's seconds per step at each depth.
 
 A training token costs 6 floating-point operations per weight it is multiplied with (forward 2, backward 4), and causal
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from golf.base.errors import GolfError
-from golf.training.schedule import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
+from golf.training.config import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
@@ -150,7 +150,7 @@ def plan_steps(iterations: int, warmdown: int, reachable: int) -> Plan:
 
     Cosine over the last ``warmdown`` of ``iterations``, snapshots every 50 steps below multiplier 0.2, QAT below 0.15.
     Raises ``PlanError``: of parameter-golf PRs #1545 and #1681, (2200, 400, 2200) fires and (9999, 3000, 2119),
-    (9999, 1000, 2227) and (2200, 400, 1857) do not; ``ValueError`` for counts below 1 or a warmdown beyond the run.
+    (9999, 1000, 2227) and (2200, 400, 1857) do not; ``GolfError`` for counts below 1 or a warmdown beyond the run.
     """
     if min(iterations, warmdown, reachable) < 1 or warmdown > iterations:
         raise GolfError(
@@ -186,7 +186,7 @@ def _refusals(schedule: Schedule, case: PlanCase) -> list[str]:
     wanted = [repeats for _, repeats in schedule.depth_phases] or [schedule.full_depth]
     if [depth for _, depth in case.phases] != _merged(wanted):
         out.append(
-            f"depth_phases: {steps} steps run at depths {[d for _, d in case.phases]}, wanted {_merged(wanted)}; "
+            f"depth_phases: {steps} steps run at depths {[d for _, d in case.phases]}, expected {_merged(wanted)}; "
             "move the fractions apart, remove the phase that never acts, or raise iterations"
         )
     if wanted[-1] != schedule.full_depth:

@@ -109,7 +109,7 @@ class MemoModel:
 
     def band_hidden(self, ids: torch.Tensor, window: int) -> torch.Tensor:
         """As the network's."""
-        from golf.models.band import band_hidden
+        from golf.models.block import band_hidden
 
         return self._remember(f"band {window}", ids, lambda found: band_hidden(self._model, found, window))
 

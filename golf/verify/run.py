@@ -23,7 +23,7 @@ from golf.base.files import read_json, require, write_json
 from golf.base.params import Count, load_section
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
-from golf.scoring.modes import MODES, load_modes
+from golf.scoring.modes import MODES, load_modes, mode_of
 from golf.scoring.network import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.verify import checks, text
@@ -108,7 +108,7 @@ def verify_files(
 def verify(inputs: Inputs, config: VerifyConfig, *, each: Callable[[CheckResult], None]) -> list[CheckResult]:
     """All checks, cheapest first; ``each`` hears every result as it comes. Scores run on the CPU.
 
-    Raises ``ValueError`` for files that are missing or damaged and for a sample that fits no window.
+    Raises ``GolfError`` for files that are missing or damaged and for a sample that fits no window.
     """
     found = []
     for result in _results(inputs, config):
@@ -127,7 +127,7 @@ def _results(inputs: Inputs, config: VerifyConfig) -> Iterator[CheckResult]:
     bos_id = int(val.tokens[0])
     kept = {"vocab_size": decoded.vocab_size, "bos_id": bos_id}
     scorers = [mode_scorer(name, decoded.model, inputs.modes[name], **kept) for name in config.modes]
-    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if MODES[scorer.name].shared}
+    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if mode_of(scorer.name).shared}
     with contextlib.ExitStack() as stack:
         child = stack.enter_context(second_process(inputs.artifact, cut, tokens, bos_id=bos_id)) if cut else None
         for scorer in scorers:

@@ -24,7 +24,7 @@ from golf.artifact.decode import load_artifact
 from golf.base.distributed import Ranks
 from golf.base.files import scratch_directory
 from golf.base.params import from_dict, to_dict
-from golf.scoring.modes import MODES
+from golf.scoring.modes import mode_of
 from golf.scoring.text import ScoringError
 from golf.verify.scorers import mode_scorer
 
@@ -125,9 +125,9 @@ def main() -> None:
     _wait_for(folder / "go", int(request["parent"]))
     _meet(folder, 1)
     for mode, values in request["modes"]:
-        config: Any = from_dict(MODES[mode].config, values, where=mode)
+        config: Any = from_dict(mode_of(mode).config, values, where=mode)
         text = mode_scorer(mode, decoded.model, config, **kept).text(tokens)
-        MODES[mode].run(mode, decoded.model, text, config, Ranks(1, 2))
+        mode_of(mode).run(mode, decoded.model, text, config, Ranks(1, 2))
     torch.distributed.barrier()  # until rank 0 has read all and ends this process
 
 

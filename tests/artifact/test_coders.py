@@ -75,7 +75,7 @@ def test_numba_is_imported_only_when_such_a_stream_is_coded() -> None:
 
 def test_errors_name_what_is_wrong() -> None:
     values = np.zeros((2, 2), np.int16)
-    with pytest.raises(ValueError, match="wanted at least one of raw, rans, columns, context, linear"):
+    with pytest.raises(ValueError, match="expected at least one of raw, rans, columns, context, linear"):
         encode_smallest(values, _info(values), coders=("zip",))
     with pytest.raises(ValueError, match="none of the coders"):
         encode_smallest(np.array([[-5000, 5000]], np.int16), _info(np.zeros((1, 2))), coders=("columns",))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.columns import decode, encode, normal_tables
 from golf.artifact.grouped import next_state, parities
-from golf.quantize.trellis import NEXT_STATES, trellis_values
+from golf.quantize.tensors import NEXT_STATES, trellis_values
 from quantizing import plain_trellis
 
 

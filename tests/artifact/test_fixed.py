@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from golf.artifact.fixed import CDF_LIMIT, CDF_STEPS, normal_cdf, squash_table, stretch_table
+from golf.artifact.binary import CDF_LIMIT, CDF_STEPS, normal_cdf, squash_table, stretch_table
 
 
 def test_stretch_is_the_logit() -> None:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.artifact.bytes import ArtifactError, Reader, pack_block, unpack_block
-from golf.artifact.pieces import join_pieces, split_pieces
+from golf.artifact.bytes import ArtifactError, Reader, join_pieces, pack_block, split_pieces, unpack_block
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golf.artifact.predict import accumulate, fit, halve, spread_innovation
+from golf.artifact.context_model import accumulate, fit, halve, spread_innovation
 
 
 def _deviations(rows: int, columns: int, seed: int = 0) -> np.ndarray:

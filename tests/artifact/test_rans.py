@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.coders import CODERS, SideInfo, encode_smallest
-from golf.artifact.rans import decode, encode
-from golf.artifact.tables import build_table, normalize
+from golf.artifact.rans import build_table, decode, encode, normalize
 from golf.quantize.rounding import entropy_bits
 from golf.report.baselines import integer_sizes, packed_bits
 
@@ -98,7 +97,7 @@ def test_constant_tensor_needs_no_payload() -> None:
 
 
 def test_unknown_coder_is_named() -> None:
-    with pytest.raises(ValueError, match=r"found \['huffman'\], wanted at least one of raw, rans"):
+    with pytest.raises(ValueError, match=r"found \['huffman'\], expected at least one of raw, rans"):
         encode_smallest(np.zeros((1, 1), np.int16), info(1, 1), coders=["huffman"])
 
 
@@ -110,7 +109,7 @@ def test_damaged_words_are_noticed() -> None:
     for damaged, message in (
         (words[:-4], "does not end|last of"),
         (words + b"\1\0\0\0", "does not end"),
-        (words[:-1], "wanted a multiple of 4"),
+        (words[:-1], "expected a multiple of 4"),
         (words[:-4] + b"\0\0\0\0", "last of .* is 0"),
     ):
         try:

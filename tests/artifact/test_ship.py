@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from golf.artifact.ship import (
     DECODER,
     CompressConfig,
     check_limit,
+    decoder_modules,
     pack_decoder,
     size_metrics,
     size_rows,
@@ -219,6 +221,18 @@ def packed_modules(decoder: bytes) -> dict[str, str]:
     return dict(part.split("\n", 1) for part in parts)  # type: ignore[misc]
 
 
+def test_a_decoder_without_raw_reads_tensors_that_no_coder_wrote(root: Path, tmp_path: Path) -> None:
+    """Their records have coder 0 too, which once was refused as a coder that the decoder does not know."""
+    tensor = QuantizedTensor("w", "mlp", NOISE.shape, NOISE.astype(np.int16), np.ones(len(NOISE), np.float16))
+    model = QuantizedModel({"family": "transformer"}, 9, {"w": tensor}, plain={"gain": np.ones(3, np.float16)})
+    artifact = pack(model, b"t", coders=("rans",))
+    (tmp_path / "model.golf").write_bytes(artifact)
+    (tmp_path / "decoder.zip").write_bytes(pack_decoder(root, artifact))
+    script = "from golf.artifact.read import unpack; print(len(unpack(open('model.golf', 'rb').read()).records))"
+    done = run(["-c", script], tmp_path, str(tmp_path / "decoder.zip"))
+    assert done.stdout == "2\n", done.stderr
+
+
 def test_decoder_is_deterministic_and_small(root: Path, project: Path) -> None:
     artifact = (project / "artifacts/compress/model.golf").read_bytes()
     decoder = pack_decoder(root, artifact)
@@ -252,17 +266,17 @@ def test_decoder_holds_neither_encoders_nor_the_training_head(root: Path) -> Non
 
 
 def test_code_of_the_decoder_changes_the_zip_and_words_do_not(root: Path, tmp_path: Path) -> None:
-    artifact = artifact_of(NOISE)
+    made_of = partial(decoder_modules, family="transformer", coders={1})
     for name in import_closure(DECODER, root):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
-    before = pack_decoder(tmp_path, artifact)
-    assert before == pack_decoder(root, artifact)
-    source = tmp_path / "golf/models/head.py"
+    before = made_of(tmp_path)
+    assert before == made_of(root)
+    source = tmp_path / "golf/models/layers.py"
     source.write_text(source.read_text() + "# more words\nUNUSED = 1\n")
-    assert pack_decoder(tmp_path, artifact) == before
-    source.write_text(source.read_text().replace("return cap * torch.tanh(", "return 2 * cap * torch.tanh("))
-    assert pack_decoder(tmp_path, artifact) != before
+    assert made_of(tmp_path) == before
+    source.write_text(source.read_text().replace("F.linear(hidden, weight)", "F.linear(2 * hidden, weight)"))
+    assert made_of(tmp_path) != before
 
 
 def test_an_artifact_above_the_limit_is_never_told_to_shrink_to_nothing() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
-from golf.artifact.tables import TOTAL, Table, build_table, normalize, read_table, write_table
+from golf.artifact.rans import TOTAL, Table, build_table, normalize, read_table, write_table
 from golf.quantize.rounding import entropy_bits
 
 counts_lists = st.lists(st.integers(0, 10**9), min_size=1, max_size=80).filter(any)

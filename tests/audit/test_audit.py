@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from golf.audit.checks import audit_run, audit_seeds
-from golf.audit.fingerprints import FULL_SPLIT_BYTES, MISCOUNTS, STREAMS, Stream
+from golf.audit.checks import FULL_SPLIT_BYTES, MISCOUNTS, STREAMS, Stream, audit_run, audit_seeds
 from golf.audit.read import AuditError, read_run
 from golf.cli import audit as command
 

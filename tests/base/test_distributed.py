@@ -16,7 +16,7 @@ from golf.base.errors import GolfError
 
 
 @pytest.mark.parametrize(
-    ("gpus", "environment", "wanted"),
+    ("gpus", "environment", "expected"),
     [
         (0, {}, Place(0, 1, "cpu")),
         (8, {}, Place(0, 1, "cuda")),

@@ -110,7 +110,7 @@ def test_a_full_or_closed_output_is_one_line(root: Path, body: str) -> None:
     assert (done.returncode, done.stderr) == (1, "stage: error: standard output: Broken pipe\n")
 
 
-WORKERS = """from concurrent.futures import ProcessPoolExecutor; from golf.data.parallel import ordered_map
+WORKERS = """from concurrent.futures import ProcessPoolExecutor; from golf.data.documents import ordered_map
     with ProcessPoolExecutor(2) as pool: print(list(ordered_map(os._exit, [9, 9], pool)))"""
 
 

@@ -77,5 +77,5 @@ def test_schedules_of_other_scripts_are_checked_in_steps(
 
 
 def test_a_machine_without_speed_is_refused(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--steps-per-second: found 0.0, wanted more than 0"):
+    with pytest.raises(ValueError, match="--steps-per-second: found 0.0, expected more than 0"):
         call(root, tmp_path, "--preset", "h100x8_10min", "--steps-per-second", "0")

@@ -180,7 +180,7 @@ def test_a_reserved_character_in_every_document_does_not_empty_the_corpus(tmp_pa
 def test_a_worker_that_dies_is_one_line(tmp_path, monkeypatch):
     from concurrent.futures.process import BrokenProcessPool
 
-    from golf.data.parallel import ordered_map
+    from golf.data.documents import ordered_map
 
     class Dead:
         def submit(self, function, item):

@@ -17,8 +17,8 @@ import zstandard
 from corpora import write_documents
 from golf.base.errors import GolfError
 from golf.data.documents import Position
+from golf.data.readers import Options, open_corpus
 from golf.data.shards import ShardWriter, documents_of, load_split, open_split
-from golf.data.sources import Options, open_corpus
 
 MUTATIONS = 60  # of each file
 PACK: dict[str, Callable[[bytes], bytes]] = {

@@ -12,7 +12,7 @@ import pytest
 from corpora import write_bin
 from golf.data.competition import CompetitionShards, map_shard
 from golf.data.documents import CorpusError, Position
-from golf.data.sources import open_corpus, source_sha256
+from golf.data.readers import open_corpus, source_sha256
 
 PROSE = "A cat is a small animal that lives with people and hunts mice. " * 30
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from golf.data.split import Splitter
+from golf.data.encode import Splitter
 
 
 def splitter(**change) -> Splitter:

@@ -21,8 +21,8 @@ from golf.base.params import load_section, to_dict
 from golf.cli.params import compose
 from golf.data.shards import ShardWriter, documents_of, load_split, open_split
 from golf.data.tokenizer import Tokenizer, train_tokenizer
+from golf.quantize.calibrate import hessians_or_none
 from golf.quantize.hessian import save_hessians
-from golf.quantize.inputs import hessians_or_none
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized, save_quantized
 from golf.scoring.record_stream import StreamingConfig, record_stream

@@ -55,14 +55,12 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 def outputs() -> dict[str, list[str]]:
     """Outputs and metrics of each stage of dvc.yaml, as paths below the run's folder."""
     found: dict[str, list[str]] = {}
-    for name, stage in read_params(REPOSITORY / "dvc.yaml")["stages"].items():
-        for item in stage.get("matrix", {}).get("item", [{}]):
-            body = stage.get("do", stage)
-            named = [*body.get("outs", []), *body.get("metrics", [])]
+    for stage in read_params(REPOSITORY / "dvc.yaml")["stages"].values():
+        for mode in stage.get("matrix", {}).get("mode", [""]):
+            named = [*stage.get("outs", []), *stage.get("metrics", [])]
             plain = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in named]
-            mode = item.get("mode", "")
-            command = body["cmd"].removeprefix("python -m stages.").replace("${item.mode}", mode)
-            found[command or name] = [path.replace("${item.mode}", mode) for path in plain]
+            command = stage["cmd"].removeprefix("python -m stages.")
+            found[command.replace("${item.mode}", mode)] = [path.replace("${item.mode}", mode) for path in plain]
     return found
 
 
@@ -104,7 +102,7 @@ class Runner:
         (self.folder / "tmp").mkdir()
         for path in [*(REPOSITORY / "golf").rglob("[a-z]*.py"), *(REPOSITORY / "stages").glob("[a-z]*.py")]:
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
-            if not name.endswith(("gated_delta_fla", "sandbox_child")):
+            if not name.endswith("sandbox_child"):
                 importlib.import_module(name)
 
     def run(self, stage: str, kill_before: int = 0) -> tuple[int, int]:

@@ -60,13 +60,12 @@ def test_tree_equals_dictionaries(tokens: list[int], data: st.DataObject) -> Non
     tree = ContextTree(orders=ORDERS, near_tokens=NEAR)
     for t, rows in enumerate(naive_entries(tokens, starts, ORDERS)):
         if t:
-            found = tree.matches()
-            got = []
+            found, after = tree.matches()
+            hits, got = after.hits(tokens[t]), []
             for k in range(len(found.n)):
-                part = slice(found.bounds[k], found.bounds[k + 1])
-                c = int(found.times[part][found.successor[part] == tokens[t]].sum())
-                assert found.times[part].sum() == found.n[k] and len(set(found.successor[part].tolist())) == found.u[k]
-                got.append((found.n[k], c, found.u[k], found.last[k], found.last_count[k], found.r[k]))
+                part = slice(after.bounds[k], after.bounds[k + 1])
+                assert after.times[part].sum() == found.n[k] and len(set(after.token[part].tolist())) == found.u[k]
+                got.append((found.n[k], hits[k], found.u[k], found.last[k], found.last_count[k], found.r[k]))
             assert got == rows
         tree.update(tokens[t], starts_document=t in starts)
 
@@ -80,7 +79,7 @@ def test_tree_of_several_streams_counts_what_each_stream_wrote(events: list[tupl
         tree.update(token, stream=stream)
         written[stream].append(token)
         for s in range(3):
-            found = tree.matches(stream=s) if written[s] else None
+            found, followers = tree.matches(stream=s) if written[s] else (None, None)
             for k, order in enumerate((1, 2, 3)):
                 context = written[s][-order:]
                 after = [
@@ -89,11 +88,11 @@ def test_tree_of_several_streams_counts_what_each_stream_wrote(events: list[tupl
                     for i in range(len(text) - order)
                     if len(context) == order and text[i : i + order] == context
                 ]
-                if not after or found is None:
+                if not after or found is None or followers is None:
                     assert found is None or len(found.n) <= k
                     break
-                part = slice(found.bounds[k], found.bounds[k + 1])
-                got = dict(zip(found.successor[part].tolist(), found.times[part].tolist(), strict=True))
+                part = slice(followers.bounds[k], followers.bounds[k + 1])
+                got = dict(zip(followers.token[part].tolist(), followers.times[part].tolist(), strict=True))
                 assert got == {token: after.count(token) for token in set(after)} and found.n[k] == len(after)
 
 
@@ -106,7 +105,7 @@ def test_long_text_of_large_ids_equals_the_tree() -> None:
     tree = ContextTree(orders=orders, near_tokens=900)
     for t in range(len(tokens)):
         if t:
-            found = tree.matches()
+            found, _ = tree.matches()
             part = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))
             for name in ("n", "u", "last", "last_count", "r"):
                 assert np.array_equal(getattr(found, name), getattr(table, name)[part])

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.mixture.document import DocumentCounter, count_documents, recount
+from golf.mixture.document import DocumentCounter, count_documents, recount_documents
 
 ORDERS = (0, 1, 2, 5)
 NEAR = 5
@@ -31,17 +31,19 @@ def test_table_recount_and_dictionaries_agree_with_a_plain_search(tokens: list[i
     table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
     online = DocumentCounter(ORDERS, near_tokens=NEAR)
     for t, target in enumerate(tokens):
-        found = online.matches()
-        again = recount(ids, table, t)
+        seen, followed = online.matches()
+        again, agrees = recount_documents(ids, table, t)
+        assert agrees and again.hits(target).tolist() == table.c[t].tolist() == followed.hits(target).tolist()
         for i, length in enumerate(ORDERS):
             places = naive(tokens, documents, t, length)
             followers = [tokens[e] for e in places]
-            part = slice(found.bounds[i], found.bounds[i + 1])
-            assert found.n[i] == again.n[i] == table.n[t, i] == len(places) == found.times[part].sum()
-            assert found.u[i] == again.u[i] == table.u[t, i] == len(set(followers))
-            assert found.of_target(target)[i] == again.of_target(target)[i] == table.c[t, i] == followers.count(target)
+            part, again_part = (slice(each.bounds[i], each.bounds[i + 1]) for each in (followed, again))
+            sums = followed.times[part].sum(), again.times[again_part].sum()
+            assert seen.n[i] == table.n[t, i] == len(places) == sums[0] == sums[1]
+            assert seen.u[i] == table.u[t, i] == len(set(followers))
+            assert table.c[t, i] == followers.count(target)
             near = (3 if t - places[-1] <= NEAR else 2) if places else 0
-            assert found.r[i] == again.r[i] == table.r[t, i] == near
+            assert seen.r[i] == table.r[t, i] == near
         online.update(target, starts_document=t in starts)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from golf.base.params import from_dict, to_dict
+from golf.mixture.batch import MixResult, mix
 from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixture.counts import CountTable, candidates, count_contexts
 from golf.mixture.document import DocumentCounts, count_documents
-from golf.mixture.mixture import MixResult, mix
 from golf.mixture.record import NeuralRecord
 from golf.mixture.stream import MixtureState
 from reference_mixture import ReferenceMixture, record_from_log_probs
@@ -249,7 +249,7 @@ def test_float32_records_are_within_a_millionth() -> None:
     ("change", "message"),
     [
         ({"orders": (1, 2)}, "has orders"),
-        ({"record": "short"}, "wanted three equal numbers"),
+        ({"record": "short"}, "expected three equal numbers"),
         ({"candidates": 2}, "candidate_log_prob has shape"),
         ({"documents": (4,)}, "count with `count_documents`"),
     ],

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gated_delta_naive import naive_delta_rule
-from golf.models import gated_delta_fla
-from golf.models.gated_delta import chunked_delta_rule
-from golf.models.gated_delta_fla import delta_rule, disagreement, fla_delta_rule
+from golf.models import gated_delta
+from golf.models.gated_delta import chunked_delta_rule, delta_rule, disagreement, fla_delta_rule
 
 NAMES = ("output", "state", "dq", "dk", "dv", "dg", "dbeta", "dstate")
 
@@ -127,7 +126,7 @@ def test_autocast_does_not_reach_inside() -> None:
 
 
 def _as_fla(rule: Any, *, transposed_state: bool = False, swapped: bool = False) -> Any:
-    """Our rule dressed as fla's kernel, if wanted with one of the changes that its versions made."""
+    """Our rule dressed as fla's kernel, if expected with one of the changes that its versions made."""
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, g: Tensor, beta: Tensor, scale: float, **options: Any) -> Any:
         assert scale == q.size(-1) ** -0.5 and options["output_final_state"]
@@ -151,13 +150,13 @@ def test_a_kernel_that_agrees_is_accepted_and_one_that_differs_is_named() -> Non
 
 def test_without_the_package_one_warning_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fla", None)
-    gated_delta_fla._checked_kernel.cache_clear()
+    gated_delta._checked_kernel.cache_clear()
     with pytest.warns(UserWarning, match=r"plain PyTorch runs slower: not installed \(pip install golf\[gdn\]\)"):
-        assert gated_delta_fla._checked_kernel(0, 16, 16) is None
+        assert gated_delta._checked_kernel(0, 16, 16) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert gated_delta_fla._checked_kernel(0, 16, 16) is None
-    gated_delta_fla._checked_kernel.cache_clear()
+        assert gated_delta._checked_kernel(0, 16, 16) is None
+    gated_delta._checked_kernel.cache_clear()
 
 
 def test_on_cpu_our_own_form_runs() -> None:

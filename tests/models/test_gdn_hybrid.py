@@ -18,7 +18,7 @@ from golf.training.optimizers import group_ledger
 
 TINY: dict[str, Any] = {
     "family": "gdn_hybrid", "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24, "delta_heads": 3,
-    "delta_key_dim": 8, "delta_value_dim": 6, "delta_chunk": 8, "delta_norm_eps": 1e-5, "negative_eigenvalues": True,
+    "delta_key_dim": 8, "delta_value_dim": 6, "delta_chunk": 8, "delta_norm_eps": 1e-5,
     "conv_size": 4, "heads": 4, "kv_heads": 2, "window": 5, "rope_base": 1e4, "qk_gain": 1.5, "mlp_ratio": 2.0,
     "negative_slope": 0.25, "hash_rows": 40, "hash_width": 7, "smear": True, "bos_id": 1, "softcap": 30.0,
     "norm_eps": 1e-6,
@@ -237,7 +237,7 @@ def test_reset_streams_forget_while_others_go_on() -> None:
 def test_pure_gdn_streams_and_wrong_sizes_are_named() -> None:
     model, ids = _model({"layout": "gdn3", "hash_rows": 0, "smear": False}), _ids(2, 30)
     torch.testing.assert_close(model.step(ids, model.new_state(2, 4, chunk=7)), model.hidden(ids), rtol=1e-3, atol=1e-4)
-    with pytest.raises(ValueError, match="streaming window: found 0, wanted 1 or more"):
+    with pytest.raises(ValueError, match="streaming window: found 0, expected 1 or more"):
         model.new_state(1, 0)
 
 
@@ -256,7 +256,7 @@ def test_low_precision_stays_close_and_streams() -> None:
     ("key", "value"),
     [
         ("layout", "gdn2_swa_gdn_swa"), ("kv_share_stride", 0), ("width", 32), ("delta_heads", 2), ("delta_key_dim", 4),
-        ("delta_value_dim", 4), ("delta_norm_eps", 0.5), ("negative_eigenvalues", False), ("conv_size", 2),
+        ("delta_value_dim", 4), ("delta_norm_eps", 0.5), ("conv_size", 2),
         ("heads", 2), ("kv_heads", 1), ("window", 4), ("rope_base", 10.0), ("qk_gain", 3.0), ("mlp_ratio", 1.0),
         ("negative_slope", 0.0), ("hash_rows", 0), ("hash_rows", 39), ("hash_width", 5), ("smear", False),
         ("bos_id", 7), ("softcap", 1.0), ("norm_eps", 0.5),

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golf.models.delta_layer import GatedDeltaNet, causal_conv
+from golf.models.delta_layer import GatedDeltaNet, HashEmbedding, SmearGate, causal_conv, hash_buckets, previous_tokens
 from golf.models.gdn_hybrid import LayerPlan, parse_layout
-from golf.models.hash_embedding import HashEmbedding, SmearGate, hash_buckets, previous_tokens
 from golf.models.sliding_attention import window_attention
 
 
@@ -107,9 +106,7 @@ def test_smear_gate_mixes_in_the_vector_before_except_where_there_is_none() -> N
 
 def test_gates_start_in_their_published_ranges() -> None:
     torch.manual_seed(0)
-    layer = GatedDeltaNet(
-        64, 200, 4, 4, conv_size=4, negative_eigenvalues=False, norm_eps=1e-5, chunk=64, output_scale=0.5
-    )
+    layer = GatedDeltaNet(64, 200, 4, 4, conv_size=4, norm_eps=1e-5, chunk=64, output_scale=0.5)
     rate, step = layer.A_log.detach().exp(), F.softplus(layer.dt_bias.detach())
     assert 1 <= rate.min() < 2 and 15 < rate.max() <= 16
     assert 0.001 <= step.min() < 0.0015 and 0.07 < step.max() <= 0.1
@@ -118,8 +115,6 @@ def test_gates_start_in_their_published_ranges() -> None:
     assert (given.g < 0).all() and ((given.beta > 0) & (given.beta < 1)).all()
     lengths = given.k.norm(dim=-1)  # of vectors not near zero
     assert lengths.max() < 1 + 1e-6 and lengths.median() > 1 - 1e-3
-    layer.beta_max = 2.0
-    torch.testing.assert_close(layer.inputs(x, layer, None)[0].beta, 2 * given.beta)
     assert layer(x).shape == (1, 5, 64)
 
 
@@ -135,12 +130,12 @@ def test_layout_strings() -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("", "found ``"),
-        ("gdn0", "found `gdn0`"),
-        ("gdn5-swa", "found `gdn5-swa`"),
-        ("mamba3", "found `mamba3` in `mamba3`, wanted gdnN, swaN or shared"),
-        ("shared", "found `shared` in `shared` at part 0, wanted it after a second swa"),
-        ("swa_shared", "at part 1, wanted it after a second swa"),
+        ("", "found '' in ''"),
+        ("gdn0", "found 'gdn0'"),
+        ("gdn5-swa", "found 'gdn5-swa'"),
+        ("mamba3", "found 'mamba3' in 'mamba3', expected gdnN, swaN or shared"),
+        ("shared", "found `shared` in 'shared' at part 0, expected a second swa first"),
+        ("swa_shared", "at part 1, expected a second swa first"),
         ("swa_gdn_shared", "at part 2"),
         ("swa_swa_shared_shared", "at part 3"),
     ],

@@ -22,8 +22,8 @@ from golf.models.gdn_hybrid import GdnHybrid
 from golf.models.layers import Attention, Rope, causal_attention, rms_norm, rope_tables
 from golf.models.registry import build_model, config_from_dict
 from golf.models.sliding_attention import SlidingAttention
+from golf.training.config import lr_multiplier, progress_at
 from golf.training.optimizers import OptimizerConfig, Optimizers
-from golf.training.schedule import lr_multiplier, progress_at
 
 WINDOW = 6
 

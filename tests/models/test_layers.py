@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golf.models.head import softcapped_cross_entropy, softcapped_logits
 from golf.models.layers import (
     MLP,
     Attention,
@@ -21,6 +20,8 @@ from golf.models.layers import (
     rms_norm,
     rope_tables,
     softcap,
+    softcapped_cross_entropy,
+    softcapped_logits,
 )
 
 

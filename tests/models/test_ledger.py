@@ -83,7 +83,7 @@ def test_role_of_an_unknown_name_is_a_key_error(root: Path) -> None:
 
 
 def test_unknown_family_lists_the_known_ones() -> None:
-    with pytest.raises(ParamsError, match=r"family: found 'mamba', wanted one of .*depth_recurrent.*transformer"):
+    with pytest.raises(ParamsError, match=r"family: found 'mamba', expected one of .*depth_recurrent.*transformer"):
         config_from_dict({"family": "mamba"})
     with pytest.raises(ParamsError, match="found None"):
         config_from_dict([])

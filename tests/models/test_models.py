@@ -154,7 +154,7 @@ def test_loss_is_the_mean_of_the_scored_logits(data: dict[str, Any]) -> None:
 def test_wrong_depth_is_refused() -> None:
     model = _model(RECURRENT)
     for depth in (0, 4):
-        with pytest.raises(ValueError, match=f"depth: found {depth}, wanted 1 to 3"):
+        with pytest.raises(ValueError, match=f"depth: found {depth}, expected 1 to 3"):
             model.set_depth(depth)
     assert _model(FLAT).max_depth == 1
 
@@ -248,7 +248,7 @@ def test_reset_streams_stay_apart_when_kept_keys_move(cut: int) -> None:
 
 
 def test_wrong_stream_sizes_are_named() -> None:
-    with pytest.raises(ValueError, match="streaming window: found 0, wanted 1 or more"):
+    with pytest.raises(ValueError, match="streaming window: found 0, expected 1 or more"):
         _model(FLAT).new_state(1, 0)
 
 

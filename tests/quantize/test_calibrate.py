@@ -193,10 +193,8 @@ def test_gptq_beats_rounding_where_it_counts(method: str) -> None:
     hessians = {**result.hessians, **dict.fromkeys(result.without)}
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     meta = {"model": TINY, "vocab_size": 40}
-    levels = {"embedding": 31, "attention": 31, "mlp": 31}
-    sdclip = quantize_config("sdclip", levels=levels, percentiles=(1.0,), clip=20.0)
-    plain = quantize_model(state, model, sdclip, meta=meta).model
-    config = quantize_config(method, levels=levels, percentiles=(1.0,), clip=20.0)  # type: ignore[arg-type]
+    plain = quantize_model(state, model, quantize_config("sdclip", clip=20.0), meta=meta).model
+    config = quantize_config(method, clip=20.0)  # type: ignore[arg-type]
     found = quantize_model(state, model, config, meta=meta, hessians=hessians).model
     for name, hessian in result.hessians.items():
         errors = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from golf.base.files import load_numpy, save_torch, write_bytes, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.calibrate import Divergence, training_windows
 from golf.quantize.config import FitConfig, QuantizeConfig
-from golf.quantize.damage import Divergence, training_windows
 from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
 from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
@@ -149,7 +148,7 @@ def test_windows_of_damage_are_spread_and_off_those_of_calibrate() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def project(tmp_path: Path) -> Run:
     """Runs `quantize` and `fit` with the first section changed and the second given; their metrics and arrays."""
     save_torch(tmp_path / "artifacts/average/model.safetensors", tiny_model().state_dict(), META)
     write_bytes(tmp_path / "artifacts/tokens/tokenizer.model", TOKENIZER)
@@ -162,9 +161,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         sections = {"quantize": to_dict(dataclasses.replace(CONFIG, **changes)), "fit": to_dict(fit)}
         compress = {"coder": "smallest", "limit_bytes": TOTAL}
         write_json(tmp_path / "params.json", {**sections, "compress": compress})
-        monkeypatch.setattr(sys, "argv", ["x", "--root", str(tmp_path), "--params", str(tmp_path / "params.json")])
-        stages.quantize.main()
-        stages.fit.main()
+        stages.quantize.run(tmp_path / "params.json", tmp_path)
+        stages.fit.run(tmp_path / "params.json", tmp_path)
         found: dict[str, Any] = json.loads((tmp_path / "metrics/fit.json").read_text())
         return found | {"arrays": load_numpy(tmp_path / "artifacts/fit/model.safetensors", made_by="x")[0]}
 

@@ -12,8 +12,7 @@ from golf.quantize.gptq import GptqError, gptq
 from golf.quantize.hessian import Factor, factorize
 from golf.quantize.pipeline import output_error
 from golf.quantize.steps import column_codes, row_codes
-from golf.quantize.tensors import column_steps, row_steps
-from golf.quantize.trellis import NEXT_STATES, trellis_values
+from golf.quantize.tensors import NEXT_STATES, column_steps, row_steps, trellis_values
 
 
 def _hessian(channels: int, seed: int = 0) -> np.ndarray:

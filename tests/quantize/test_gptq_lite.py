@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from golf.quantize.gptq_lite import PERCENTILES, quantize_gptq_lite
-from golf.quantize.rounding import SMALLEST_HALF, row_errors
+from golf.quantize.rounding import PERCENTILES, SMALLEST_HALF, quantize_gptq_lite, row_errors
 from quantizing import naive_gptq_lite_row
 
 matrices = arrays(
@@ -53,9 +52,10 @@ def test_more_percentiles_never_hurt_and_huge_outliers_make_them_help() -> None:
     weights[:, 0] = 40.0
     narrow = quantize_gptq_lite("w", weights, role="mlp", levels=7, percentiles=[1.0])
     wide = quantize_gptq_lite("w", weights, role="mlp", levels=7)
-    assert row_errors(weights, wide.values, wide.row_scale).sum() < row_errors(
-        weights, narrow.values, narrow.row_scale
-    ).sum()
+    assert (
+        row_errors(weights, wide.values, wide.row_scale).sum()
+        < row_errors(weights, narrow.values, narrow.row_scale).sum()
+    )
 
 
 def test_rows_of_small_weights_keep_their_resolution() -> None:
@@ -94,7 +94,7 @@ def test_leading_axes_become_rows() -> None:
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = np.random.default_rng(5).normal(size=(10, 8)).astype(np.float32)
     whole = quantize_gptq_lite("w", weights, role="mlp", levels=31)
-    monkeypatch.setattr("golf.quantize.gptq_lite._CHUNK_WEIGHTS", 24)
+    monkeypatch.setattr("golf.quantize.rounding._CHUNK_WEIGHTS", 24)
     parts = quantize_gptq_lite("w", weights, role="mlp", levels=31)
     assert (parts.values == whole.values).all() and (parts.row_scale == whole.row_scale).all()
 

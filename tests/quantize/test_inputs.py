@@ -15,9 +15,8 @@ from golf.base.errors import GolfError
 from golf.base.files import FileError, load_numpy, save_torch, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
-from golf.models.weights import empty_model, load_weights
-from golf.quantize.calibrate import CalibrateConfig
-from golf.quantize.inputs import WEIGHTS
+from golf.models.registry import empty_model, load_weights
+from golf.quantize.calibrate import WEIGHTS, CalibrateConfig
 from tiny import quantize_config, quantize_model, recurrent, shaken
 
 VOCAB = 40

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from golf.quantize.gptq import GptqError
 from golf.quantize.rounding import entropy_bits
-from golf.quantize.trellis import NEXT_STATES, parent_table, trellis_values
+from golf.quantize.tensors import NEXT_STATES, parent_table, trellis_values
 from quantizing import plain_trellis
 
 
@@ -101,7 +101,7 @@ def test_overflow_is_an_error() -> None:
 def test_the_decoder_needs_no_compiler() -> None:
     """numba takes a second to import and the shipped decoder only reads a table."""
     code = (
-        "import sys, numpy as np; from golf.quantize.trellis import trellis_values; "
+        "import sys, numpy as np; from golf.quantize.tensors import trellis_values; "
         "assert trellis_values(np.array([[1, 1]], np.int16)).tolist() == [[1.0, 1.0]]; "
         "assert 'numba' not in sys.modules"
     )

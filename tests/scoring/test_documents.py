@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from golf.base.files import FileError, save_numpy
-from golf.scoring.documents import load_documents
+from golf.scoring.results import load_documents
 from golf.scoring.text import ScoringError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from golf.base.params import load_section
+from golf.mixture.batch import row_calibration
 from golf.mixture.counts import candidates, count_contexts
-from golf.mixture.mixture import row_calibration
 from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, MixtureScore, score_mixture
 from golf.scoring.record_stream import StreamingConfig, probe_targets

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from golf.scoring import network
-from golf.scoring.network import RoundtripConfig, iterate_rows, score_rows
+from golf.scoring.network import RoundtripConfig, iterate_rows, plan_roundtrip, score_rows
 from golf.scoring.text import ScoringError, ValidationText
-from golf.scoring.windows import plan_roundtrip
 from scores import score_windows
 from tiny import recurrent, shaken
 

@@ -63,8 +63,7 @@ def test_head_sees_each_target_once() -> None:
 
 
 def test_a_target_scored_twice_stops_the_run() -> None:
-    from golf.scoring.network import iterate_rows
-    from golf.scoring.windows import WindowPlan
+    from golf.scoring.network import WindowPlan, iterate_rows
 
     model, text = tiny_model(), random_text(40)
     twice = WindowPlan(np.array([0, 8]), np.array([32, 31]), np.array([0, 23]), window=32)

@@ -188,7 +188,7 @@ def test_band_over_whole_segments_is_the_ring(window: int) -> None:
 
 
 def test_band_attention_is_that_of_a_band_mask() -> None:
-    from golf.models.band import band_attention
+    from golf.models.block import band_attention
 
     torch.manual_seed(0)
     for tokens, window, block in ((1, 1, 0), (5, 7, 0), (20, 7, 0), (21, 7, 7), (9, 1, 0), (40, 8, 3), (9, 2, 50)):

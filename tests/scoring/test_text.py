@@ -63,7 +63,7 @@ def test_missing_split_names_the_stage(tmp_path: Path) -> None:
 
 def test_stream_without_targets_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path, [[]], [0])
-    with pytest.raises(ScoringError, match="has 1 tokens, wanted at least 2"):
+    with pytest.raises(ScoringError, match="has 1 tokens, expected at least 2"):
         load_text(tmp_path, vocab_size=16, tokenizer_sha256="a" * 64)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.scoring.network import WindowPlan, plan_roundtrip, plan_sliding
 from golf.scoring.text import ScoringError
-from golf.scoring.windows import WindowPlan, plan_roundtrip, plan_sliding
 
 
 def scored_targets(plan: WindowPlan) -> np.ndarray:
@@ -66,5 +66,5 @@ def test_window_longer_than_the_stream_is_refused(window: int) -> None:
 
 @pytest.mark.parametrize("stride", [0, 9])
 def test_stride_that_would_drop_targets_is_refused(stride: int) -> None:
-    with pytest.raises(ScoringError, match=rf"stride is {stride}, wanted 1 to 8"):
+    with pytest.raises(ScoringError, match=rf"stride is {stride}, expected 1 to 8"):
         plan_sliding(10, 8, stride)

@@ -35,7 +35,7 @@ def hybrid(**changes: Any) -> dict[str, Any]:
     """Config of a gated-delta hybrid, as small."""
     shape = {"family": "gdn_hybrid", "layout": "gdn2_swa_gdn_swa_shared", "kv_share_stride": 2, "width": 24}
     shape |= {"delta_heads": 3, "delta_key_dim": 4, "delta_value_dim": 8, "delta_chunk": 4, "delta_norm_eps": 1e-5}
-    shape |= {"negative_eigenvalues": True, "conv_size": 3, "heads": 3, "kv_heads": 1, "window": 6, "hash_rows": 11}
+    shape |= {"conv_size": 3, "heads": 3, "kv_heads": 1, "window": 6, "hash_rows": 11}
     shape |= {"hash_width": 5, "smear": True, "bos_id": 1, "rope_base": 10000.0, "qk_gain": 1.5, "mlp_ratio": 2.0}
     return shape | {"negative_slope": 0.5, "softcap": 30.0, "norm_eps": 1e-6} | changes
 

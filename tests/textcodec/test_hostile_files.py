@@ -181,7 +181,7 @@ def test_an_output_that_is_a_link_is_followed(tmp_path: Path, decoded: Decoded) 
 
 
 def test_folders_and_pipes_are_refused_and_leave_nothing(tmp_path: Path, decoded: Decoded) -> None:
-    with pytest.raises(CodecError, match="-: standard input is read once, .* give a file"):
+    with pytest.raises(CodecError, match="-: standard input is read once, .*; give a file"):
         zip_file("-", tmp_path / "out.golfz", decoded, QUICK)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

@@ -44,7 +44,7 @@ def test_missing_weights_name_the_key_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="train.ema_decay above 0"):
         average_weights(tmp_path, "ema")
     write_snapshots(tmp_path, 2)
-    with pytest.raises(ValueError, match="average.last: found 3, wanted at most 2"):
+    with pytest.raises(ValueError, match="average.last: found 3, expected at most 2"):
         snapshot_paths(tmp_path, 3)
 
 

@@ -1,4 +1,4 @@
-"""Every wrong value of the section ``train`` is named with what was wanted."""
+"""Every wrong value of the section ``train`` is named with what was expected."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def test_a_lost_run_names_its_step_and_the_last_good_checkpoint(trainer: Callabl
         return loss * bad if run.state.events.step == 9 else loss
 
     run._gradients = spoiled  # type: ignore[method-assign]
-    with pytest.raises(DivergedError, match=r"at step 10, wanted .* last good checkpoint: .*state_00000009.*matrix_lr"):
+    with pytest.raises(DivergedError, match=r"at step 10, expected .* last good checkpoint: .*_00000009.*matrix_lr"):
         run.run()
 
 
@@ -323,7 +323,7 @@ def test_late_qat_runs_as_planned_on_every_tensor_that_will_be_quantized(trainer
     assert ledger["qat"]["first_step"] == 20 and ledger["qat"]["share_of_quantized_weights"] == 1.0
     assert ledger["qat"]["fake_quantizations"] == dict.fromkeys(run.model.quantizable_names(), 5)
     skipped = {**ledger["qat"], "fake_quantizations": {**ledger["qat"]["fake_quantizations"], "token_embedding": 0}}
-    with pytest.raises(LedgerError, match="QAT: 5 updates wanted, not so for token_embedding"):
+    with pytest.raises(LedgerError, match="QAT: 5 updates expected, not so for token_embedding"):
         check_ledger({**ledger, "qat": skipped}, planned, timed=True)
     with pytest.raises(LedgerError, match="QAT: planned, never happened"):
         check_ledger({key: value for key, value in ledger.items() if key != "qat"}, planned, timed=True)
@@ -376,8 +376,30 @@ def test_a_disk_that_fills_up_stops_the_run_and_freed_it_ends_with_the_same_weig
     assert all(torch.equal(value, whole[name]) for name, value in weights.items())
 
 
+def test_bug_f25_a_run_that_lost_a_snapshot_stops_before_it_trains(trainer: Callable[..., Trainer]) -> None:
+    """It trained to its end and only then failed, with a traceback."""
+    stop = StopFlag()
+    run = trainer(stop, checkpoint_seconds=1e-9)
+    snapshot = run._snapshot
+
+    def then_stop() -> None:
+        snapshot()
+        stop.signum = 15
+
+    run._snapshot = then_stop  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        run.run()
+    run.checkpoints.snapshot_path(0).unlink()
+    again = trainer(checkpoint_seconds=1e-9)
+    again._step = lambda *batch: pytest.fail("trained")  # type: ignore[method-assign]
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"snapshot_000.safetensors: missing; (no state is|the last) good"
+    ):
+        again.run()
+
+
 def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    from golf.training.live import live_sink
+    from golf.training.outputs import live_sink
 
     with live_sink(tmp_path / "off", enabled=False) as sink:
         sink(1, {"loss": 1.0})

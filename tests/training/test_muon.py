@@ -118,9 +118,9 @@ def test_weight_decay_uses_the_current_learning_rate_and_skips_parameters_withou
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match=r"found a parameter of shape \(3,\), wanted a matrix"):
+    with pytest.raises(ValueError, match=r"found a parameter of shape \(3,\), expected a matrix"):
         Muon([torch.zeros(3, requires_grad=True)], lr=0.1)
-    with pytest.raises(ValueError, match="found 'cubic', wanted one of quintic, polar_express"):
+    with pytest.raises(ValueError, match="found 'cubic', expected one of quintic, polar_express"):
         Muon([torch.zeros(3, 3, requires_grad=True)], lr=0.1, coefficients="cubic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="steps: found 0"):
         coefficient_schedule("quintic", 0)

@@ -12,8 +12,8 @@ import torch
 from golf.cli.params import compose
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
+from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
-from golf.training.schedule import Schedule
 
 GOOD = Schedule(
     iterations=600,
@@ -49,7 +49,7 @@ def test_the_default_plan() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth_phases": ((0.4005, 2), (0.401, 3), (1.0, 4))}, r"600 steps run at depths \[2, 4\], wanted"),
+        ({"depth_phases": ((0.4005, 2), (0.401, 3), (1.0, 4))}, r"600 steps run at depths \[2, 4\], expected"),
         ({"depth_phases": ((0.4, 2), (1.0, 3))}, r"depth_phases: the last phase has 3 repeats.*end with \[1.0, 4\]"),
         ({"warmdown": 0.001}, r"warmdown: 0.001 never acts in 600 steps; set it to 0.00333"),
         ({"warmdown": 1.0}, r"warmdown: it acts from step 1; set it to 0.9 or less"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.training.schedule import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
+from golf.training.config import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
 
 FOUR_HOURS = ((0.3, 2), (0.5, 3), (0.75, 4), (1.0, 5))
 

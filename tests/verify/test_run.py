@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import lzma
 import shutil
@@ -159,14 +160,13 @@ def test_coverage_is_measured_on_the_plan_in_use(
     scorer = scorer_of(name, project, decoded).changed(segment=30)
     assert scorer.coverage(101).tolist() == [1] * 101
 
-    import golf.scoring.modes as modes
-
-    real = modes.make_score
+    module = importlib.import_module(MODES[name][0])
+    real = module.make_score
 
     def twice(mode: str, text: Any, nats: np.ndarray, **more: Any) -> Any:
         return real(mode, text, np.concatenate([nats[:-8], 4.0 * nats[-8:-4], np.zeros(4)]))
 
-    monkeypatch.setattr(modes, "make_score", twice)
+    monkeypatch.setattr(module, "make_score", twice)
     assert scorer.coverage(101).tolist() == [1] * 93 + [4] * 4 + [0] * 4
 
 

@@ -115,7 +115,7 @@ def test_a_foreign_decoder_is_run_only_when_asked_for(tmp_path: Path, monkeypatc
     files = stranger(tmp_path, "raise SystemExit")
     mode = run.RoundtripConfig(4, 1, "fp32")
     text: Any = type("Text", (), {"tokens": np.zeros(9, np.int64)})
-    config = run.VerifyConfig(("roundtrip",), 8, 1, 1, 0)
+    config = run.VerifyConfig(("roundtrip",), 8, 1, 1)
     decoded: Any = type("Decoded", (), {"model": None, "vocab_size": 5})
 
     def check(**more: Any) -> Any:

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from golf.scoring import ttt
-from golf.scoring.network import target_nats
+from golf.scoring.network import plan_sliding, target_nats
 from golf.scoring.results import Score, make_score
 from golf.scoring.ttt import LowRank, TttConfig, iterate_ttt
-from golf.scoring.windows import plan_sliding
 from golf.verify import checks
 from golf.verify.checks import Commit
 from golf.verify.scorers import TttScorer, mode_scorer
