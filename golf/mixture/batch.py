@@ -99,7 +99,7 @@ def mix(
     for stop in [*positions.tolist(), len(tokens)]:
         for first in range(begin, stop, PIECE_TOKENS):
             piece = slice(first, min(first + PIECE_TOKENS, stop))
-            mixture.perceive_range(table.counts, table.c, _piece(source, piece), out[:, piece])
+            mixture.perceive_range(table.counts, table.c, _piece(source, piece), out)
             for row in out[:, piece]:
                 np.negative(np.log(row, out=row), out=row)
         begin = stop
@@ -155,6 +155,7 @@ def _piece(source: _Source, piece: slice) -> Piece:
     logs = (-record.nll[piece], record.argmax_log_prob[piece], record.candidate_log_prob[piece])
     target, top, chosen = (np.exp(array, dtype=np.float64) for array in logs)
     return Piece(
+        begin=piece.start,
         token=tokens[piece],
         previous=tokens[np.maximum(np.arange(piece.start, piece.stop) - 1, 0)],
         scored=record.scored[piece],

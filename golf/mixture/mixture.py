@@ -31,9 +31,8 @@ EXPERTS: tuple[Expert, ...] = (  # each over the layers before it
 class Kernels(NamedTuple):
     """Compiled for one list of experts, see the functions of these names."""
 
-    range: Callable[..., None]
-    one: Callable[..., None]
-    row: Callable[..., None]
+    perceive: Callable[..., None]
+    predict: Callable[..., None]
 
 
 @functools.cache
@@ -41,7 +40,7 @@ def kernels(experts: tuple[Expert, ...]) -> Kernels:
     """The kernels with the code of ``experts`` inside; kept on disk for as long as that code stays."""
     files = {inspect.getmodule(each.new): None for each in experts}  # a dictionary keeps their order
     parts = tuple(file for file in (expert, *files) if file is not None)
-    functions = _perceive_range, _perceive_one, _predict_one
+    functions = _perceive, _predict
     return Kernels(*(kernel(function, parts=parts, forceinline=True, _nrt=False) for function in functions))
 
 
@@ -72,17 +71,33 @@ class Mixture:
         """Distribution (V,) of the last layer from that of the network (V,); learns nothing."""
         rows = np.empty((len(self.experts) + 1, len(neural)))
         rows[0] = neural
-        self.kernels.row(self.states, self.enabled, at, followers, rows)
+        self.kernels.predict(self.states, self.enabled, at, followers, rows)
         return np.asarray(rows[-1])
 
     def perceive(self, at: Position, target: Target, neural: float) -> None:
         """Learn the token that came, whose probability by the network is ``neural``."""
-        self.kernels.one(self.states, self.enabled, at, target, neural, self._scratch)
+        piece = Piece(
+            begin=0,
+            token=np.array([target.token], np.int32),
+            previous=np.array([at.previous], np.int32),
+            scored=np.ones(1, np.bool_),
+            start=np.zeros(1, np.int64),
+            matched=np.array([len(target.text)], np.uint8),
+            ids=at.ids[None],
+            target=np.array([neural]),
+            entropy=np.array([at.entropy]),
+            argmax=np.array([at.argmax], np.int64),
+            top=np.array([at.argmax_prob]),
+            probs=at.probs[None],
+            document=Seen(*(array[None] for array in at.document)),
+            document_hits=target.document[None],
+        )
+        self.perceive_range(at.text, target.text, piece, self._scratch)
 
     def perceive_range(self, counts: Counts, hits: np.ndarray, piece: Piece, out: np.ndarray) -> None:
-        """Score, then learn the positions of ``piece``: probabilities of their targets by layer into ``out`` (L, T).
-        ``counts`` (E,) and ``hits`` (E,) are of the whole text."""
-        self.kernels.range(self.states, self.enabled, self.edges, counts, hits, piece, out)
+        """Score, then learn the positions of ``piece``: probabilities of their targets by layer into ``out`` (L, N).
+        ``counts`` (E,) and ``hits`` (E,), how often the token followed, are of the whole text."""
+        self.kernels.perceive(self.states, self.enabled, self.edges, counts, hits, piece, out)
 
     @property
     def num_bytes(self) -> int:
@@ -96,20 +111,19 @@ def _num_bytes(value: Any) -> int:
     return sum(_num_bytes(part) for part in value) if isinstance(value, tuple) else 0
 
 
-def _perceive_one(states, enabled, at, target, neural, out):  # type: ignore[no-untyped-def]
-    perceive_all(states, enabled, at, target, neural, out, 0)
-
-
-def _predict_one(states, enabled, at, followers, rows):  # type: ignore[no-untyped-def]
+def _predict(states, enabled, at, followers, rows):  # type: ignore[no-untyped-def]
     predict_all(states, enabled, at, followers, rows)
 
 
 class Piece(NamedTuple):
-    """Positions of a text, (T,) of each unless said otherwise: ``token``, the ``previous`` one, whether it is
-    ``scored``, where its counts begin in the whole table and how many are ``matched``, the candidates' ``ids`` (T, J);
-    of the network, float64, its ``target`` probability, ``entropy``, ``argmax``, ``top`` probability and those of the
-    candidates, ``probs`` (T, J); counts of the ``document`` (T, X) and how often the token followed there (T, X)."""
+    """Positions of a text from ``begin`` on, (T,) of each unless said otherwise.
 
+    ``token``, the ``previous`` one, whether it is ``scored``, where its counts begin in the whole table and how many
+    are ``matched``, ``ids`` (T, J) of the candidates. Of the network, float64: ``target`` probability, ``entropy``,
+    ``argmax``, ``top`` probability, ``probs`` (T, J) of the candidates. Counts of the ``document`` (T, X), and how often
+    the token followed there, ``document_hits`` (T, X)."""
+
+    begin: int
     token: np.ndarray
     previous: np.ndarray
     scored: np.ndarray
@@ -125,9 +139,9 @@ class Piece(NamedTuple):
     document_hits: np.ndarray
 
 
-def _perceive_range(states, enabled, edges, counts, hits, piece, out):  # type: ignore[no-untyped-def]
-    """Score and learn a piece of the text: ``out`` (L, T) are the target's probabilities by layer. ``counts`` (E,) and
-    ``hits`` (E,), how often the token followed, are of the whole text."""
+def _perceive(states, enabled, edges, counts, hits, piece, out):  # type: ignore[no-untyped-def]
+    """Score and learn a piece of the text: ``out`` (L, N) are the target's probabilities by layer. ``counts`` (E,)
+    and ``hits`` (E,) are of the whole text."""
     document = piece.document
     for t in range(len(piece.token)):
         if piece.scored[t]:
@@ -142,4 +156,4 @@ def _perceive_range(states, enabled, edges, counts, hits, piece, out):  # type: 
                 Seen(document.n[t], document.u[t], document.r[t]),
             )
             target = Target(np.int64(piece.token[t]), hits[s:e], piece.document_hits[t])
-            perceive_all(states, enabled, at, target, piece.target[t], out, t)
+            perceive_all(states, enabled, at, target, piece.target[t], out, piece.begin + t)
