@@ -120,8 +120,8 @@ class Piece(NamedTuple):
 
     ``token``, the ``previous`` one, whether it is ``scored``, where its counts begin in the whole table and how many
     are ``matched``, ``ids`` (T, J) of the candidates. Of the network, float64: ``target`` probability, ``entropy``,
-    ``argmax``, ``top`` probability, ``probs`` (T, J) of the candidates. Counts of the ``document`` (T, X), and how often
-    the token followed there, ``document_hits`` (T, X)."""
+    ``argmax``, ``top`` probability, ``probs`` (T, J) of the candidates. Counts of the ``document`` (T, X), and how
+    often the token followed there, ``document_hits`` (T, X)."""
 
     begin: int
     token: np.ndarray
