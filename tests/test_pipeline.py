@@ -293,7 +293,7 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
         ("evaluate.streaming.bias_document_rate", 0.05, "hedge", {"evaluate@streaming", "hedge"}),
         ("quantize.levels.mlp", 15, "compress", {"quantize", "fit", "compress"}),
         ("calibrate.tokens", 256, "calibrate", {"calibrate"}),
-        ("average.kind", "raw", "quantize", {"average", "calibrate", "quantize"}),
+        ("average.kind", "ema", "quantize", {"average", "calibrate", "quantize"}),
         ("train.matrix_lr", 0.013, "average", {"train", "average"}),
         ("tokenize.vocab_size", 410, "tokenize", {"tokenize"}),
     ]
