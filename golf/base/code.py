@@ -35,7 +35,7 @@ def minify(source: str, families: Collection[str] | None = None) -> str:
     return ast.unparse(ast.fix_missing_locations(_stripped(source, {"FAMILIES": families}))) + "\n"
 
 
-_TABLES_OF_MODES = ("golf.scoring.modes",)
+_TABLE_OF_MODES = "golf/scoring/modes.py"  # a path: the full name of a module would count as its import
 
 
 class Code:
@@ -50,7 +50,7 @@ class Code:
     def of_modes(self, *modes: str) -> Code:
         """The same code with these modes alone; only the table of modes is read again."""
         other = Code(self._root, self._chosen["FAMILIES"], modes)
-        other._files = {name: file for name, file in self._files.items() if name not in _TABLES_OF_MODES}
+        other._files = {name: file for name, file in self._files.items() if not file or file[0] != _TABLE_OF_MODES}
         return other
 
     def closure(self, module: str) -> dict[str, str]:
