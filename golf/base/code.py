@@ -35,9 +35,6 @@ def minify(source: str, families: Collection[str] | None = None) -> str:
     return ast.unparse(ast.fix_missing_locations(_stripped(source, {"FAMILIES": families}))) + "\n"
 
 
-_TABLE_OF_MODES = "golf/scoring/modes.py"  # a path: the full name of a module would count as its import
-
-
 class Code:
     """The modules below ``root``; each file is read once, however many modules are asked for."""
 
@@ -46,11 +43,12 @@ class Code:
     ) -> None:
         self._root, self._chosen = Path(root), {"FAMILIES": families, "MODES": modes}
         self._files: dict[str, tuple[str, list[str], str] | None] = {}  # module: its file, imports and digest
+        self._of_modes: set[str] = set()  # modules that hold a table of modes
 
     def of_modes(self, *modes: str) -> Code:
         """The same code with these modes alone; only the table of modes is read again."""
         other = Code(self._root, self._chosen["FAMILIES"], modes)
-        other._files = {name: file for name, file in self._files.items() if not file or file[0] != _TABLE_OF_MODES}
+        other._files = {name: file for name, file in self._files.items() if name not in self._of_modes}
         return other
 
     def closure(self, module: str) -> dict[str, str]:
@@ -78,7 +76,10 @@ class Code:
             if path is None:
                 self._files[name] = None
             else:
-                tree = _stripped(path.read_text(encoding="utf-8"), self._chosen)
+                source = path.read_text(encoding="utf-8")
+                if "\nMODES = {" in source:
+                    self._of_modes.add(name)
+                tree = _stripped(source, self._chosen)
                 package = name if path.name == "__init__.py" else name.rpartition(".")[0]
                 values: list[str] = []
                 nodes: list[ast.AST] = []

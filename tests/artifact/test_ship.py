@@ -243,7 +243,7 @@ def test_decoder_is_deterministic_and_small(root: Path, project: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "coders", "holds"),
     [
-        ("transformer", ("rans",), {"golf.models.transformer", "golf.artifact.rans"}),
+        ("transformer", ("rans",), {"golf.models.transformer"}),
         ("gdn_hybrid", ("context",), {"golf.models.gdn_hybrid", "golf.artifact.context", "golf.base.jit"}),
         ("depth_recurrent", ("columns",), {"golf.models.depth_recurrent", "golf.artifact.columns"}),
     ],
@@ -252,7 +252,7 @@ def test_decoder_holds_the_family_and_the_coders_of_its_artifact(
     root: Path, family: str, coders: tuple[str, ...], holds: set[str]
 ) -> None:
     modules = packed_modules(pack_decoder(root, artifact_of(NOISE, family=family, coders=coders)))
-    special = {"transformer", "gdn_hybrid", "depth_recurrent", "rans", "columns", "context"}
+    special = {"transformer", "gdn_hybrid", "depth_recurrent", "columns", "context"}
     named = {name for name in modules if name.split(".")[-1] in special}
     assert holds <= set(modules) and named - holds <= {"golf.artifact.context"}  # columns code their codes with it
     for room in ("training", "cli", "report", "scoring", "data"):

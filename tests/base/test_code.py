@@ -142,3 +142,13 @@ def test_minified_source_runs_the_same() -> None:
     function = scope["f"]
     assert callable(function) and function(1) == 2 and function.__doc__ is None
     assert minify(FILES["pkg/registry.py"], ["a"]) == "FAMILIES = {'a': ('pkg.a', 'A')}\n"
+
+
+def test_the_code_of_a_score_is_in_no_stage_that_does_not_score(root: Path) -> None:
+    """The table of modes was once named by a string in what reads code, so training depended on every scorer."""
+    code = Code(root, ["transformer"])
+    for stage in ("train", "average", "calibrate", "quantize", "fit", "compress"):
+        assert not [path for path in code.closure(f"stages.{stage}") if "scoring" in path or "mixture" in path], stage
+    roundtrip, hedge = (set(code.of_modes(mode).closure("stages.evaluate")) for mode in ("roundtrip", "hedge"))
+    assert "golf/mixture/mixture.py" in hedge and not [path for path in roundtrip if "mixture" in path]
+    assert "golf/scoring/ttt.py" not in roundtrip | hedge and "golf/scoring/ttt.py" in code.closure("stages.verify")

@@ -27,9 +27,9 @@ from golf.base.errors import GolfError
         (8, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place(0, 1, "cuda")),
     ],
 )
-def test_place(gpus: int, environment: dict[str, str], wanted: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_place(gpus: int, environment: dict[str, str], expected: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert place(environment) == wanted
+    assert place(environment) == expected
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class Runner:
             (corpus / f"{index:02d}.txt").write_text(" ".join(generator.choices(lexicon, k=150)))
         (self.folder / "params.json").write_text(json.dumps(compose(REPOSITORY / "conf", overrides=TINY)))
         (self.folder / "tmp").mkdir()
-        for path in [*(REPOSITORY / "golf").rglob("[a-z]*.py"), *(REPOSITORY / "stages").glob("[a-z]*.py")]:
+        for path in (REPOSITORY / "golf").rglob("[a-z]*.py"):
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
             if not name.endswith("sandbox_child"):
                 importlib.import_module(name)

@@ -133,7 +133,7 @@ def _naive_gdn(w: dict[str, Tensor], kv: dict[str, Tensor], x: Tensor) -> Tensor
     k = _naive_conv(x @ kv["key.weight"].T, kv["key_conv"]).view(tokens, 3, 8)
     v = _naive_conv(x @ kv["value.weight"].T, kv["value_conv"]).view(tokens, 3, 6)
     q, k = (y / (y.square().sum(-1, keepdim=True) + 1e-6).sqrt() for y in (q, k))
-    beta = 2 * torch.sigmoid(x @ w["write_weight"].T)
+    beta = torch.sigmoid(x @ w["write_weight"].T)
     alpha = (-w["A_log"].exp() * F.softplus(x @ w["decay_weight"].T + w["dt_bias"])).exp()
     gate = F.silu(x @ w["gate.weight"].T).view(tokens, 3, 6)
     out = torch.zeros(tokens, 3, 6, dtype=x.dtype)
