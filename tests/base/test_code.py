@@ -119,6 +119,23 @@ def test_fingerprint_is_the_same_from_every_version_of_python(tmp_path: Path) ->
     assert Code(tmp_path).fingerprint("top").split() == ["4ef89179c881bb5035ff2d0eb7ec9668", "top.py"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "rooms"),
+    [
+        ("tokenize", {"base", "data"}),
+        ("train", {"base", "data", "models", "quantize", "training"}),
+        ("average", {"base", "data", "models", "training"}),
+        ("quantize", {"base", "data", "models", "quantize"}),
+        ("hedge", {"base", "data", "mixture", "models", "scoring"}),
+    ],
+)
+def test_bug_a_stage_depended_on_code_that_it_never_runs(root: Path, stage: str, rooms: set[str]) -> None:
+    """A module's full name in a string of `golf.base.code` made every scorer a part of `train`."""
+    files = import_closure(f"stages.{stage}", root, ["depth_recurrent"])
+    found = {path.split("/")[1] for path in files if path.startswith("golf/") and path.count("/") > 1}
+    assert found <= rooms, sorted(path for path in files if path.split("/")[1] in found - rooms)
+
+
 def test_minified_source_runs_the_same() -> None:
     scope: dict[str, object] = {}
     exec(minify(FILES["top.py"].replace("import pkg.registry\n", "")), scope)
