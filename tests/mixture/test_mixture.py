@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from golf.base.errors import GolfError
 from golf.base.params import from_dict, to_dict
 from golf.mixture.batch import MixResult, mix
 from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixture.counts import CountTable, candidates, count_contexts
 from golf.mixture.document import DocumentCounts, count_documents
+from golf.mixture.expert import new_states
+from golf.mixture.mixture import EXPERTS, kernels
 from golf.mixture.record import NeuralRecord
 from golf.mixture.stream import MixtureState
 from reference_mixture import ReferenceMixture, record_from_log_probs
@@ -297,3 +302,23 @@ def test_a_record_that_is_not_finite_is_refused() -> None:
 def test_config_errors_name_the_key(part: type, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_dict(part, to_dict(part()) | change)
+
+
+def test_no_kernel_takes_more_than_eight_arguments(root: Path) -> None:
+    """They once took up to 21 by position, of which two could be swapped unseen."""
+    for path in [*(root / "golf" / "mixture").glob("*.py"), root / "golf" / "scoring" / "hedge.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and all(arg.annotation is None for arg in node.args.args):
+                assert len(node.args.args) <= 8, f"{path.name}:{node.name}"
+
+
+def test_the_stored_kernels_know_the_code_of_every_expert() -> None:
+    names = {module.__name__ for module in kernels(EXPERTS).perceive.parts}  # type: ignore[attr-defined]
+    assert {expert.perceive.py_func.__module__ for expert in EXPERTS} <= names  # type: ignore[attr-defined]
+    assert {expert.predict.py_func.__module__ for expert in EXPERTS} <= names  # type: ignore[attr-defined]
+
+
+def test_two_experts_of_one_state_class_are_refused() -> None:
+    other = EXPERTS[0]._replace(name="other", perceive=EXPERTS[1].perceive)
+    with pytest.raises(GolfError, match="expert other: its state is a Cascade, as that of expert cascade"):
+        new_states((EXPERTS[0], other), CONFIG, VOCAB)
