@@ -137,7 +137,7 @@ class Runner:
         sys.argv = [f"{name}.py", *rest, "--params", str(self.folder / "params.json"), "--root", str(self.folder)]
         try:
             sys.addaudithook(self._hook(kill_before, writer))
-            runpy.run_module(f"stages.{name}", run_name="__main__")
+            runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
         except SystemExit as left:
             code = int(left.code or 0)
         except BaseException:
