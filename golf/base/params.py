@@ -22,8 +22,8 @@ from golf.base.errors import GolfError
 T = TypeVar("T")
 
 __all__ = [
-    "BelowOne", "Clip", "Count", "Ge", "Gt", "Layers", "Le", "Lt", "Natural", "NonNegative", "ParamsError", "Positive",
-    "Seed", "Share", "Size", "from_dict", "load_section", "quoted", "read_params", "to_dict",
+    "BelowOne", "Clip", "Count", "Gain", "Ge", "Gt", "Layers", "Le", "Lt", "Natural", "NonNegative", "ParamsError",
+    "Positive", "Seed", "Share", "Size", "from_dict", "load_section", "quoted", "read_params", "to_dict",
 ]  # fmt: skip
 
 _QUOTE = reprlib.Repr()
@@ -94,6 +94,7 @@ Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Positive = Annotated[float, Gt(0), Le(10**9)]
 NonNegative = Annotated[float, Ge(0), Le(10**9)]
 Share = Annotated[float, Ge(0), Le(1)]
+Gain = Annotated[float, Ge(-1000), Le(1000)]
 BelowOne = Annotated[float, Ge(0), Lt(1)]
 Clip = Annotated[float, Gt(0), Le(1000)]  # standard deviations
 

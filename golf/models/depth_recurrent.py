@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.params import Ge, Gt, Layers, Le, Natural, Positive, Size
+from golf.base.params import Gain, Ge, Gt, Layers, Le, Natural, Positive, Size
 from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
 from golf.models.layers import Rope, activation_dtype, rms_norm
@@ -42,10 +42,10 @@ class DepthRecurrentConfig:
     value_tables: Annotated[int, Ge(0), Le(1000)]
     cross_repeat_skip: bool
     xsa_last: Natural
-    negative_slope: float
+    negative_slope: Gain
     softcap: Positive
     rope_base: Positive
-    qk_gain: float
+    qk_gain: Gain
     norm_eps: Positive
 
     def __post_init__(self) -> None:

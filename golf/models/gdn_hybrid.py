@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.base.errors import GolfError
-from golf.base.params import Ge, Gt, Le, Natural, Positive, Size, quoted
+from golf.base.params import Gain, Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
 from golf.models.delta_layer import (
     NO_TOKEN,
@@ -118,9 +118,9 @@ class GdnHybridConfig:
     kv_heads: Size
     window: Size
     rope_base: Positive
-    qk_gain: float
+    qk_gain: Gain
     mlp_ratio: Annotated[float, Gt(0), Le(64)]
-    negative_slope: float
+    negative_slope: Gain
     hash_rows: Natural
     hash_width: Natural
     smear: bool

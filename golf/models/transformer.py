@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.params import Gt, Layers, Le, Positive, Size
+from golf.base.params import Gain, Gt, Layers, Le, Positive, Size
 from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
 from golf.models.layers import Rope, activation_dtype, rms_norm
@@ -37,10 +37,10 @@ class TransformerConfig:
     kv_heads: Size
     mlp_ratio: Annotated[float, Gt(0), Le(64)]
     unet_skips: bool
-    negative_slope: float
+    negative_slope: Gain
     softcap: Positive
     rope_base: Positive
-    qk_gain: float
+    qk_gain: Gain
     norm_eps: Positive
 
     def __post_init__(self) -> None:

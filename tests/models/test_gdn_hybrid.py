@@ -285,6 +285,7 @@ def test_delta_chunk_changes_nothing_but_rounding() -> None:
         ({"window": 0}, "window: found 0 .*, expected int, 1 or more"),
         ({"heads": 7}, "heads: found 7, expected a divisor of width 24"),
         ({"mlp_ratio": 0.001}, "mlp_ratio"),
+        ({"qk_gain": 1e300}, "qk_gain: found 1e\\+300"),
         ({"delta_head": 3}, "unknown key `delta_head`"),
     ],
 )
