@@ -9,9 +9,7 @@ from pathlib import Path
 from golf.base.code import Code
 from golf.base.params import read_params
 
-__all__ = ["HELP", "add_arguments", "run"]
-
-HELP = "print the files whose code a stage depends on, each with its digest"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
