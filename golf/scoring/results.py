@@ -123,7 +123,7 @@ class _Scored:
 
 def _check_arrays(tensors: Mapping[str, np.ndarray], path: str | Path, made_by: str) -> None:
     """Integers and nats of every document: as many of each, all finite, none negative."""
-    for name in {"doc_bytes", "doc_tokens", "doc_nats"} | tensors.keys():
+    for name in ("doc_nats", "doc_bytes", "doc_tokens", *sorted(tensors)):  # doc_nats first: the others have its shape
         kind, array = ("f" if name.startswith("doc_nats") else "i"), tensors.get(name)
         sound = array is not None and array.dtype.kind == kind and array.shape == tensors["doc_nats"].shape
         if array is None or not sound or array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any():
