@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from golf.base.main import run_stage
-from golf.verify.run import verify_files
 
 
 def run(params: Path, root: Path) -> int:
     """Run every check on the files below ``root``; 1 when one failed."""
+    from golf.verify.run import verify_files
+
     folder, metrics = root / "artifacts/compress", root / "metrics/verify.json"
     return verify_files(
         params,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from golf.base.errors import GolfError
+from golf.base.params import read_params
 
 __all__ = ["environment_number", "main_guard", "printable", "run_stage"]
 
@@ -28,7 +29,12 @@ def run_stage(run: Callable[..., int | None], *, description: str | None, modes:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of artifacts/ (default: .)")
     arguments = vars(parser.parse_args())
-    main_guard(lambda: run(**arguments), name=name)
+
+    def main() -> int | None:
+        read_params(arguments["params"])  # a missing or unreadable file is told before anything heavy is imported
+        return run(**arguments)
+
+    main_guard(main, name=name)
 
 
 def main_guard(main: Callable[[], int | None], *, name: str) -> None:
