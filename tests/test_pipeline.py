@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from golf.base.params import load_section, read_params
 from golf.cli.explain import CONFIGS
 from golf.cli.params import compose, render
+from stages.code import NETWORK_MODES
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
 STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", *SCORES, "report"}
@@ -163,6 +164,14 @@ def test_the_published_presets_are_here() -> None:
     assert {"cpu_small", "h100x8_10min", "h100x8_4h"} <= set(presets())
 
 
+def write_corpus(folder: Path) -> None:
+    from pydoc_data.topics import topics
+
+    folder.mkdir()
+    for name, text in sorted(topics.items()):
+        (folder / f"{name.replace('/', '_')}.txt").write_text(text, encoding="utf-8")
+
+
 def tiny_project(root: Path, folder: Path) -> Path:
     """A repository of its own in ``folder``: the real code, a tiny corpus, tiny parameters."""
     for name in ("golf", "stages", "conf"):
@@ -176,11 +185,7 @@ def tiny_project(root: Path, folder: Path) -> Path:
     shutil.copy(root / ".dvc" / "config", folder / ".dvc" / "config")
     (folder / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {folder / 'site-cache'}\n")
     (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    (folder / "corpus").mkdir()
-    from pydoc_data.topics import topics
-
-    for name, text in sorted(topics.items()):
-        (folder / "corpus" / f"{name.replace('/', '_')}.txt").write_text(text, encoding="utf-8")
+    write_corpus(folder / "corpus")
     (folder / "params.yaml").write_text(render(folder / "conf", overrides=[*TINY, *TINY_RECURRENT]))
     run(["git", "init", "-q"], folder)
     return folder
@@ -277,32 +282,46 @@ def check_order_of_scores(project: Path) -> None:
     assert scores["hedge"] < min(scores["sliding"], scores["streaming"])
 
 
-@pytest.mark.timeout(1800)  # a dozen runs of the pipeline
+@pytest.mark.timeout(1800)  # several runs of the pipeline
 def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
-    """From the bottom up: a change re-runs its stage and, at full runs, what lies below it; never anything above.
-
-    The change of the model is another family: GDN-Hybrid goes through every stage too.
-    """
+    """A change of a parameter touches the stages that read it and, at a run, what lies below them; never one above."""
     check_order_of_scores(project)
     assert repro(project) == set()
     check_code_edits(project)
     check_hand_edit(project)
-    changes: list[tuple[str, Any, str, set[str]]] = [
-        ("prove.max_tokens", 250, "evaluate hedge ttt prove", {"prove"}),
-        ("evaluate.streaming.bias_document_rate", 0.05, "hedge", {"evaluate@streaming", "hedge"}),
-        ("quantize.levels.mlp", 15, "compress", {"quantize", "fit", "compress"}),
-        ("calibrate.tokens", 256, "calibrate", {"calibrate"}),
-        ("average.kind", "ema", "quantize", {"average", "calibrate", "quantize"}),
-        ("train.matrix_lr", 0.013, "average", {"train", "average"}),
-        ("tokenize.vocab_size", 410, "tokenize", {"tokenize"}),
+    text = (project / "params.yaml").read_text()
+    changes: list[tuple[str, Any, set[str]]] = [
+        ("report.compressors", ["lzma"], {"report"}),
+        ("verify.targets", 65, {"verify"}),
+        ("prove.max_tokens", 250, {"prove"}),
+        ("evaluate.streaming.bias_document_rate", 0.05, {"evaluate@streaming", "verify"}),
+        ("compress.coder", "smallest", {"fit", "compress"}),  # the fit counts bytes with that coder
+        ("quantize.levels.mlp", 15, {"quantize", "fit"}),
+        ("calibrate.tokens", 256, {"calibrate"}),
+        ("average.kind", "ema", {"average"}),
+        ("tokenize.vocab_size", 410, {"tokenize"}),
+        ("train.matrix_lr", 0.013, {"train"}),
     ]
-    for key, value, target, wanted in changes:
+    for key, value, readers in changes:
+        (project / "params.yaml").write_text(text)
         set_param(project, key, value)
-        assert repro(project, target) == wanted, key
-    preset = render(project / "conf", preset="gdn_hybrid_cpu_small", overrides=[*TINY, *TINY_GDN])
-    (project / "params.yaml").write_text(preset)
-    assert repro(project, "compress") == {"train", "average", "calibrate", "quantize", "fit", "compress"}
+        assert repro(project, "--dry") == readers, key
     set_param(project, "compress.coder", "smallest")
-    scores = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge"}
-    assert repro(project, "evaluate hedge") == {"fit", "compress", *scores}  # the fit counts bytes with that coder
-    check_order_of_scores(project)
+    above = {"train", "average", "calibrate", "quantize", "fit", "compress"}
+    assert repro(project, "hedge evaluate@sliding") == above | {"evaluate@streaming", "hedge", "evaluate@sliding"}
+    (project / "params.yaml").write_text(render(project / "conf", preset="gdn_hybrid_cpu_small", overrides=TINY))
+    assert repro(project, "--dry") >= STAGES - {"tokenize"}
+
+
+def test_gdn_hybrid_goes_through_every_stage(root: Path, tmp_path: Path) -> None:
+    """In one process: what DVC adds does not depend on the family."""
+    write_corpus(tmp_path / "corpus")
+    params = tmp_path / "params.yaml"
+    overrides = [*TINY, *TINY_GDN, "compress.coder=smallest", f"tokenize.path={tmp_path / 'corpus'}"]
+    params.write_text(render(root / "conf", preset="gdn_hybrid_cpu_small", overrides=overrides))
+    for command in re.findall(r"^    cmd: python -m stages\.(.+)$", (root / "dvc.yaml").read_text(), re.MULTILINE):
+        stage, *mode = command.split()
+        for arguments in [[m] for m in NETWORK_MODES[:3]] if mode == ["${item.mode}"] else [mode]:
+            module = importlib.import_module(f"stages.{stage}")
+            assert not module.run(*arguments, params=params, root=tmp_path), command
+    check_order_of_scores(tmp_path)
