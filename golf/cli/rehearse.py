@@ -39,7 +39,7 @@ _TRIGGERS = MappingProxyType(
 )
 _CPU_WIDTH = 192  # the models made for CPUs have no more
 _NARROW = MappingProxyType(  # at most, of any wider model
-    {"width": 96, "delta_key_dim": 16, "delta_value_dim": 16, "hash_rows": 512, "hash_width": 16}
+    {"width": 96, "rope_dims": 4, "delta_key_dim": 16, "delta_value_dim": 16, "hash_rows": 512, "hash_width": 16}
 )
 
 
@@ -220,7 +220,7 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
     """
     out = {section: dict(content) for section, content in values.items()}
     train = out["train"]
-    phases = max(1, len(train["depth_phases"]))
+    phases = max(1, len(train["depth_phases"]), len(train["context_phases"]))
     length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
     held_bytes = max(4000, 12 * length)  # three windows or more
     out["tokenize"].update(
@@ -232,7 +232,8 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
     methods = {out["quantize"]["method"], *(own["method"] for own in out["quantize"]["roles"].values())}
     if methods <= {"sdclip", None}:  # QAT trains for no other grid
         qat.update(below=0.7, clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
-    train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
+    contexts = [[until, length >> i] for i, (until, _) in enumerate(reversed(train["context_phases"]))][::-1]
+    train.update(_TRIGGERS, context_phases=contexts, qat=qat, compile=train["compile"] and (cuda or compiled))
     train.update(
         iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,
         tokens_per_step=2 * micro * devices, momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
