@@ -43,7 +43,7 @@ class RecordConfig:
     width: Size
     layers: Layers
     loop: tuple[Natural, Natural]
-    repeats: Layers
+    repeats: Annotated[int, Ge(1), Le(16)]
     untied: bool
     lanes_from: Natural
     heads: Size
