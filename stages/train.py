@@ -136,7 +136,7 @@ def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) ->
     schedule = config.schedule(model.max_depth)
     depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {model.max_depth}))
     machines = credible_machines(
-        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world
+        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length, world=world
     )
     return plan(schedule, machines if device.startswith("cuda") else ())
 

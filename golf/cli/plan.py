@@ -116,7 +116,7 @@ def machines_of(
             raise GolfError(f"--steps-per-second: found {steps_per_second}, expected more than 0")
         return (Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second)),)
     return credible_machines(
-        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.sequence_length, world=world
+        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length, world=world
     )
 
 

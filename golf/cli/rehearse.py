@@ -39,7 +39,7 @@ _TRIGGERS = MappingProxyType(
 )
 _CPU_WIDTH = 192  # the models made for CPUs have no more
 _NARROW = MappingProxyType(  # at most, of any wider model
-    {"width": 96, "delta_key_dim": 16, "delta_value_dim": 16, "hash_rows": 512, "hash_width": 16}
+    {"width": 96, "rope_dims": 4, "delta_key_dim": 16, "delta_value_dim": 16, "hash_rows": 512, "hash_width": 16}
 )
 
 
@@ -115,7 +115,7 @@ def stage_commands(pipeline: Path) -> list[tuple[str, list[str]]]:
 def rehearse(values: dict[str, Any], repository: Path, root: Path, *, say: Callable[[str], None]) -> list[Branch]:
     """Run all stages of ``repository`` in ``root``; the first stage that fails ends the rehearsal."""
     root = root.resolve()
-    synthetic_corpus(root / "corpus")
+    synthetic_corpus(root / "corpus", documents=max(300, values["train"]["sequence_length"] // 60))  # a row or more
     values["tokenize"]["path"] = str(root / "corpus")
     write_json(root / "params.json", values)
     place = ["--params", str(root / "params.json"), "--root", str(root)]
@@ -220,9 +220,13 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
     """
     out = {section: dict(content) for section, content in values.items()}
     train = out["train"]
-    phases = max(1, len(train["depth_phases"]))
+    phases = max(1, len(train["depth_phases"]), len(train["context_phases"]))
     length = train["sequence_length"] if cuda else min(_CPU_SEQUENCE, train["sequence_length"])
-    held_bytes = max(4000, 12 * length)  # three windows or more
+    contexts = train["context_phases"]
+    if not cuda:
+        contexts = [[until, length >> i] for i, (until, _) in enumerate(reversed(contexts))][::-1]
+    reach = max((tokens for _, tokens in contexts), default=length)  # of attention; rows may be longer
+    held_bytes = max(4000, 12 * reach)  # three windows or more
     out["tokenize"].update(
         source="text", path="corpus", max_bytes=0, tokenizer="train", vocab_size=_VOCAB, train_bytes=1_000_000,
         val_fraction=0.1, holdout_fraction=0.1, val_max_bytes=held_bytes, holdout_max_bytes=held_bytes,
@@ -232,16 +236,16 @@ def forced(values: Mapping[str, Any], *, cuda: bool, compiled: bool, devices: in
     methods = {out["quantize"]["method"], *(own["method"] for own in out["quantize"]["roles"].values())}
     if methods <= {"sdclip", None}:  # QAT trains for no other grid
         qat.update(below=0.7, clip=out["quantize"]["clip"], levels=out["quantize"]["levels"])
-    train.update(_TRIGGERS, qat=qat, compile=train["compile"] and (cuda or compiled))
+    train.update(_TRIGGERS, context_phases=contexts, qat=qat, compile=train["compile"] and (cuda or compiled))
     train.update(
         iterations=max(12, 6 * phases), sequence_length=length, micro_batch_tokens=micro,
         tokens_per_step=2 * micro * devices, momentum_warmup_steps=2, log_seconds=1e-6, checkpoint_seconds=1e-6,
     )  # fmt: skip
-    out["calibrate"].update(tokens=4 * length, window=length)
-    most = {"window": length, "stride": length // 4, "chunk": length // 4, "warmup": 2 * length, "segment": 1024}
+    out["calibrate"].update(tokens=4 * reach, window=reach)
+    most = {"window": reach, "stride": reach // 4, "chunk": reach // 4, "warmup": 2 * reach, "segment": 1024}
     out["evaluate"] = {mode: {**section, **_at_most(section, most)} for mode, section in values["evaluate"].items()}
     if cuda:
-        out["verify"]["targets"] = max(out["verify"]["targets"], 2 * length)
+        out["verify"]["targets"] = max(out["verify"]["targets"], 2 * reach)
     else:
         _for_a_cpu(out, length)
     return out

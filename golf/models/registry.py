@@ -27,15 +27,17 @@ from golf.models.base import LanguageModel
 if TYPE_CHECKING:
     from golf.models.depth_recurrent import DepthRecurrentConfig
     from golf.models.gdn_hybrid import GdnHybridConfig
+    from golf.models.record import RecordConfig
     from golf.models.transformer import TransformerConfig
 
-    ModelConfig = DepthRecurrentConfig | GdnHybridConfig | TransformerConfig
+    ModelConfig = DepthRecurrentConfig | GdnHybridConfig | RecordConfig | TransformerConfig
 
 __all__ = ["FAMILIES", "build_model", "config_from_dict", "config_to_dict", "empty_model", "load_weights", "model_of"]
 
 FAMILIES = {  # name: module, config class, model class; `golf.base.code` reads this table without importing it
     "depth_recurrent": ("golf.models.depth_recurrent", "DepthRecurrentConfig", "DepthRecurrent"),
     "gdn_hybrid": ("golf.models.gdn_hybrid", "GdnHybridConfig", "GdnHybrid"),
+    "record": ("golf.models.record", "RecordConfig", "Record"),
     "transformer": ("golf.models.transformer", "TransformerConfig", "Transformer"),
 }
 

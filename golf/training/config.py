@@ -34,8 +34,9 @@ from golf.base.params import (
 )
 
 __all__ = [
-    "QatConfig", "Schedule", "TrainConfig", "WarmdownShape", "check_qat", "depth_at", "lr_multiplier", "momentum_at",
-    "progress_at", "qat_acts", "qat_differences", "seconds_left", "snapshot_due",
+    "AdamConfig", "QatConfig", "Schedule", "TrainConfig", "WarmdownShape", "check_qat", "context_at", "depth_at",
+    "lr_multiplier", "momentum_at", "multiplier_at", "progress_at", "qat_acts", "qat_differences", "seconds_left",
+    "snapshot_due",
 ]  # fmt: skip
 
 WarmdownShape = Literal["linear", "cosine"]
@@ -53,6 +54,8 @@ class Schedule:
     depth_phases: tuple[tuple[float, int], ...] = ()  # (until this fraction of progress, repeats); empty: full depth
     warmdown: float = 0.5  # fraction of progress, at the end, in which the learning rate falls; 0: constant
     warmdown_shape: WarmdownShape = "linear"
+    warmdown_floor: float = 0.0  # the multiplier falls to this share and stays there
+    context_phases: tuple[tuple[float, int], ...] = ()  # (until this fraction of progress, tokens of attention)
     snapshot_every: float = 0.02  # fraction of progress between two snapshots
     snapshot_below: float = 0.4  # snapshots only while the multiplier is below this; 0: none
     ema_decay: float = 0.0  # decay per step of the moving average; 0: none
@@ -69,13 +72,16 @@ def progress_at(step: int, iterations: int, elapsed: float = 0.0, budget_seconds
     return min(1.0, max(by_steps, by_time))
 
 
-def lr_multiplier(progress: float, warmdown: float, shape: WarmdownShape = "linear") -> float:
-    """Learning-rate multiplier in [0, 1]: 1, then falling to 0 over the last ``warmdown`` of progress."""
+def lr_multiplier(progress: float, warmdown: float, shape: WarmdownShape = "linear", floor: float = 0.0) -> float:
+    """Learning-rate multiplier in [0, 1]: 1, then falling over the last ``warmdown`` of progress.
+
+    It falls as if to 0, and stays at ``floor`` once it is there (parameter-golf PR #1787).
+    """
     into = progress - (1.0 - warmdown)
     if warmdown <= 0.0 or into <= _EDGE:
         return 1.0
     fraction = min(1.0, into / warmdown)
-    return 0.5 * (1.0 + math.cos(math.pi * fraction)) if shape == "cosine" else 1.0 - fraction
+    return max(floor, 0.5 * (1.0 + math.cos(math.pi * fraction)) if shape == "cosine" else 1.0 - fraction)
 
 
 def depth_at(progress: float, phases: tuple[tuple[float, int], ...], full_depth: int) -> int:
@@ -86,6 +92,11 @@ def depth_at(progress: float, phases: tuple[tuple[float, int], ...], full_depth:
         if progress < until - _EDGE:
             return repeats
     return phases[-1][1]
+
+
+def context_at(progress: float, phases: tuple[tuple[float, int], ...]) -> int | None:
+    """Tokens that attention reaches back at most, as ``depth_at`` reads phases; ``None``: no phases, no bound."""
+    return depth_at(progress, phases, 0) or None
 
 
 def qat_acts(multiplier: float, below: float) -> bool:
@@ -100,6 +111,11 @@ def momentum_at(step: int, start: float, end: float, warmup_steps: int) -> float
     return start + (end - start) * step / warmup_steps
 
 
+def multiplier_at(progress: float, schedule: Schedule) -> float:
+    """``lr_multiplier`` of a schedule."""
+    return lr_multiplier(progress, schedule.warmdown, schedule.warmdown_shape, schedule.warmdown_floor)
+
+
 def snapshot_due(before: float, after: float, schedule: Schedule) -> bool:
     """Whether the update that moved progress from ``before`` to ``after`` is followed by a snapshot.
 
@@ -112,7 +128,7 @@ def snapshot_due(before: float, after: float, schedule: Schedule) -> bool:
         return False
     if after >= 1.0:
         return True
-    if lr_multiplier(after, schedule.warmdown, schedule.warmdown_shape) >= schedule.snapshot_below - _EDGE:
+    if multiplier_at(after, schedule) >= schedule.snapshot_below - _EDGE:
         return False
     crossed = math.floor(after / schedule.snapshot_every + _EDGE)
     return crossed > math.floor(before / schedule.snapshot_every + _EDGE)
@@ -179,6 +195,15 @@ def qat_differences(qat: QatConfig, quantize: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class AdamConfig:
+    """Section ``train.adam``: of the embedding tables and the control tensors."""
+
+    beta2: BelowOne  # decay of the mean square of gradients
+    embedding_decay: NonNegative  # decoupled decay of the tables, per step and unit of learning rate
+    control_decay: NonNegative  # decoupled decay of vectors and scalars, per step and unit of learning rate
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train. Units: tokens, steps (optimizer updates), seconds, fractions of progress."""
 
@@ -189,16 +214,19 @@ class TrainConfig:
     sequence_length: Size  # tokens in one sequence
     micro_batch_tokens: Count  # tokens in one forward pass on one device
     depth_phases: tuple[tuple[Share, Layers], ...]  # (until this fraction of progress, repeats); empty: full depth
+    context_phases: tuple[tuple[Share, Size], ...]  # (until this fraction of progress, tokens attention reaches back)
     warmdown: BelowOne  # fraction of progress, at the end, in which the learning rate falls; 0: constant
     warmdown_shape: WarmdownShape
+    warmdown_floor: BelowOne  # share of the learning rate at which the fall stops
     matrix_lr: Positive  # Muon learning rate
     embedding_lr: Positive  # AdamW learning rate of the embedding tables
     control_lr: Positive  # AdamW learning rate of vectors and scalars
     weight_decay: NonNegative  # decoupled decay of the matrices, per step and unit of learning rate
+    adam: AdamConfig  # second moment and decay of the other tensors
     momentum: BelowOne  # Muon momentum after its warm-up
     momentum_start: BelowOne  # Muon momentum at step 0
     momentum_warmup_steps: Natural  # steps over which the momentum rises
-    muon_coefficients: Literal["quintic", "polar_express"]  # of the Newton-Schulz iteration
+    muon_coefficients: Literal["quintic", "polar_express", "polar_express_5"]  # of the Newton-Schulz iteration
     muon_row_norm: bool  # every row of Muon's direction to length 1 before it is orthogonalized
     newton_schulz_precision: Literal["auto", "bf16", "fp32"]  # auto: bf16 on CUDA, fp32 elsewhere
     grad_clip: NonNegative  # global gradient norm at most; 0: off
@@ -218,10 +246,14 @@ class TrainConfig:
             value, length = getattr(self, name), self.sequence_length
             if value % length:
                 raise ValueError(f"{name}: found {value}, expected a multiple of sequence_length ({length})")
-        ends = [until for until, _ in self.depth_phases]
-        rising = all(a < b for a, b in zip(ends, ends[1:], strict=False))
-        if ends and not (rising and ends[0] > 0 and ends[-1] == 1.0):
-            raise ValueError(f"depth_phases: found ends {ends}, expected rising fractions of progress that end at 1.0")
+        for name in ("depth_phases", "context_phases"):
+            ends = [until for until, _ in getattr(self, name)]
+            rising = all(a < b for a, b in zip(ends, ends[1:], strict=False))
+            if ends and not (rising and ends[0] > 0 and ends[-1] == 1.0):
+                raise ValueError(f"{name}: found ends {ends}, expected rising fractions of progress that end at 1.0")
+        longest = max((tokens for _, tokens in self.context_phases), default=0)
+        if longest > self.sequence_length:
+            raise ValueError(f"context_phases: found {longest} tokens, expected sequence_length or less")
 
     def check_world(self, world: int) -> None:
         """Raise ``ValueError`` naming the valid ones unless the batch divides over ``world`` processes."""
@@ -229,6 +261,11 @@ class TrainConfig:
         if world < 1 or sequences % world:
             valid = [n for n in range(1, sequences + 1) if sequences % n == 0]
             raise GolfError(f"world size: found {world}, {sequences} sequences a step divide over {valid}")
+
+    @property
+    def attention_length(self) -> int:
+        """Tokens that attention reaches back at most while training."""
+        return max((tokens for _, tokens in self.context_phases), default=self.sequence_length)
 
     def schedule(self, full_depth: int) -> Schedule:
         """The part that says what acts when, for a model of ``full_depth`` repeats."""
@@ -239,6 +276,8 @@ class TrainConfig:
             depth_phases=self.depth_phases,
             warmdown=self.warmdown,
             warmdown_shape=self.warmdown_shape,
+            warmdown_floor=self.warmdown_floor,
+            context_phases=self.context_phases,
             snapshot_every=self.snapshot_every,
             snapshot_below=self.snapshot_below,
             ema_decay=self.ema_decay,

@@ -222,9 +222,9 @@ def _timed_mismatches(ledger: Mapping[str, Any], case: PlanCase) -> list[str]:
     depths, planned = [depth for _, depth in ledger["depth_phases"]], [depth for _, depth in case.phases]
     if depths != planned:
         wrong.append(f"depths: planned {planned}, happened {depths}; lower the fractions of train.depth_phases")
-    if case.warmdown_start is not None and ledger["lr_multiplier_last"] > _FINAL_MULTIPLIER:
-        last = ledger["lr_multiplier_last"]
-        wrong.append(f"warmdown: last multiplier {last:.3f}, expected {_FINAL_MULTIPLIER} or less: too few steps")
+    last, most = ledger["lr_multiplier_last"], max(_FINAL_MULTIPLIER, case.floor)
+    if case.warmdown_start is not None and last > most:
+        wrong.append(f"warmdown: last multiplier {last:.3f}, expected {most} or less: too few steps")
     if len(case.snapshot_steps) > 1 and len(ledger["snapshot_steps"]) < 2:
         wrong.append(f"snapshots: planned at least 2, happened {len(ledger['snapshot_steps'])}; raise snapshot_below")
     return wrong

@@ -26,9 +26,10 @@ from golf.training.checkpoint import CheckpointError, CheckpointFolder
 from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import (
     TrainConfig,
+    context_at,
     depth_at,
-    lr_multiplier,
     momentum_at,
+    multiplier_at,
     progress_at,
     qat_acts,
     seconds_left,
@@ -81,6 +82,10 @@ class Trainer:
         self.model = model.to(self.device)
         self.checkpoints, self.base_meta = checkpoints, base_meta
         self.schedule = config.schedule(model.max_depth)
+        self.set_context: Callable[[int | None], None] | None = getattr(model, "set_context", None)
+        if config.context_phases and self.set_context is None:
+            family = type(model).__name__
+            raise GolfError(f"train.context_phases: {family} attends to the whole sequence, expected [] for it")
         sequences = config.tokens_per_step // config.sequence_length
         self.batches = Batches(source, config.sequence_length, sequences, config.seed, model.vocab_size)
         self.batches.share(0, self.group.rank, self.group.world)  # a split too short or a world that does not divide
@@ -90,7 +95,8 @@ class Trainer:
         settings = OptimizerConfig(
             config.matrix_lr, config.embedding_lr, config.control_lr, config.weight_decay, config.momentum,
             coefficients=config.muon_coefficients, row_norm=config.muon_row_norm,
-            newton_schulz_precision=config.newton_schulz_precision,
+            newton_schulz_precision=config.newton_schulz_precision, beta2=config.adam.beta2,
+            embedding_decay=config.adam.embedding_decay, control_decay=config.adam.control_decay,
         )  # fmt: skip
         self.optimizers = Optimizers(model, settings, rank=self.group.rank, world=self.group.world)
         self.state = TrainState(model, self.optimizers, ema_decay=config.ema_decay)
@@ -200,9 +206,11 @@ class Trainer:
         """One update: gradients of the global batch, clip, optimizers, moving average, then what is due."""
         config, events, before = self.config, self.state.events, self.state.events.progress
         depth = depth_at(before, self.schedule.depth_phases, self.schedule.full_depth)
-        multiplier = lr_multiplier(before, config.warmdown, config.warmdown_shape)
+        multiplier = multiplier_at(before, self.schedule)
         if self.model.depth != depth:
             self.model.set_depth(depth)
+        if self.set_context is not None:
+            self.set_context(context_at(before, config.context_phases))
         events.begin_step(depth, multiplier)
         quantized = qat_acts(multiplier, config.qat.below)
         if quantized and events.qat_start is None:

@@ -5,7 +5,8 @@ For each matrix: ``m <- mu m + g``; ``u = g + mu m`` (Nesterov); ``u`` orthogona
 share one batched iteration, each step of which maps a singular value s to a s + b s^3 + c s^5. Sources:
 openai/parameter-golf PR #895 (rule and factor), PR #1553 (row normalization, "MuonEq-R"); quintic coefficients Jordan
 2024; Polar Express arXiv 2505.16932 (degree 5, lower bound 1e-3, cushion 0.024, safety factor 1.01 on all polynomials
-but the last). Shapes: ``n`` matrices of ``r`` rows and ``c`` columns.
+but the last); ``polar_express_5``: the five polynomials of parameter-golf PR #1855, their safety factor included.
+Shapes: ``n`` matrices of ``r`` rows and ``c`` columns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 __all__ = ["Coefficients", "Muon", "coefficient_schedule", "normalize_rows", "orthogonalize", "shape_factor"]
 
-Coefficients = Literal["quintic", "polar_express"]
+Coefficients = Literal["quintic", "polar_express", "polar_express_5"]
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _POLAR_EXPRESS = (
@@ -33,6 +34,13 @@ _POLAR_EXPRESS = (
     (1.875, -1.25, 0.375),
 )
 _SAFETY = 1.01
+_POLAR_EXPRESS_5 = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
 
 
 def coefficient_schedule(kind: Coefficients, steps: int) -> list[tuple[float, float, float]]:
@@ -44,7 +52,10 @@ def coefficient_schedule(kind: Coefficients, steps: int) -> list[tuple[float, fl
     if kind == "polar_express":
         safe = [(a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS[:-1]]
         return (safe + [_POLAR_EXPRESS[-1]] * steps)[:steps]
-    raise ValueError(f"Muon coefficients: found {kind!r}, expected one of quintic, polar_express")
+    if kind == "polar_express_5":
+        return [*_POLAR_EXPRESS_5, *[_POLAR_EXPRESS_5[-1]] * steps][:steps]
+    known = "quintic, polar_express, polar_express_5"
+    raise ValueError(f"Muon coefficients: found {kind!r}, expected one of {known}")
 
 
 def orthogonalize(matrices: Tensor, *, kind: Coefficients = "quintic", steps: int = 5) -> Tensor:

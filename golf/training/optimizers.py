@@ -1,7 +1,7 @@
 """Which optimizer trains which tensor, and one object that steps, scales, saves and restores them together.
 
 Groups follow ``model.role``: matrices of role attention and mlp go to Muon, embedding tables and control tensors
-(vectors, scales, mixes, depth tables) to two AdamW groups with betas 0.9/0.95, eps 1e-8 and no weight decay.
+(vectors, scales, mixes, depth tables) to two AdamW groups with beta1 0.9, eps 1e-8 and a decay each, by default none.
 Source: openai/parameter-golf PR #895.
 """
 
@@ -39,13 +39,17 @@ class OptimizerConfig:
     row_norm: bool = False
     newton_schulz_steps: int = 5
     newton_schulz_precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 on CUDA, fp32 elsewhere
+    beta2: float = 0.95  # of AdamW
+    embedding_decay: float = 0.0  # of the tables, as weight_decay
+    control_decay: float = 0.0  # of all that is neither matrix nor table, as weight_decay
 
     def __post_init__(self) -> None:
-        for name in ("matrix_lr", "embedding_lr", "control_lr", "weight_decay"):
+        for name in ("matrix_lr", "embedding_lr", "control_lr", "weight_decay", "embedding_decay", "control_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: found {self.momentum}, expected 0 up to, not including, 1")
+        for name in ("momentum", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -105,12 +109,14 @@ class Optimizers:
             rank=rank,
             world=world,
         )
-        adam_groups: tuple[Group, ...] = ("embedding", "control")
+        decays: dict[Group, float] = {"embedding": config.embedding_decay, "control": config.control_decay}
         self.adamw = torch.optim.AdamW(
-            [{"params": members[group], "lr": self._base_lr[group], "name": group} for group in adam_groups],
-            betas=(0.9, 0.95),
+            [
+                {"params": members[group], "lr": self._base_lr[group], "name": group, "weight_decay": decay}
+                for group, decay in decays.items()
+            ],
+            betas=(0.9, config.beta2),
             eps=1e-8,
-            weight_decay=0.0,
             fused=True,
         )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from golf.base.errors import GolfError
-from golf.training.config import Schedule, depth_at, lr_multiplier, progress_at, qat_acts, snapshot_due
+from golf.training.config import Schedule, context_at, depth_at, multiplier_at, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
@@ -58,6 +58,8 @@ class PlanCase:
     ema_horizon: float | None  # steps over which the moving average reaches back, 1 / (1 - decay)
     qat_start: int | None = None  # first step at quantized weights
     qat_steps: int = 0  # steps at quantized weights
+    contexts: tuple[tuple[int, int], ...] = ()  # (first step, tokens) of each phase of the context length
+    floor: float = 0.0  # multiplier at which the warmdown stops
     machine: str = ""  # name of the machine, empty when the run is counted in steps
     seconds: float = 0.0  # seconds of training on that machine
 
@@ -76,6 +78,7 @@ class Plan:
             where = f" ({case.machine}, {case.seconds:.0f} s)" if case.machine else ""
             out.append(f"plan for {case.steps} steps{where}:")
             out.extend(f"  depth {depth} from step {first}" for first, depth in case.phases)
+            out.extend(f"  context of {tokens} tokens from step {first}" for first, tokens in case.contexts)
             start = "never (constant learning rate)" if case.warmdown_start is None else f"step {case.warmdown_start}"
             out.append(f"  warmdown from {start}, final multiplier {case.final_multiplier:.4f}")
             out.append(f"  {len(case.snapshot_steps)} snapshots{_span(case.snapshot_steps)}")
@@ -120,7 +123,7 @@ def replay(schedule: Schedule, machine: Machine | None = None, *, reachable: int
 
     ``reachable``: the run is cut off after so many steps, wherever its schedule then is.
     """
-    phases, snapshots = list[tuple[int, int]](), list[int]()
+    phases, contexts, snapshots = list[tuple[int, int]](), list[tuple[int, int]](), list[int]()
     warmdown_start, qat_start, qat_steps, multiplier = None, None, 0, 1.0
     step, elapsed, before = 0, 0.0, 0.0
     while before < 1.0 and step != reachable:
@@ -128,7 +131,10 @@ def replay(schedule: Schedule, machine: Machine | None = None, *, reachable: int
         depth = depth_at(before, schedule.depth_phases, schedule.full_depth)
         if not phases or phases[-1][1] != depth:
             phases.append((step, depth))
-        multiplier = lr_multiplier(before, schedule.warmdown, schedule.warmdown_shape)
+        context = context_at(before, schedule.context_phases)
+        if context is not None and (not contexts or contexts[-1][1] != context):
+            contexts.append((step, context))
+        multiplier = multiplier_at(before, schedule)
         if multiplier < 1.0 and warmdown_start is None:
             warmdown_start = step
         if qat_acts(multiplier, schedule.qat_below):
@@ -141,7 +147,8 @@ def replay(schedule: Schedule, machine: Machine | None = None, *, reachable: int
     return PlanCase(
         step, tuple(phases), warmdown_start, multiplier, tuple(snapshots),
         ema_horizon=1.0 / (1.0 - schedule.ema_decay) if schedule.ema_decay > 0 else None,
-        qat_start=qat_start, qat_steps=qat_steps, machine=machine.name if machine else "", seconds=elapsed,
+        qat_start=qat_start, qat_steps=qat_steps, contexts=tuple(contexts), floor=schedule.warmdown_floor,
+        machine=machine.name if machine else "", seconds=elapsed,
     )  # fmt: skip
 
 
@@ -194,6 +201,12 @@ def _refusals(schedule: Schedule, case: PlanCase) -> list[str]:
             f"depth_phases: the last phase has {wanted[-1]} repeats, the model {schedule.full_depth}; "
             f"end with [1.0, {schedule.full_depth}]"
         )
+    wanted_contexts = _merged([tokens for _, tokens in schedule.context_phases])
+    if [tokens for _, tokens in case.contexts] != wanted_contexts:
+        found = [tokens for _, tokens in case.contexts]
+        out.append(
+            f"context_phases: {steps} steps run with contexts {found}, expected {wanted_contexts}; as depth_phases"
+        )
     return out + [
         *_warmdown_refusals(schedule, case),
         *_snapshot_refusals(schedule, case),
@@ -209,7 +222,7 @@ def _warmdown_refusals(schedule: Schedule, case: PlanCase) -> list[str]:
         return [f"warmdown: {schedule.warmdown} never acts in {case.steps} steps; set it to {2 / case.steps:.3g} or 0"]
     if case.warmdown_start <= 2:  # the first update is at progress 0
         return ["warmdown: it acts from step 1; set it to 0.9 or less"]
-    if case.machine and case.final_multiplier > MAX_FINAL_MULTIPLIER:
+    if case.machine and case.final_multiplier > max(MAX_FINAL_MULTIPLIER, schedule.warmdown_floor):
         return [
             f"warmdown: its last step, of {case.steps} ({case.machine}), still has multiplier "
             f"{case.final_multiplier:.3f}; raise budget_seconds or lower tokens_per_step"
@@ -276,17 +289,14 @@ def _merged(depths: list[int]) -> list[int]:
 
 def flops_per_token(model: LanguageModel, depth: int, sequence_length: int) -> float:
     """Operations of forward and backward per training token at ``depth`` repeats; lookups and optimizer not counted."""
-    shared = sum(
-        parameter.numel()
-        for name, parameter in model.unique_parameters().items()
-        if model.role(name) in ("attention", "mlp")
-    )
+    once = sum(p.numel() for name, p in model.unique_parameters().items() if model.role(name) in ("attention", "mlp"))
     vocab, width = model.token_embedding.shape
     before = model.depth
     model.set_depth(depth)
     layers = getattr(model, "attention_layers", 0)
+    applied = getattr(model, "applied_parameters", once * depth)  # families that do not repeat all they have say it
     model.set_depth(before)
-    return 6.0 * (shared * depth + vocab * width + layers * sequence_length * width)
+    return 6.0 * (applied + vocab * width + layers * sequence_length * width)
 
 
 def credible_machines(

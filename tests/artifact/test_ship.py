@@ -245,6 +245,11 @@ def test_decoder_is_deterministic_and_small(root: Path, project: Path) -> None:
     [
         ("transformer", ("rans",), {"golf.models.transformer"}),
         ("gdn_hybrid", ("context",), {"golf.models.gdn_hybrid", "golf.artifact.context", "golf.base.jit"}),
+        (
+            "record",
+            ("rans",),
+            {"golf.models.record", "golf.models.record_block", "golf.models.document_attention"},
+        ),
         ("depth_recurrent", ("columns",), {"golf.models.depth_recurrent", "golf.artifact.columns"}),
     ],
 )
@@ -252,7 +257,7 @@ def test_decoder_holds_the_family_and_the_coders_of_its_artifact(
     root: Path, family: str, coders: tuple[str, ...], holds: set[str]
 ) -> None:
     modules = packed_modules(pack_decoder(root, artifact_of(NOISE, family=family, coders=coders)))
-    special = {"transformer", "gdn_hybrid", "depth_recurrent", "columns", "context"}
+    special = {"transformer", "gdn_hybrid", "depth_recurrent", "record", "columns", "context"}
     named = {name for name in modules if name.split(".")[-1] in special}
     assert holds <= set(modules) and named - holds <= {"golf.artifact.context"}  # columns code their codes with it
     for room in ("training", "cli", "report", "scoring", "data"):

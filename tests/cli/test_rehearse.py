@@ -139,7 +139,7 @@ def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(root: Path, preset: 
     before, after = original["model"], forced(original, cuda=False, compiled=False)["model"]
     narrowed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
     told = " ".join(smaller(original, forced(original, cuda=False, compiled=False)))
-    assert set(narrowed) <= {"width", "delta_key_dim", "delta_value_dim", "hash_rows", "hash_width"}
+    assert set(narrowed) <= {"width", "rope_dims", "delta_key_dim", "delta_value_dim", "hash_rows", "hash_width"}
     assert bool(narrowed) == ("h100" in preset)
     assert all(f"model.{key} {new} for {old}" in told for key, (old, new) in narrowed.items())
     config_from_dict(after)  # a width that heads divide

@@ -12,9 +12,9 @@ import torch
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.decode import decode_artifact
 from hostile import closed, damaged, lying, opened, sealed, turns, with_config
-from tiny import flat, hybrid, pack_untrained, recurrent
+from tiny import flat, hybrid, pack_untrained, record, recurrent
 
-FAMILIES = {"depth_recurrent": recurrent(), "transformer": flat(), "gdn_hybrid": hybrid()}
+FAMILIES = {"depth_recurrent": recurrent(), "transformer": flat(), "gdn_hybrid": hybrid(), "record": record()}
 VALUES = (
     *("NaN", "Infinity", "1e999", "-1", "0", "1" + "0" * 400, "1" + "0" * 5000, "9" * 18, "1000000", "16777216"),
     *('"a\\n\\u001b[2J"', '"' + "x" * 60000 + '"', "[" * 30000, "null", "[]", "{}", "true", "2.5"),

@@ -14,7 +14,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer, QuantizeResult
 
-__all__ = ["flat", "hybrid", "pack_untrained", "quantize_config", "quantize_model", "recurrent", "shaken"]
+__all__ = ["flat", "hybrid", "pack_untrained", "quantize_config", "quantize_model", "record", "recurrent", "shaken"]
 
 _COMMON = {"heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
 _COMMON |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
@@ -38,6 +38,13 @@ def hybrid(**changes: Any) -> dict[str, Any]:
     shape |= {"conv_size": 3, "heads": 3, "kv_heads": 1, "window": 6, "hash_rows": 11}
     shape |= {"hash_width": 5, "smear": True, "bos_id": 1, "rope_base": 10000.0, "qk_gain": 1.5, "mlp_ratio": 2.0}
     return shape | {"negative_slope": 0.5, "softcap": 30.0, "norm_eps": 1e-6} | changes
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """Config of a record stack with everything it can have, in its smallest form."""
+    shape = {"family": "record", "width": 24, "layers": 4, "loop": [1, 2], "repeats": 2, "untied": False}
+    shape |= {"lanes_from": 3, "rope_dims": 4, "exclusive": True, "layer_scale": True, "skips": True}
+    return shape | {"gate_width": 4, "smear_width": 4, "bos_id": 1, **_COMMON} | changes
 
 
 def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: float = 0.1) -> LanguageModel:

@@ -49,6 +49,8 @@ OTHER_TRAIN: dict[str, Any] = {
     "muon_coefficients": "polar_express",
     "muon_row_norm": True,
     "newton_schulz_precision": "bf16",
+    "warmdown_floor": 0.3,
+    "adam": {"beta2": 0.9, "embedding_decay": 0.0, "control_decay": 0.0},
     "qat": {"below": 0.7, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}},
 }
 EXEMPT = {
@@ -57,6 +59,7 @@ EXEMPT = {
     "checkpoint_seconds": "when to save, not what is learned; the kill test covers it",
     "log_seconds": "how often to print",
     "live": "where the curves go; test_points_reach_dvclive covers it",
+    "context_phases": "of the family record alone; test_every_key_of_the_record_model_acts covers it",
 }
 OTHER_MODEL: dict[str, Any] = {
     "width": 24,
@@ -74,6 +77,18 @@ OTHER_MODEL: dict[str, Any] = {
     "qk_gain": 3.0,
     "norm_eps": 1e-2,
 }
+RECORD_MODEL: dict[str, Any] = {
+    "family": "record", "width": 24, "layers": 4, "loop": [1, 1], "repeats": 2, "untied": False, "lanes_from": 3,
+    "heads": 2, "kv_heads": 1, "rope_dims": 4, "rope_base": 10000.0, "qk_gain": 1.5, "exclusive": True,
+    "layer_scale": True, "skips": True, "gate_width": 4, "smear_width": 4, "mlp_ratio": 2.0, "negative_slope": 0.5,
+    "bos_id": 1, "softcap": 30.0, "norm_eps": 1e-6,
+}  # fmt: skip
+OTHER_RECORD: dict[str, Any] = {
+    "width": 32, "layers": 5, "loop": [1, 2], "repeats": 3, "untied": True, "lanes_from": 4, "heads": 3, "kv_heads": 2,
+    "rope_dims": 8, "rope_base": 100.0, "qk_gain": 3.0, "exclusive": False, "layer_scale": False, "skips": False,
+    "gate_width": 0, "smear_width": 0, "mlp_ratio": 3.0, "negative_slope": 0.1, "bos_id": 2, "softcap": 4.0,
+    "norm_eps": 1e-2,
+}  # fmt: skip
 FLAT_MODEL: dict[str, Any] = {
     "family": "transformer", "width": 16, "layers": 3, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "unet_skips": True,
     "negative_slope": 0.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
@@ -167,6 +182,12 @@ def test_every_key_of_late_qat_acts(fingerprint: Callable[..., str], change: dic
     assert fingerprint({"qat": {**base, **change}}, {}) != fingerprint({"qat": base}, {})
 
 
+@pytest.mark.parametrize("change", [{"beta2": 0.9}, {"embedding_decay": 0.5}, {"control_decay": 0.5}], ids=str)
+def test_every_key_of_adam_acts(fingerprint: Callable[..., str], change: dict[str, Any]) -> None:
+    base = {"beta2": 0.95, "embedding_decay": 0.0, "control_decay": 0.0}
+    assert fingerprint({"adam": base | change}, {}) != fingerprint({}, {})
+
+
 def test_every_model_key_is_tried(sections: dict[str, dict[str, Any]]) -> None:
     assert set(OTHER_MODEL) == set(sections["model"]) - {"family"}
 
@@ -184,3 +205,18 @@ def test_every_key_of_the_flat_model_acts(sections: dict[str, dict[str, Any]]) -
     seen = {key: _run(train, {**FLAT_MODEL, key: value}) for key, value in {**OTHER_FLAT, "softcap": 4.0}.items()}
     seen["nothing"] = _run(train, FLAT_MODEL)
     assert len(set(seen.values())) == len(seen)
+
+
+def test_every_key_of_the_record_model_acts(sections: dict[str, dict[str, Any]]) -> None:
+    assert set(OTHER_RECORD) == set(RECORD_MODEL) - {"family"}
+    train = {**sections["train"], **BASE_TRAIN, "depth_phases": [], "iterations": 3, "momentum_warmup_steps": 2}
+    seen = {key: _run(train, {**RECORD_MODEL, key: value}) for key, value in OTHER_RECORD.items()}
+    seen["nothing"] = _run(train, RECORD_MODEL)
+    for phases in ([[1.0, 8]], [[0.5, 4], [1.0, 16]]):
+        seen[f"context_phases {phases}"] = _run({**train, "context_phases": phases}, RECORD_MODEL)
+    assert len(set(seen.values())) == len(seen)
+
+
+def test_a_context_for_a_family_that_has_none_is_refused(sections: dict[str, dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="train.context_phases: Transformer attends to the whole sequence"):
+        _run({**sections["train"], **BASE_TRAIN, "depth_phases": [], "context_phases": [[1.0, 8]]}, FLAT_MODEL)

@@ -24,6 +24,7 @@ from golf.training.ledger import LedgerError, check_ledger
 from golf.training.loop import DivergedError, Trainer
 from golf.training.plan import plan
 from golf.training.signals import StopFlag, TrainingInterrupted
+from tiny import record
 
 QAT = {"below": 0.5, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}
 
@@ -51,7 +52,8 @@ def trainer(sections: dict[str, dict[str, Any]], checkpoints: CheckpointFolder) 
     def make(stop: StopFlag | None = None, model: dict | None = None, **train: Any) -> Trainer:
         config = from_dict(TrainConfig, {**sections["train"], **train})
         torch.manual_seed(config.seed)
-        built = build_model(config_from_dict({**sections["model"], **(model or {})}), 64)
+        values = model if model and "family" in model else {**sections["model"], **(model or {})}
+        built = build_model(config_from_dict(values), 64)
         return Trainer(
             built, config, source=Stream(), checkpoints=checkpoints, base_meta={}, stop=stop, log=lambda line: None
         )
@@ -411,3 +413,33 @@ def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -
     lines = (tmp_path / "live/plots/metrics/loss.tsv").read_text().splitlines()
     assert lines[0] == "step\tloss" and [int(line.split("\t")[0]) for line in lines[1:]] == list(range(1, 9))
     assert float(lines[-1].split("\t")[1]) == pytest.approx(history[-1][2])
+
+
+def test_depth_and_context_move_with_progress(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = {"depth_phases": [[0.5, 1], [1.0, 2]], "context_phases": [[0.25, 4], [0.75, 8], [1.0, 16]]}
+    built = trainer(model=record(), iterations=8, momentum_warmup_steps=2, **phases)
+    model: Any = built.model
+    seen, hidden = [], model.hidden
+
+    def watched(ids: torch.Tensor) -> torch.Tensor:
+        seen.append((model.depth, model.context))
+        return hidden(ids)
+
+    monkeypatch.setattr(model, "hidden", watched)
+    built.loss_fn = model.loss
+    built.run()
+    assert seen == [(1, 4)] * 2 + [(1, 8)] * 2 + [(2, 8)] * 2 + [(2, 16)] * 2
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([[0.5, 8]], r"context_phases: found ends \[0.5\], expected rising fractions of progress that end at 1.0"),
+        ([[1.0, 32]], "context_phases: found 32 tokens, expected sequence_length or less"),
+    ],
+)
+def test_wrong_contexts_are_refused(trainer: Callable[..., Trainer], phases: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(context_phases=phases)

@@ -86,6 +86,18 @@ def test_polar_express_is_closer_to_orthogonal_than_quintic() -> None:
     assert errors["polar_express"] < errors["quintic"]
 
 
+def test_the_published_five_polynomials_have_their_published_response() -> None:
+    # PR #1855: what is left of a singular value s, of a matrix already divided by its norm, after 5 steps
+    published = {1e-4: 0.0988, 0.001: 0.8589, 0.01: 1.0271, 0.1: 1.0592, 0.5: 0.9106, 1.0: 0.8591}
+    for s, response in published.items():
+        for a, b, c in coefficient_schedule("polar_express_5", 5):
+            s = a * s + b * s**3 + c * s**5
+        assert s == pytest.approx(response, abs=1e-4)
+    assert coefficient_schedule("polar_express_5", 7)[4:] == coefficient_schedule("polar_express_5", 5)[4:] * 3
+    one = torch.ones(1, 1, 1)
+    assert float(orthogonalize(one, kind="polar_express_5")) == pytest.approx(0.8591, abs=1e-4)
+
+
 def test_long_polar_express_schedules_converge_to_the_polar_factor() -> None:
     matrix = torch.randn(1, 12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     left, _, right = torch.linalg.svd(matrix[0], full_matrices=False)

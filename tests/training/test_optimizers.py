@@ -127,6 +127,29 @@ def test_wrong_states_are_named(root: Path) -> None:
         optimizers.load_state_tensors(saved | {"adamw.first.token_embedding": torch.zeros(1)})
 
 
+def test_each_decay_shrinks_its_own_group_by_rate_times_decay(root: Path) -> None:
+    for knob, group in (("embedding_decay", "embedding"), ("control_decay", "control")):
+        model, bare = _model(root), _model(root)
+        _train(model, Optimizers(model, OptimizerConfig(control_lr=0.01, embedding_lr=0.01, **{knob: 0.5})), range(1))
+        _train(bare, Optimizers(bare, OptimizerConfig(control_lr=0.01, embedding_lr=0.01)), range(1))
+        ledger, start = group_ledger(model), _model(root).state_dict()
+        for name, tensor in model.state_dict().items():
+            shrunk = 0.005 * start[name] if ledger[name] == group else torch.zeros(())
+            torch.testing.assert_close(tensor, bare.state_dict()[name] - shrunk, rtol=0, atol=1e-6)
+
+
+def test_beta2_is_that_of_both_adam_groups(root: Path) -> None:
+    states = []
+    for beta2 in (0.9, 0.99):  # after one step the second moment is (1 - beta2) times the squared gradient
+        model = _model(root)
+        optimizers = Optimizers(model, OptimizerConfig(beta2=beta2))
+        _train(model, optimizers, range(1))
+        states.append({n: t for n, t in optimizers.state_tensors().items() if n.startswith("adamw.second.")})
+    assert {group_ledger(model)[name.removeprefix("adamw.second.")] for name in states[0]} == {"embedding", "control"}
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(0.1 * tensor, states[1][name], rtol=1e-3, atol=1e-12)
+
+
 @pytest.mark.parametrize("knob", ["matrix_lr", "embedding_lr", "control_lr", "weight_decay"])
 def test_each_rate_moves_only_its_own_group(root: Path, knob: str) -> None:
     states = []
@@ -145,6 +168,10 @@ def test_negative_rates_and_wild_momentum_are_refused() -> None:
         OptimizerConfig(matrix_lr=-1)
     with pytest.raises(ValueError, match="momentum: found 1.0"):
         OptimizerConfig(momentum=1.0)
+    with pytest.raises(ValueError, match="beta2: found 1.0"):
+        OptimizerConfig(beta2=1.0)
+    with pytest.raises(ValueError, match="control_decay: found -1"):
+        OptimizerConfig(control_decay=-1)
 
 
 def test_sizes_are_those_of_the_real_states(root: Path) -> None:

@@ -51,6 +51,7 @@ def test_the_default_plan() -> None:
     [
         ({"depth_phases": ((0.4005, 2), (0.401, 3), (1.0, 4))}, r"600 steps run at depths \[2, 4\], expected"),
         ({"depth_phases": ((0.4, 2), (1.0, 3))}, r"depth_phases: the last phase has 3 repeats.*end with \[1.0, 4\]"),
+        ({"context_phases": ((0.0005, 64), (0.001, 128), (1.0, 256))}, r"contexts \[64, 256\], expected \[64, 128"),
         ({"warmdown": 0.001}, r"warmdown: 0.001 never acts in 600 steps; set it to 0.00333"),
         ({"warmdown": 1.0}, r"warmdown: it acts from step 1; set it to 0.9 or less"),
         ({"warmdown": 0.0}, r"snapshot_below: the multiplier never falls"),
@@ -96,6 +97,16 @@ def test_a_timed_plan_fires_on_slow_and_fast_machines_alike() -> None:
     assert max(slow.final_multiplier, fast.final_multiplier) < 0.01
 
 
+def test_contexts_and_a_floor_are_planned() -> None:
+    changes = {"context_phases": ((0.1, 1024), (1.0, 2048)), "warmdown_floor": 0.1}
+    got = plan(dataclasses.replace(GOOD, **changes))
+    (case,) = got.cases
+    assert case.contexts == ((1, 1024), (61, 2048)) and case.final_multiplier == 0.1
+    assert "context of 2048 tokens from step 61" in "\n".join(got.lines())
+    timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=20_000, momentum_warmup_steps=500, **changes)
+    assert {case.final_multiplier for case in plan(timed, SLOW_AND_FAST).cases} == {0.1}  # no unfinished warmdown
+
+
 def test_a_step_cap_that_wastes_the_budget_is_refused() -> None:
     timed = dataclasses.replace(GOOD, budget_seconds=590.0, iterations=2200)
     with pytest.raises(PlanError, match=r"iterations: 2200 .* with 19% of the budget unused \(fast\).*2700 or more"):
@@ -139,6 +150,14 @@ def test_the_published_step_times_lie_inside(four_hours: LanguageModel) -> None:
         assert fast.step_seconds[depth] < published < slow.step_seconds[depth]
     (half, _) = credible_machines(four_hours, (2,), tokens_per_step=524_288, sequence_length=1024, world=4)
     assert half.step_seconds[2] == pytest.approx(2 * slow.step_seconds[2])
+
+
+def test_operations_of_a_loop_count_what_is_applied(root: Path) -> None:
+    with torch.device("meta"):
+        model = build_model(config_from_dict(compose(root / "conf", preset="record_h100x8_10min")["model"]), 8192)
+    for depth, applications in ((1, 11), (3, 17)):
+        wanted = 6 * (applications * (2_883_584 + 2048 * 512) + 8192 * 512)
+        assert flops_per_token(model, depth, 2048) == wanted
 
 
 def test_operations_counted_by_hand(four_hours: LanguageModel) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.training.config import Schedule, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
+from golf.training.config import Schedule, context_at, depth_at, lr_multiplier, momentum_at, progress_at, snapshot_due
 
 FOUR_HOURS = ((0.3, 2), (0.5, 3), (0.75, 4), (1.0, 5))
 
@@ -36,6 +36,19 @@ def test_linear_and_cosine_shapes() -> None:
     assert lr_multiplier(0.75, 0.5, "cosine") == pytest.approx(0.5)
     assert lr_multiplier(0.625, 0.5, "cosine") == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     assert lr_multiplier(0.999, 0.0) == 1.0
+
+
+def test_a_floor_stops_the_fall_where_it_would_cross_it() -> None:
+    # PR #1855: 1 until 15 % of the time, then max((1 - f) / 0.85, 0.1)
+    published = {0.1: 1.0, 0.2: 0.941, 0.35: 0.765, 0.5: 0.588, 0.8: 0.235, 0.9: 0.118, 0.915: 0.1, 1.0: 0.1}
+    for progress, multiplier in published.items():
+        assert lr_multiplier(progress, 0.85, "linear", 0.1) == pytest.approx(multiplier, abs=5e-4)
+
+
+def test_contexts_follow_progress() -> None:
+    phases = ((0.1, 1024), (0.7, 2048), (1.0, 3072))
+    assert [context_at(progress, phases) for progress in (0.0, 0.1, 0.69, 0.7, 1.0)] == [1024, 2048, 2048, 3072, 3072]
+    assert context_at(0.5, ()) is None
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 0.99), st.sampled_from(["linear", "cosine"]))

@@ -1,0 +1,229 @@
+"""The record stack: a transformer whose middle layers are applied several times, and whose last ones run in two lanes.
+
+Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``H`` query heads, ``K`` key/value heads, ``E`` head width, ``V``
+vocabulary. Source: openai/parameter-golf PR #1855 and its lineage.
+
+One pass is a list of applications of layers: 0 to the last of the loop, the loop again for every further repeat, then
+the rest. The first half of the list is the encoder, whose outputs come back last-in first-out in the decoder through a
+gated mix. From the first decoder application of layer ``lanes_from`` on the stream is two lanes: attention reads one,
+the MLP the other, and learned scalars say how much of both goes to each. Attention and the smeared embedding stop at
+the first token of a document, so no document knows what stood before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.base.errors import GolfError
+from golf.base.params import Gain, Ge, Gt, Layers, Le, Natural, Positive, Size
+from golf.models.base import LanguageModel, check_shape
+from golf.models.document_attention import DocumentPass, DocumentStep
+from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
+from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
+from golf.models.stream import StreamState, StreamStep
+
+__all__ = ["Record", "RecordConfig", "RecordState"]
+
+NO_TOKEN = -1  # before the first token of a text
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Shape of a ``Record``; meaning and units of each key are in conf/model/record_512.yaml.
+
+    The strict loader names a wrong key, what was found and what was expected.
+    """
+
+    family: Literal["record"]
+    width: Size
+    layers: Layers
+    loop: tuple[Natural, Natural]
+    repeats: Annotated[int, Ge(1), Le(16)]
+    untied: bool
+    lanes_from: Natural
+    heads: Size
+    kv_heads: Size
+    rope_dims: Size
+    rope_base: Positive
+    qk_gain: Gain
+    exclusive: bool
+    layer_scale: bool
+    skips: bool
+    gate_width: Natural
+    smear_width: Natural
+    mlp_ratio: Annotated[float, Gt(0), Le(64)]
+    negative_slope: Gain
+    bos_id: Annotated[int, Ge(NO_TOKEN), Le(1 << 16)]
+    softcap: Positive
+    norm_eps: Positive
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        first, last = self.loop
+        if not first <= last < self.layers:
+            raise GolfError(f"loop: found [{first}, {last}], expected first <= last < layers ({self.layers})")
+        if self.untied and self.repeats == 1:
+            raise GolfError("untied: found true with repeats 1, expected repeats 2 or more or untied false")
+        head_dim = self.width // self.heads
+        if self.rope_dims % 2 or self.rope_dims > head_dim:
+            raise GolfError(f"rope_dims: found {self.rope_dims}, expected an even one up to the head width {head_dim}")
+        for name in ("gate_width", "smear_width"):
+            if getattr(self, name) > self.width:
+                raise GolfError(f"{name}: found {getattr(self, name)}, expected 0 to width ({self.width})")
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden channels of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
+    def applications(self, depth: int) -> list[tuple[int, int]]:
+        """``(layer, block)`` of each application when the loop runs ``depth`` times; tied repeats share a block."""
+        first, last = self.loop
+        length = last - first + 1
+        out = [(layer, layer) for layer in range(last + 1)]
+        for repeat in range(1, depth):
+            behind = self.layers + (repeat - 1) * length if self.untied else first
+            out += [(first + i, behind + i) for i in range(length)]
+        return out + [(layer, layer) for layer in range(last + 1, self.layers)]
+
+
+@dataclass
+class RecordState:
+    """What the model remembers of the tokens before: keys and values of every application, and the last token."""
+
+    attention: StreamState
+    last: Tensor  # (B,1) int64, -1 is none
+
+    @property
+    def chunk(self) -> int:
+        """Tokens that one pass takes at most."""
+        return self.attention.chunk
+
+    @property
+    def window(self) -> int:
+        """Keys that a token attends to at most."""
+        return self.attention.window
+
+    @property
+    def position(self) -> int:
+        """Position of the next token."""
+        return self.attention.position
+
+    def reset(self, streams: Tensor) -> None:
+        """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
+        self.attention.reset(streams)
+        self.last = self.last.masked_fill(streams[:, None], NO_TOKEN)
+
+    def num_bytes(self) -> int:
+        """Bytes of all that is kept."""
+        return self.attention.num_bytes() + self.last.numel() * self.last.element_size()
+
+
+class Record(LanguageModel):
+    """The stack with float32 masters, tied head and as many repeats of the loop as the depth says."""
+
+    whole_graph = False  # attention runs between the compiled parts: its segments differ from batch to batch
+
+    def __init__(self, config: RecordConfig, vocab_size: int) -> None:
+        super().__init__(softcap=config.softcap, max_depth=config.repeats)
+        self.config = config
+        self.context: int | None = None  # tokens of a segment of attention at most; none: the whole document
+        width, layers, full = config.width, config.layers, config.applications(config.repeats)
+        skips = len(full) // 2 if config.skips else 0
+        self.token_embedding = nn.Parameter(torch.randn(vocab_size, width) * 0.005)
+        self.smear = SmearGate(config.smear_width) if config.smear_width else None
+        self.skip_scales = nn.Parameter(torch.ones(skips, width)) if skips else None
+        self.skip_gates = nn.Parameter(torch.zeros(skips, width)) if skips else None
+        lanes = config.lanes_from < layers
+        self.lane_carry = nn.Parameter(torch.full((layers, 2), 1.1)) if lanes else None
+        self.lane_shares = nn.Parameter(torch.ones(layers, 2, 2)) if lanes else None  # of attention and MLP, to each
+        heads = Heads(width, config.heads, config.kv_heads, config.qk_gain, config.gate_width, config.exclusive)
+        self.blocks = nn.ModuleList(
+            RecordBlock(heads, config.mlp_width, config.negative_slope, config.norm_eps)
+            for _ in range(1 + max(block for _, block in full))
+        )
+        scales = torch.arange(1, layers + 1, dtype=torch.float32).rsqrt() if config.layer_scale else torch.ones(layers)
+        self.layer_scales = nn.Buffer(scales, persistent=False)
+
+    @property
+    def attention_layers(self) -> int:
+        """Applications of one pass at the current depth, each with keys of its own."""
+        return len(self.config.applications(self.depth))
+
+    @property
+    def applied_parameters(self) -> int:
+        """Values of matrices that one token is multiplied with in the blocks, at the current depth."""
+        of_one = sum(m.weight.numel() for m in self.blocks[0].modules() if isinstance(m, Matrix))
+        return self.attention_layers * of_one
+
+    def set_context(self, tokens: int | None) -> None:
+        """From now on ``hidden`` cuts attention after every ``tokens`` tokens of a document; ``None``: never."""
+        self.context = tokens
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        before = torch.full_like(ids[:, :1], NO_TOKEN)
+        places = torch.arange(ids.size(1), device=ids.device)
+        return self._run(ids, before, places, DocumentPass(ids, self.config.bos_id, self.context))
+
+    def new_state(self, batch: int, window: int, chunk: int = 256) -> RecordState:
+        config, table = self.config, self.token_embedding
+        size = (self.attention_layers, batch, config.kv_heads, config.width // config.heads, window, chunk)
+        attention = StreamState.empty(*size, activation_dtype(table), table.device)
+        return RecordState(attention, torch.full((batch, 1), NO_TOKEN, dtype=torch.int64, device=table.device))
+
+    def _step(self, ids: Tensor, state: RecordState) -> Tensor:
+        stream = DocumentStep(state.attention, ids, self.config.bos_id)
+        out = self._run(ids, state.last, stream.positions, stream)
+        stream.finish()
+        state.last = ids[:, -1:].clone()
+        return out
+
+    def _embed(self, ids: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
+        """Normed embeddings (B,T,D) of ``ids`` (B,T), smeared; ``before`` (B,1) is the token ahead of them."""
+        e = F.embedding(ids, self.token_embedding).to(dtype)
+        if self.smear is not None:
+            earlier = torch.cat((F.embedding(before.clamp_min(0), self.token_embedding).to(dtype), e[:, :-1]), dim=1)
+            known = torch.cat((before, ids[:, :-1]), dim=1) != NO_TOKEN
+            e = self.smear(e, earlier, known & (ids != self.config.bos_id))
+        return rms_norm(e, self.config.norm_eps)
+
+    def _skipped(self, x: Tensor, place: int, kept: list[Tensor]) -> Tensor:
+        """``x`` (B,T,D) mixed with the last of the ``kept`` outputs, which is used up, at ``place`` of the decoder."""
+        if self.skip_scales is None or self.skip_gates is None or place < 0 or not kept:
+            return x
+        scale, gate = self.skip_scales[place].to(x.dtype), torch.sigmoid(self.skip_gates[place]).to(x.dtype)
+        return gate * x + (1 - gate) * scale * kept.pop()
+
+    def _run(self, ids: Tensor, before: Tensor, places: Tensor, source: DocumentPass | StreamStep) -> Tensor:
+        """``ids`` (B,T) at ``places`` (T,) -> (B,T,D), attention over the keys of ``source``."""
+        config, dtype = self.config, activation_dtype(self.token_embedding)
+        rope = rope_tables(places, config.rope_dims, config.rope_base, dtype)
+        applications = config.applications(self.depth)
+        encoder = len(applications) // 2
+        first_half: Any = self.layer_function(cast(Any, attention_inputs))  # returns a tuple, as the third
+        one_lane = self.layer_function(sequential_layer)
+        two_lanes: Any = self.layer_function(cast(Any, lanes_layer))
+        x0 = x = self._embed(ids, before, dtype)
+        mlp_lane: Tensor | None = None
+        kept: list[Tensor] = []
+        for index, (layer, block_index) in enumerate(applications):
+            block, scale = self.blocks[block_index], self.layer_scales[layer]
+            if mlp_lane is None and index >= encoder and layer >= config.lanes_from:
+                mlp_lane = x
+            x = self._skipped(x, index - encoder, kept)
+            mixed, q, k, v, gate = first_half(block, x, x0, scale, rope)
+            y = source.attend(q, k, v)
+            if mlp_lane is None:
+                x = one_lane(block, mixed, y, v, gate, scale)
+            else:
+                assert self.lane_carry is not None and self.lane_shares is not None
+                carry, shares = self.lane_carry[layer], self.lane_shares[layer]
+                x, mlp_lane = two_lanes(block, x, mlp_lane, y, v, gate, scale, carry, shares)
+            if index < encoder:
+                kept.append(x)
+        return rms_norm(x if mlp_lane is None else (x + mlp_lane) / 2, config.norm_eps)

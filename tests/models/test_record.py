@@ -1,0 +1,433 @@
+"""The record stack: sizes, values of its parts, the naive forward pass, documents, streaming, depth."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from golf.base.params import ParamsError, read_params
+from golf.models.document_attention import DocumentPass, segment_starts
+from golf.models.layers import causal_attention, exclude_own_value, leaky_relu_squared, rope_tables, softcap
+from golf.models.record import Record
+from golf.models.record_block import Heads, RecordBlock, SmearGate, lanes_layer, partly_rotated
+from golf.models.registry import build_model, config_from_dict
+from golf.training.optimizers import OptimizerConfig, Optimizers
+from tiny import record, shaken
+
+VOCAB = 50
+
+
+def _model(**changes: Any) -> Record:
+    model = shaken(record(**changes), VOCAB)
+    assert isinstance(model, Record)
+    return model
+
+
+def _ids(rows: int = 2, tokens: int = 24, *, starts: tuple[int, ...] = (9, 10, 17)) -> Tensor:
+    """Random tokens with documents that begin at ``starts`` in the first row and in the middle of the second."""
+    ids = torch.randint(2, VOCAB, (rows, tokens), generator=torch.Generator().manual_seed(1))
+    ids[0, [start for start in starts if start < tokens]] = 1
+    if rows > 1:
+        ids[1, tokens // 2] = 1
+    return ids
+
+
+def _published(root: Path, **changes: Any) -> Record:
+    with torch.device("meta"):
+        values = read_params(root / "conf/model/record_512.yaml") | changes
+        model = build_model(config_from_dict(values), 8192)
+    assert isinstance(model, Record)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"), [({}, 35_945_671), ({"layers": 12}, 38_832_437), ({"untied": True}, 53_260_087)]
+)
+def test_parameter_counts_match_the_published_ones(root: Path, changes: dict[str, Any], count: int) -> None:
+    assert _published(root, **changes).num_parameters() == count
+
+
+def test_parts_of_the_published_model_have_their_sizes(root: Path) -> None:
+    model = _published(root)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+    def total(*ends: str) -> int:
+        return sum(size for name, size in sizes.items() if name.endswith(ends))
+
+    assert sizes["token_embedding"] == 4_194_304
+    assert total("query.weight", "attention.output.weight") == 5_767_168
+    assert total("key.weight", "value.weight") == 2_883_584
+    assert total("mlp.input.weight") == total("mlp.output.weight") == 11_534_336
+    assert total("attention_scale", "mlp_scale", "residual_mix", "query_gain", "attention.gate") == 23_672
+    assert sizes["skip_scales"] == sizes["skip_gates"] == 8 * 512
+    assert total("lane_shares", "lane_carry", "smear.gate", "smear.scale") == 44 + 22 + 12 + 1
+    roles = {name: model.role(name) for name in sizes}
+    assert {roles[name] for name in sizes if name.endswith((".gate", "scales", "lane_carry"))} == {"control"}
+    assert model.applied_parameters == 17 * 2_883_584
+
+
+def test_order_of_applications(root: Path) -> None:
+    config = _published(root).config
+    assert [layer for layer, _ in config.applications(1)] == list(range(11))
+    assert [layer for layer, _ in config.applications(3)] == [0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert all(layer == block for layer, block in config.applications(3))
+    untied = [block for _, block in _published(root, untied=True).config.applications(3)]
+    assert untied == [0, 1, 2, 3, 4, 5, 11, 12, 13, 14, 15, 16, 6, 7, 8, 9, 10]
+    twelve = _published(root, layers=12)
+    assert twelve.attention_layers == 18 and twelve.get_parameter("skip_scales").size(0) == 9
+
+
+def test_skip_rows_in_use_are_five_before_the_loop_and_eight_after(root: Path) -> None:
+    torch.manual_seed(0)
+    small = {"width": 16, "heads": 2, "kv_heads": 1, "rope_dims": 4, "mlp_ratio": 1.0}
+    model = build_model(config_from_dict(read_params(root / "conf/model/record_512.yaml") | small), VOCAB)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids = _ids()
+    for depth, rows in ((1, range(5)), (3, range(8))):
+        model.set_depth(depth)
+        model.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        for name in ("skip_scales", "skip_gates"):
+            grad = model.get_parameter(name).grad
+            assert grad is not None and grad.abs().amax(1).nonzero()[:, 0].tolist() == list(rows)
+
+
+# values worked out by hand
+
+
+def test_rotary_turns_the_first_sixteen_channels() -> None:
+    cos, sin = rope_tables(torch.arange(2), 16, 1e4, torch.float64)
+    angles = torch.atan2(sin[1], cos[1])
+    wanted = torch.tensor([1, 0.316228, 0.1, 0.0316228, 0.01, 0.00316228, 0.001, 0.000316228], dtype=torch.float64)
+    torch.testing.assert_close(angles, wanted, rtol=1e-5, atol=0)
+    x = torch.zeros(1, 1, 2, 64, dtype=torch.float64)
+    x[..., 0], x[..., 40] = 1.0, 7.0
+    turned = partly_rotated(x, (cos, sin))[0, 0, 1]
+    assert turned[0] == pytest.approx(0.540302, abs=1e-6) and turned[8] == pytest.approx(-0.841471, abs=1e-6)
+    assert turned[40] == 7.0 and turned[16:].count_nonzero() == 1
+
+
+def test_exclusive_attention_softcap_and_activation() -> None:
+    y, v = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2), torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
+    out = exclude_own_value(y, v).flatten()
+    torch.testing.assert_close(out, torch.tensor([-0.32, 0.24]))
+    assert float(out @ v.flatten()) == pytest.approx(0.0, abs=1e-6)
+    assert float(softcap(torch.tensor(30.0), 30.0)) == pytest.approx(22.8478, abs=1e-4)
+    for at, value, slope in ((-2.0, 1.0, -1.0), (2.0, 4.0, 4.0)):
+        z = torch.tensor(at, requires_grad=True)
+        f = leaky_relu_squared(z, 0.5)
+        f.backward()
+        assert float(f.detach()) == value and z.grad is not None and float(z.grad) == slope
+
+
+def test_skips_are_mixed_by_their_gates() -> None:
+    model = _model()
+    x, skip = torch.full((1, 1, 24), 2.0), torch.full((1, 1, 24), 6.0)
+    with torch.no_grad():
+        model.get_parameter("skip_scales").fill_(1.0)
+        for gate, value in ((0.0, 4.0), (math.log(3.0), 3.0)):
+            model.get_parameter("skip_gates").fill_(gate)
+            torch.testing.assert_close(model._skipped(x, 0, [skip]), torch.full_like(x, value))
+    assert model._skipped(x, -1, [skip]) is x and model._skipped(x, 0, []) is x
+
+
+def test_layer_scales() -> None:
+    scales = _model(layers=9, loop=[0, 0], lanes_from=9).layer_scales
+    torch.testing.assert_close(scales[[0, 3, 8]], torch.tensor([1.0, 0.5, 0.333333]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shares", "lanes"), [([[1.0, 1.0], [1.0, 1.0]], (14.0, 14.0)), ([[1.0, 0.5], [0.0, 2.0]], (12.0, 15.5))]
+)
+def test_lanes_add_shares_of_attention_and_mlp(
+    monkeypatch: pytest.MonkeyPatch, shares: list[list[float]], lanes: tuple[float, float]
+) -> None:
+    block = RecordBlock(Heads(4, 1, 1, 1.5, 0, False), 8, 0.5, 1e-6)
+    monkeypatch.setattr(block.attention, "attended", lambda y, v, gate: torch.ones(1, 1, 4))
+    monkeypatch.setattr(block, "scaled_mlp", lambda x, scale: torch.full((1, 1, 4), 2.0))
+    ten, none = torch.full((1, 1, 4), 10.0), torch.zeros(1, 1, 1, 4)
+    carry = torch.full((2,), 1.1)
+    out = lanes_layer(block, ten, ten, none, none, None, torch.ones(()), carry, torch.tensor(shares))
+    for lane, value in zip(out, lanes, strict=True):
+        torch.testing.assert_close(lane, torch.full_like(lane, value))
+
+
+def test_smear_gate_adds_half_of_its_scale_and_nothing_at_a_document_start() -> None:
+    gate, e = SmearGate(2), torch.randn(1, 3, 4)
+    assert torch.equal(gate(e, e, torch.ones(1, 3, dtype=torch.bool)), e)  # the scale starts at 0
+    with torch.no_grad():
+        gate.scale.fill_(0.5)
+    earlier = torch.randn(1, 3, 4)
+    out = gate(e, earlier, torch.tensor([[True, False, True]]))
+    torch.testing.assert_close(out[:, ::2], (e + 0.25 * earlier)[:, ::2])
+    assert torch.equal(out[:, 1], e[:, 1])
+
+
+def test_an_untrained_model_gives_back_its_normed_embedding(root: Path) -> None:
+    torch.manual_seed(0)
+    small = {"width": 64, "heads": 2, "kv_heads": 1}
+    model = build_model(config_from_dict(read_params(root / "conf/model/record_512.yaml") | small), 8192)
+    ids = torch.randint(2, 8192, (1, 65), generator=torch.Generator().manual_seed(0))
+    directions = (F.normalize(x, dim=-1) for x in (model.hidden(ids), model.token_embedding[ids]))
+    torch.testing.assert_close(*directions, rtol=0, atol=1e-5)
+    assert float(model.loss(ids[:, :-1], ids[:, 1:]).detach()) == pytest.approx(math.log(8192), abs=0.02)
+
+
+# the naive forward pass
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def _naive_attention(w: dict[str, Tensor], n: Tensor, ids: Tensor) -> Tensor:
+    tokens, width = n.size(0), 12
+    q = _norm((n @ w["attention.query.weight"].T).view(tokens, 2, width))
+    k = _norm((n @ w["attention.key.weight"].T).view(tokens, 1, width))
+    v = (n @ w["attention.value.weight"].T).view(tokens, 1, width)
+    angle = torch.arange(tokens)[:, None, None] * 1e4 ** (-torch.arange(2) / 2)
+
+    def turn(z: Tensor) -> Tensor:
+        a, b = z[..., :2], z[..., 2:4]
+        first, second = a * angle.cos() + b * angle.sin(), b * angle.cos() - a * angle.sin()
+        return torch.cat((first, second, z[..., 4:]), -1)
+
+    q, k = turn(q) * w["attention.query_gain"][:, None], turn(k)
+    gate = torch.sigmoid(0.5 * n[:, :4] @ w["attention.gate"].T)
+    out, begin = torch.zeros(tokens, 2, width), 0
+    for t in range(tokens):
+        begin = t if ids[t] == 1 else begin
+        for h in range(2):
+            y = (k[begin : t + 1, 0] @ q[t, h] / math.sqrt(width)).softmax(0) @ v[begin : t + 1, 0]
+            unit = v[t, 0] / v[t, 0].norm()
+            out[t, h] = (y - (y @ unit) * unit) * gate[t, h]
+    return w["attention_scale"] * (out.view(tokens, -1) @ w["attention.output.weight"].T)
+
+
+def _naive_mlp(w: dict[str, Tensor], x: Tensor, scale: float) -> Tensor:
+    hidden = F.leaky_relu(_norm(x) * scale @ w["mlp.input.weight"].T, 0.5) ** 2
+    return w["mlp_scale"] * (hidden @ w["mlp.output.weight"].T)
+
+
+def _naive_embedding(s: dict[str, Tensor], ids: Tensor) -> Tensor:
+    e = s["token_embedding"][ids]
+    smeared = e.clone()
+    for t in range(1, len(ids)):
+        if ids[t] != 1:
+            smeared[t] += s["smear.scale"] * torch.sigmoid(s["smear.gate"][0] @ e[t, :4]) * e[t - 1]
+    return _norm(smeared)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("untied", [False, True])
+def test_forward_equals_a_naive_loop(depth: int, untied: bool) -> None:
+    model, ids = _model(untied=untied), _ids(1, 14)[0]  # layers 0 1 2 3, loop 1 to 2, lanes from 3
+    model.set_depth(depth)
+    s = model.state_dict()
+    order = [0, 1, 2, 1, 2, 3] if depth == 2 else [0, 1, 2, 3]
+    blocks = [0, 1, 2, 4, 5, 3] if depth == 2 and untied else order
+    x0 = x = _naive_embedding(s, ids)
+    half, kept, lane = len(order) // 2, [], None
+    for index, (layer, block) in enumerate(zip(order, blocks, strict=True)):
+        w = {n.removeprefix(f"blocks.{block}."): v for n, v in s.items() if n.startswith(f"blocks.{block}.")}
+        scale = (layer + 1) ** -0.5
+        lane = x if index >= half and layer == 3 else lane
+        if index >= half and kept:
+            g = torch.sigmoid(s["skip_gates"][index - half])
+            x = g * x + (1 - g) * s["skip_scales"][index - half] * kept.pop()
+        u = w["residual_mix"][0] * x + w["residual_mix"][1] * x0
+        attended = _naive_attention(w, _norm(u) * scale, ids)
+        if lane is None:
+            x = u + attended
+            x = x + _naive_mlp(w, x, scale)
+        else:
+            thought, carry, shares = _naive_mlp(w, lane, scale), s["lane_carry"][layer], s["lane_shares"][layer]
+            x, lane = (
+                c * old + shares[0, i] * attended + shares[1, i] * thought
+                for i, (c, old) in enumerate(zip(carry, (x, lane), strict=True))
+            )
+        if index < half:
+            kept.append(x)
+    assert lane is not None
+    torch.testing.assert_close(model.hidden(ids[None])[0], _norm((x + lane) / 2), rtol=1e-3, atol=1e-4)
+
+
+# documents
+
+
+def test_segments_begin_at_rows_documents_and_every_context() -> None:
+    ids = torch.tensor([[5, 5, 5, 1, 5, 5, 5, 5, 5], [1, 5, 1, 1, 5, 5, 5, 5, 5]])
+    assert segment_starts(ids, 1).nonzero().tolist() == [[0, 0], [0, 3], [1, 0], [1, 2], [1, 3]]
+    cut = segment_starts(ids, 1, 2)
+    assert cut[0].nonzero()[:, 0].tolist() == [0, 2, 3, 5, 7] and cut[1].nonzero()[:, 0].tolist() == [0, 2, 3, 5, 7]
+
+
+@pytest.mark.parametrize("context", [None, 1, 5, 100])
+def test_attention_in_segments_equals_a_block_mask(context: int | None) -> None:
+    ids = _ids(3, 31, starts=(0, 4, 11, 30))
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(3, heads, 31, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
+    segment = segment_starts(ids, 1, context).cumsum(1)
+    mask = (segment[:, None, :, None] == segment[:, None, None, :]) & torch.ones(31, 31, dtype=torch.bool).tril()
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    found = DocumentPass(ids, 1, context).attend(q, k, v)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    weights = torch.randn(found.shape, generator=generator)
+    gradients = (torch.autograd.grad((y * weights).sum(), (q, k, v)) for y in (found, expected))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_rows_without_a_document_start_take_one_batched_call() -> None:
+    q = torch.randn(2, 2, 9, 4)
+    assert torch.equal(DocumentPass(torch.full((2, 9), 5), 1).attend(q, q, q), causal_attention(q, q, q))
+
+
+def test_on_cuda_segments_go_to_the_variable_length_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel itself is CUDA's; here its arguments, with a stand-in that knows its contract."""
+    import torch.nn.attention.varlen as varlen
+
+    def stand_in(q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, *longest: int, **options: Any) -> Tensor:
+        assert options == {"window_size": (-1, 0)} and cu_q.dtype == torch.int32 and torch.equal(cu_q, cu_k)
+        assert int(cu_q.diff().max()) == longest[0] == longest[1] and q.shape == k.shape == v.shape
+        pieces = [slice(a, b) for a, b in zip(cu_q.tolist(), cu_q.tolist()[1:], strict=False)]
+        heads_first = [[x[piece].transpose(0, 1)[None] for x in (q, k, v)] for piece in pieces]
+        return torch.cat([causal_attention(*one)[0].transpose(0, 1) for one in heads_first])
+
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in)
+    ids = _ids(3, 20)
+    q, k, v = (torch.randn(3, heads, 20, 8) for heads in (4, 2, 2))
+    documents = DocumentPass(ids, 1, 7)
+    flat = documents._varlen(*(x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)))
+    torch.testing.assert_close(flat.unflatten(0, (3, 20)).transpose(1, 2), documents.attend(q, k, v))
+
+
+@pytest.mark.parametrize("context", [None, 4])
+def test_a_document_does_not_know_what_stood_before_it(context: int | None) -> None:
+    model, ids = _model(), _ids(1, 20, starts=(8,))
+    model.set_context(context)
+    other = ids.clone()
+    other[0, :8] = (ids[0, :8] + 7) % (VOCAB - 2) + 2
+    with torch.no_grad():
+        before, after = model.hidden(ids), model.hidden(other)
+        assert torch.equal(before[:, 8:], after[:, 8:]) and not torch.equal(before[:, :8], after[:, :8])
+        streams = [model.step(x, model.new_state(1, 20, chunk=6)) for x in (ids, other)]
+    assert torch.equal(streams[0][:, 8:], streams[1][:, 8:])
+
+
+def test_no_position_sees_a_later_token_and_a_context_cuts_attention() -> None:
+    model, ids = _model(layers=1, loop=[0, 0], repeats=1, lanes_from=1), _ids(1, 12, starts=())
+    other = ids.clone()
+    other[0, 5] = (other[0, 5] + 1) % (VOCAB - 2) + 2
+    with torch.no_grad():
+        for context, reach in ((None, 12), (4, 8)):
+            model.set_context(context)
+            change = (model.hidden(ids) - model.hidden(other)).abs().amax(-1)[0]
+            assert change[:5].max() == 0 and change[reach:].sum() == 0 and (change[5:reach] > 0).all()
+
+
+# streaming, depth, learning
+
+
+@pytest.mark.parametrize("cuts", [[1] * 24, [24], [5, 1, 18]])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_streaming_equals_one_pass_however_the_text_is_cut(cuts: list[int], depth: int) -> None:
+    model, ids = _model(), _ids()
+    model.set_depth(depth)
+    state = model.new_state(2, 24, chunk=7)
+    streamed = torch.cat([model.step(piece, state) for piece in ids.split(cuts, dim=1)], dim=1)
+    torch.testing.assert_close(streamed, model.hidden(ids), rtol=1e-3, atol=1e-4)
+    assert (state.position, state.window, state.chunk) == (24, 24, 7) and state.num_bytes() > 0
+
+
+def test_streaming_beyond_the_window_is_the_same_for_every_cut_and_chunk() -> None:
+    model, ids = _model(), _ids(1, 60, starts=(20, 41))
+    results = []
+    for chunk, cut in ((1, 1), (4, 60), (16, 9), (64, 60)):
+        state = model.new_state(1, 10, chunk=chunk)
+        results.append(torch.cat([model.step(piece, state) for piece in ids.split(cut, dim=1)], dim=1))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-3, atol=1e-4)
+
+
+def test_reset_streams_forget_while_others_go_on() -> None:
+    model, ids = _model(), _ids(starts=())
+    state = model.new_state(2, 24)
+    whole = model.step(ids, state)
+    again = model.new_state(2, 24)
+    first = model.step(ids[:, :10], again)
+    again.reset(torch.tensor([True, False]))
+    rest = model.step(ids[:, 10:], again)
+    torch.testing.assert_close(torch.cat((first, rest), 1)[1], whole[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(rest[0], model.hidden(ids[:, 10:])[0], rtol=1e-3, atol=1e-4)
+
+
+def test_every_tensor_learns_and_the_loop_is_switched_by_the_depth() -> None:
+    torch.manual_seed(0)
+    model = build_model(config_from_dict(record(untied=True)), VOCAB)
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizers = Optimizers(model, OptimizerConfig())
+    for _ in range(4):
+        ids = _ids(2, 33)
+        optimizers.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        optimizers.step()
+    still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, start[name])]
+    assert not still
+    ids = _ids()
+    losses = []
+    for depth in (1, 2):
+        model.set_depth(depth)
+        losses.append(float(model.loss(ids[:, :-1], ids[:, 1:]).detach()))
+    assert losses[0] != losses[1]
+
+
+def test_matrices_that_read_start_orthogonal_and_those_that_write_at_zero() -> None:
+    torch.manual_seed(0)
+    model = build_model(config_from_dict(record()), VOCAB)
+    for name, parameter in model.named_parameters():
+        if model.role(name) in ("attention", "mlp"):
+            if name.endswith("output.weight"):
+                assert not parameter.any()
+            else:
+                small = parameter @ parameter.T if parameter.size(0) <= parameter.size(1) else parameter.T @ parameter
+                torch.testing.assert_close(small, torch.eye(len(small)), rtol=0, atol=1e-5)
+
+
+def test_compiled_layers_give_the_same_gradients() -> None:
+    ids, gradients = _ids(2, 25), []
+    for compiled in (False, True):
+        model = _model()
+        if compiled:
+            model.compile_layers(backend="eager")
+        for depth in (1, 2):
+            model.set_depth(depth)
+            model.loss(ids[:, :-1], ids[:, 1:]).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loop": [2, 1]}, r"loop: found \[2, 1\], expected first <= last < layers \(4\)"),
+        ({"loop": [1, 4]}, r"loop: found \[1, 4\]"),
+        ({"repeats": 1, "untied": True}, "untied: found true with repeats 1"),
+        ({"rope_dims": 14}, "rope_dims: found 14, expected an even one up to the head width 12"),
+        ({"rope_dims": 3}, "rope_dims: found 3"),
+        ({"gate_width": 25}, r"gate_width: found 25, expected 0 to width \(24\)"),
+        ({"heads": 5}, "heads: found 5, expected a divisor of width 24"),
+    ],
+)
+def test_wrong_configurations_name_the_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        config_from_dict(record(**changes))
