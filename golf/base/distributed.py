@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch costs 1.4 s to import
 
 __all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place", "usable_cores"]
 
+_PROBLEM_BYTES = 512  # of what one process tells the others
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
 
@@ -107,6 +108,23 @@ class Ranks:
         shared = torch.tensor(values, dtype=torch.float64)
         torch.distributed.broadcast(shared, src=0, group=self.hosts)
         return [float(value) for value in shared.tolist()]
+
+    def first_problem(self, problem: str | None) -> str | None:
+        """On every process the ``problem`` of the first one that has any, which it names; ``None`` where all have none.
+
+        Every process must call it.
+        """
+        if self.world == 1:
+            return problem
+        import torch
+
+        own = torch.zeros(_PROBLEM_BYTES, dtype=torch.uint8)
+        text = (problem or "").encode()[:_PROBLEM_BYTES]
+        own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
+        found = [torch.zeros_like(own) for _ in range(self.world)]
+        torch.distributed.all_gather(found, own, group=self.hosts)
+        told = [bytes(each.tolist()).rstrip(b"\0").decode(errors="replace") for each in found]
+        return next((f"process {rank} of {self.world}: {text}" for rank, text in enumerate(told) if text), None)
 
     def share_hex(self, text: str) -> str:
         """Rank 0's hexadecimal ``text`` (of equal length everywhere) on every process."""

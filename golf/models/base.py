@@ -40,6 +40,11 @@ class LanguageModel(nn.Module, ABC):
         self._compile_options: dict[str, Any] | None = None
         self._compiled: dict[str, Callable[..., Any]] = {}
 
+    def kernel(self, device: torch.device) -> tuple[bool, str]:
+        """Whether the foreign kernel that this family needs to be fast in bf16 on the GPU ``device`` is there and
+        right, and its name or what is wrong; ``(True, "")`` where it needs none."""
+        return True, ""
+
     @abstractmethod
     def hidden(self, ids: Tensor) -> Tensor:
         """All blocks and the final norm at the current depth: ``ids`` (B,T) int64 -> (B,T,D)."""

@@ -23,7 +23,7 @@ from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
-from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
+from golf.training.compiling import NotCompiledError, autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import (
     TrainConfig,
     depth_at,
@@ -37,7 +37,9 @@ from golf.training.config import (
 from golf.training.ledger import TrainState, make_ledger
 from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.outputs import Sink, TrainResult, weights_meta
+from golf.training.plan import Machine
 from golf.training.qat import LateQat
+from golf.training.ready import Pace, SlowRunError, kernels, refuse_slow
 from golf.training.reduce import GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
 
@@ -59,7 +61,8 @@ class Trainer:
     """One training run on one device (or one process of a group).
 
     ``model`` is freshly initialized; ``source`` is the training split; ``base_meta`` goes into the metadata of every
-    weights file. ``run`` continues from the newest checkpoint in ``checkpoints``.
+    weights file. ``run`` continues from the newest checkpoint in ``checkpoints``. A run on GPUs that is slower than
+    ``slowest``, the slowest machine of its plan, is stopped.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Trainer:
         stop: StopFlag | None = None,
         log: Callable[[str], None] = print,
         sink: Sink | None = None,
+        slowest: Machine | None = None,
     ) -> None:
         self.config, self.device, self.log, self.sink = config, torch.device(device), log, sink
         self.group, self.stop = group or Ranks(), stop or StopFlag()
@@ -98,6 +102,8 @@ class Trainer:
         self.parameters = list(model.unique_parameters().values())
         self.gradient_mean = GradientMean(self.parameters, self.group)
         self.context = autocast(config.precision, self.device)
+        self.strict = self.device.type == "cuda" and not config.allow_slow
+        self.pace = Pace(slowest if self.strict else None)
         self.row_every = max(1, config.iterations // _HISTORY_ROWS)
         self.losses: list[Tensor] = []  # on the device, not read yet
         self.stop_signal = 0
@@ -109,6 +115,8 @@ class Trainer:
         for name, parameter in self.model.unique_parameters().items():
             roles[self.model.role(name)] += parameter.numel()
         bf16 = config.precision == "bf16" and has_bf16(self.device)
+        graphs = "one graph for each depth" if self.model.whole_graph else "graphs of the layers"
+        compiled = f"compiled, {graphs}" if config.compile else "not compiled"
         total = self.model.num_parameters()
         share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
         return [
@@ -116,13 +124,15 @@ class Trainer:
             self.optimizers.sizes().describe(bool(self.state.ema)),
             f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
             f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
-            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {torch.get_num_threads()} threads",
+            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {compiled}, "
+            f"{torch.get_num_threads()} threads",
         ]
 
     def run(self) -> TrainResult:
         """Train to the end.
 
-        Raises ``DivergedError``, ``MemoryShortError``, ``CheckpointError``, or ``TrainingInterrupted`` after a signal.
+        Raises ``DivergedError``, ``MemoryShortError``, ``SlowRunError``, ``CheckpointError``, or
+        ``TrainingInterrupted`` after a signal.
         """
         self.model.train()
         saved = self.checkpoints.load()
@@ -134,8 +144,7 @@ class Trainer:
         try:
             with deterministic(self.device):
                 if self.state.events.progress < 1.0:
-                    if self.config.compile:
-                        self._compile()
+                    self._prepare()
                     self._loop()
         except torch.OutOfMemoryError as error:
             tokens = self.micro * self.config.sequence_length
@@ -159,11 +168,27 @@ class Trainer:
                 "and have the same artifacts/tokens"
             )
 
-    def _compile(self) -> None:
+    def _prepare(self) -> None:
+        """Kernels and graphs, before the clock starts; raises ``SlowRunError`` on every process."""
+        problem = None
+        if self.device.type == "cuda" and self.context._enabled:
+            problem, told = kernels(self.model, self.micro, self.config.sequence_length, self.device)
+            self.log(f"kernels: {told}")
+        if self.config.compile and (problem is None or not self.strict):
+            try:
+                self._compile()
+            except NotCompiledError as error:
+                problem = str(error)
+        refuse_slow(problem, self.group, strict=self.strict, log=self.log)
+
+    def _compile(self, **options: Any) -> None:
+        """Prepare the loss at every depth of the run; ``options`` go to ``torch.compile``."""
         depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
         example = torch.zeros(self.micro, self.config.sequence_length, dtype=torch.int64, device=self.device)
         began = time.monotonic()
-        self.loss_fn = prepare_loss(self.model, tuple(sorted(depths)), (example, example), self.context, log=self.log)
+        self.loss_fn = prepare_loss(
+            self.model, tuple(sorted(depths)), (example, example), self.context, **options
+        )
         self.log(f"prepared depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock starts")
 
     def _loop(self) -> None:
@@ -180,6 +205,10 @@ class Trainer:
                 if self.stop_signal and events.progress < 1.0:
                     self._save()
                     raise TrainingInterrupted(self.stop_signal, events.step)
+                slow = self.pace.after_step(self.model.depth, events.elapsed)
+                if slow is not None and events.progress < 1.0:
+                    self._save()
+                    raise SlowRunError(f"{slow}; set train.allow_slow to true to train on from step {events.step}")
                 if time.monotonic() - self._logged >= config.log_seconds:
                     self._log_line(time.monotonic())
                 if self._due and events.progress < 1.0:

@@ -22,7 +22,7 @@ TRAIN = {
     "momentum_start": 0.85, "momentum_warmup_steps": 4, "grad_clip": 0.3, "snapshot_every": 0.05, "snapshot_below": 0.6,
     "ema_decay": 0.9, "muon_coefficients": "quintic", "muon_row_norm": False, "newton_schulz_precision": "auto",
     "qat": {"below": 0.0, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}, "live": False,
-    "precision": "bf16", "compile": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
+    "precision": "bf16", "compile": False, "allow_slow": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
 }  # fmt: skip
 
 
