@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro results test lint unit cuda cuda-kernels kills fuzz clean
+.PHONY: help setup corpus repro results test lint unit cuda kills fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,10 +42,6 @@ unit: $(STAMP)
 
 cuda: $(STAMP) ## every check of the GPU presets on a pretended GPU (minutes; needs a C++ compiler, no GPU)
 	GOLF_CUDA=1 pytest --timeout 3600 tests/cuda
-
-cuda-kernels: $(STAMP) ## compile the training graphs of the GPU presets for sm_90 without a GPU, predict their ms (an hour)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --target .venv/triton --upgrade --no-deps triton
-	PYTHONPATH=.venv/triton python benchmarks/cuda_kernels.py
 
 kills: $(STAMP) ## kill every stage at each of its changes of a file, some 350 times (10 minutes)
 	python tests/kills/run.py

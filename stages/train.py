@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.base.code import Code
-from golf.base.distributed import PeerLostError, ReplicaError, joined, place
+from golf.base.distributed import PeerLostError, ReplicaError, gpus_to_share, joined, place, torchrun
 from golf.base.errors import GolfError
 from golf.base.files import sha256_file, write_json
 from golf.base.main import run_stage
@@ -54,12 +53,9 @@ def _launch(environment: Mapping[str, str]) -> list[str] | None:
     if "RANK" in environment:
         return None
     options = environment.get("GOLF_TORCHRUN")
-    if options is None and (environment.get("GOLF_DEVICE") or "cuda") == "cuda":
-        import torch
-
-        devices = torch.cuda.device_count()
-        options = f"--standalone --nproc-per-node={devices}" if devices > 1 else None
-    return ["-m", "torch.distributed.run", *shlex.split(options), "-m", "stages.train"] if options else None
+    if options is None and (devices := gpus_to_share(environment)):
+        options = f"--standalone --nproc-per-node={devices}"
+    return torchrun(options, "stages.train") if options else None
 
 
 def run(params: Path, root: Path) -> int:

@@ -17,6 +17,7 @@ Shapes: n targets, R rows, D width.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ from golf.base.progress import bar
 if TYPE_CHECKING:  # torch costs 1.4 s to import
     import torch
 
-__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place", "usable_cores"]
+__all__ = [
+    "ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "gpus_to_share", "joined", "place", "torchrun",
+    "usable_cores",
+]  # fmt: skip
 
 _PROBLEM_BYTES = 512  # of what one process tells the others
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
@@ -73,6 +77,22 @@ def place(environment: Mapping[str, str]) -> Place:
         gpus = f"cuda, cuda:0 to cuda:{count - 1}" if count else "no GPU is to be seen here"
         raise GolfError(f"environment variable GOLF_DEVICE: found {device[:40]!r}, expected cpu ({gpus})")
     return Place(rank, world, device)
+
+
+def gpus_to_share(environment: Mapping[str, str]) -> int:
+    """How many GPUs this process sees and may share work over: 0 under torchrun, where GOLF_DEVICE names another
+    device, or where there is one alone."""
+    if "RANK" in environment or (environment.get("GOLF_DEVICE") or "cuda") != "cuda":
+        return 0
+    import torch
+
+    devices = torch.cuda.device_count()
+    return devices if devices > 1 else 0
+
+
+def torchrun(options: str, module: str) -> list[str]:
+    """Arguments of Python that start ``module`` under torchrun."""
+    return ["-m", "torch.distributed.run", *shlex.split(options), "-m", module]
 
 
 def usable_cores() -> int:

@@ -141,8 +141,8 @@ def _plan(text: ValidationText, config: PassConfig) -> StreamPlan:
     longest = int((plan.last - plan.begin).max())
     if config.attention == "band" and longest > BAND_TOKENS:
         raise ScoringError(
-            f"segment + warmup: found {longest} tokens in one pass, expected at most {BAND_TOKENS} with attention: band, "
-            "which holds a whole segment on the device; lower segment or take attention: ring"
+            f"segment + warmup: found {longest} tokens in one pass, expected at most {BAND_TOKENS} with attention: "
+            "band, which holds whole segments on the device; lower segment or take attention: ring"
         )
     return plan
 

@@ -23,7 +23,7 @@ from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
-from golf.training.compiling import NotCompiledError, autocast, deterministic, has_bf16, prepare_loss
+from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
 from golf.training.config import (
     TrainConfig,
     depth_at,
@@ -39,8 +39,8 @@ from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.outputs import Sink, TrainResult, weights_meta
 from golf.training.plan import Machine
 from golf.training.qat import LateQat
-from golf.training.ready import Pace, SlowRunError, kernels, refuse_slow
-from golf.training.reduce import GradientMean
+from golf.training.ready import Pace, SlowRunError, prepare
+from golf.training.reduce import BUCKET_BYTES, GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
@@ -100,7 +100,8 @@ class Trainer:
         self.state = TrainState(model, self.optimizers, ema_decay=config.ema_decay)
         self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
-        self.gradient_mean = GradientMean(self.parameters, self.group)
+        whole = self.device.type == "cuda" and config.compile and model.whole_graph  # hands over all at its end
+        self.gradient_mean = GradientMean(self.parameters, self.group, bucket_bytes=1 << 62 if whole else BUCKET_BYTES)
         self.context = autocast(config.precision, self.device)
         self.strict = self.device.type == "cuda" and not config.allow_slow
         self.pace = Pace(slowest if self.strict else None)
@@ -144,7 +145,7 @@ class Trainer:
         try:
             with deterministic(self.device):
                 if self.state.events.progress < 1.0:
-                    self._prepare()
+                    prepare(self)
                     self._loop()
         except torch.OutOfMemoryError as error:
             tokens = self.micro * self.config.sequence_length
@@ -167,19 +168,6 @@ class Trainer:
                 f"from step {step:.0f} with {tokens:,.0f}; every machine must see the same folder GOLF_CKPT_DIR "
                 "and have the same artifacts/tokens"
             )
-
-    def _prepare(self) -> None:
-        """Kernels and graphs, before the clock starts; raises ``SlowRunError`` on every process."""
-        problem = None
-        if self.device.type == "cuda" and self.context._enabled:
-            problem, told = kernels(self.model, self.micro, self.config.sequence_length, self.device)
-            self.log(f"kernels: {told}")
-        if self.config.compile and (problem is None or not self.strict):
-            try:
-                self._compile()
-            except NotCompiledError as error:
-                problem = str(error)
-        refuse_slow(problem, self.group, strict=self.strict, log=self.log)
 
     def _compile(self, **options: Any) -> None:
         """Prepare the loss at every depth of the run; ``options`` go to ``torch.compile``."""
@@ -238,20 +226,10 @@ class Trainer:
             events.qat_start = events.step + 1
         with self.qat.quantized(events.fake_quantizations) if quantized else nullcontext():
             loss = self._gradients(rows)
-        for parameter in self.parameters:
-            if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
-                parameter.grad = torch.zeros_like(parameter)
-        self.gradient_mean.finish()
-        limit = config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        self.state.clipped += (norm > limit).float()
-        loss = torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
         momentum = momentum_at(events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
         self.optimizers.set_lr_multiplier(multiplier)
         self.optimizers.set_momentum(momentum)
-        self.optimizers.step()
-        self.state.update_ema()
-        self.losses.append(loss)
+        self.losses.append(self._apply(loss))
         events.chain_order(windows)
         events.step += 1
         events.tokens += config.tokens_per_step
@@ -266,6 +244,19 @@ class Trainer:
             self._history_row(depth, multiplier)
         if snapshot_due(before, after, self.schedule):
             self._snapshot()
+
+    def _apply(self, loss: Tensor) -> Tensor:
+        """Mean gradients, clip, optimizers, moving average; the ``loss``, NaN where the gradient is not finite."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
+                parameter.grad = torch.zeros_like(parameter)
+        self.gradient_mean.finish()
+        limit = self.config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.state.clipped += (norm > limit).float()
+        self.optimizers.step()
+        self.state.update_ema()
+        return torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
 
     def _gradients(self, rows: Tensor) -> Tensor:
         """Accumulate gradients over the micro batches of ``rows`` (sequences, L + 1); returns the mean loss."""

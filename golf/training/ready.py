@@ -17,12 +17,14 @@ from golf.base.distributed import Ranks
 from golf.base.errors import GolfError
 from golf.models.layers import Attention
 from golf.models.sliding_attention import SlidingAttention
+from golf.training.compiling import NotCompiledError
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
+    from golf.training.loop import Trainer
     from golf.training.plan import Machine
 
-__all__ = ["Pace", "SlowRunError", "attention_backends", "kernels", "refuse_slow"]
+__all__ = ["Pace", "SlowRunError", "attention_backends", "kernels", "prepare", "refuse_slow", "warm_up"]
 
 _WARM, _STEPS = 10, 50  # steps that are not counted, and after which a run is judged
 _REMEDY = "mend that, or set train.allow_slow to true to train on"
@@ -76,6 +78,35 @@ def refuse_slow(problem: str | None, group: Ranks, *, strict: bool, log: Callabl
     found = group.first_problem(problem)
     if found is not None:
         raise SlowRunError(f"training would run several times slower: {found}; {_REMEDY}")
+
+
+def prepare(trainer: Trainer) -> None:
+    """Kernels and graphs of ``trainer``, and on GPUs one whole step, before the clock starts.
+
+    Raises ``SlowRunError`` on every process.
+    """
+    problem, config = None, trainer.config
+    if trainer.device.type == "cuda" and trainer.context._enabled:
+        problem, told = kernels(trainer.model, trainer.micro, config.sequence_length, trainer.device)
+        trainer.log(f"kernels: {told}")
+    if config.compile and (problem is None or not trainer.strict):
+        try:
+            trainer._compile()
+        except NotCompiledError as error:
+            problem = str(error)
+    refuse_slow(problem, trainer.group, strict=trainer.strict, log=trainer.log)
+    if trainer.device.type == "cuda":
+        warm_up(trainer)
+
+
+def warm_up(trainer: Trainer) -> None:
+    """One whole step for what is made at its first use (communicators, kernels of the optimizers), then all is as it
+    was."""
+    tensors, meta = trainer.state.to_checkpoint()
+    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    shape = trainer.accumulate * trainer.micro, trainer.config.sequence_length + 1
+    trainer._apply(trainer._gradients(torch.zeros(shape, dtype=torch.int64)))
+    trainer.state.restore(kept, meta)
 
 
 class Pace:

@@ -155,6 +155,9 @@ def group(rank: int, world: int = WORLD) -> Iterator[tuple[Any, Counter[str]]]:
         def decide(self, values: Any) -> list[float]:
             return list(values)
 
+        def first_problem(self, problem: str | None) -> str | None:
+            return problem and f"process {rank} of {world}: {problem}"
+
     sent: Counter[str] = Counter()
 
     def counted(name: str) -> Any:

@@ -146,6 +146,28 @@ def step(preset: str, progress: float, rank: int, *overrides: str) -> dict[str, 
         return found | {"reads_of_losses": counts["read"], "kept_mib": round(kept[0] / 2**20)}
 
 
+def refused(preset: str, what: str, *overrides: str) -> dict[str, Any]:
+    """The preparation where the compiler (`graph`) or the foreign kernel (`kernel`) fails, or (`none`) nothing does:
+    what it says, and the messages of the whole step that it ends with."""
+    from golf.training import loop, ready
+    from golf.training.compiling import NotCompiledError
+
+    values = parameters(preset, *overrides)
+    failing = NotCompiledError("no ptxas") if what == "graph" else None
+    kernel = stand_in_kernel() if what != "kernel" else contextlib.nullcontext()
+    with pretend.gpu(), pretend.group(0) as (group, sent), kernel, contextlib.ExitStack() as stack:
+        trainer = trainer_of(values, group)
+        stack.enter_context(mock.patch.object(ready, "attention_backends", lambda *args: ["FLASH_ATTENTION"]))
+        made = mock.Mock(return_value=trainer.model.loss, side_effect=failing)
+        stack.enter_context(mock.patch.object(loop, "prepare_loss", made))
+        sent.clear()
+        try:
+            ready.prepare(trainer)
+        except ready.SlowRunError as error:
+            return {"told": str(error)}
+        return {"told": "", **sent, "step": trainer.state.events.step}
+
+
 def graphs(preset: str, *overrides: str) -> dict[str, Any]:
     """Graphs that the preparation traces (a break fails it), and those that a step at every depth adds."""
     import torch
@@ -298,6 +320,7 @@ def run(name: str) -> dict[str, Any]:
     functions: dict[str, Callable[..., dict[str, Any]]] = {
         "step": lambda preset, at, rank, *more: step(preset, float(at), int(rank), *more),
         "graphs": graphs,
+        "refused": refused,
         "fault": fault,
         "score": lambda preset, mode, targets, *more: score(preset, mode, int(targets), *more),
         "heldout": lambda preset, targets: heldout(preset, int(targets)),

@@ -21,7 +21,7 @@ from golf.training.compiling import NotCompiledError
 from golf.training.config import TrainConfig
 from golf.training.loop import Trainer
 from golf.training.plan import Machine
-from golf.training.ready import Pace, SlowRunError, attention_backends, refuse_slow
+from golf.training.ready import Pace, SlowRunError, attention_backends, refuse_slow, warm_up
 from tiny import hybrid
 
 SLOWEST = Machine("8 x H100 at 15% of peak", {1: 0.1, 2: 0.2})
@@ -105,6 +105,21 @@ def test_a_slow_run_leaves_a_checkpoint_from_which_it_can_go_on(tmp_path: Path, 
     with trained(tmp_path / "run", sections, allow_slow=True) as run:
         assert run.run().state.events.step == 60
         assert "resuming after step 50" in run.lines[0]  # type: ignore[attr-defined]
+
+
+def test_c1_a_warm_up_step_leaves_no_trace(tmp_path: Path, sections: Any) -> None:
+    finished = []
+    for warm in (False, True):
+        with trained(tmp_path / str(warm), sections, iterations=30) as run:
+            if warm:
+                run.model.train()
+                warm_up(run)
+                assert run.state.events.step == 0 and not run.losses and not run.optimizers.state_tensors()
+            finished.append(run.run())
+    plain, warmed = (result.state for result in finished)
+    assert all(torch.equal(tensor, warmed.weights[name]) for name, tensor in plain.weights.items())
+    assert all(torch.equal(tensor, warmed.ema[name]) for name, tensor in plain.ema.items())
+    assert finished[0].ledger == finished[1].ledger
 
 
 def test_the_attention_that_torch_chooses_is_named(sections: Any) -> None:
