@@ -1,11 +1,11 @@
 """Stages that stand still while GPUs wait, at the size of the competition: seconds, and memory at its highest.
 
     python -m benchmarks.scale mixture --tokens 20000000       # counting, mixing, proofs of 256 rows: stage `hedge`
-    python -m benchmarks.scale tokenize --tokens 20000000 --model data/fineweb_1024_bpe.model     # shards, one process
+    python -m benchmarks.scale tokenize --tokens 20000000 --shard FINEWEB.bin --model FINEWEB.model   # one process
     python -m benchmarks.scale score --preset h100x8_10min     # a GPU: an untrained model scores 1,000,000 targets
 
-Texts are synthetic: documents of words that come again as those of a language do, so that a token has about as many
-earlier contexts. Seconds of `mixture` and `tokenize` are of processor time. Scores of such texts mean nothing.
+Texts of `mixture` and `score` are synthetic: words that come again as those of a language do, so that a token has about
+as many earlier contexts. Seconds of `mixture` and `tokenize` are of processor time. Scores of such texts mean nothing.
 """
 
 from __future__ import annotations
@@ -88,20 +88,24 @@ def mixture(num_tokens: int) -> None:
         mixture_score.score_mixture(text, record, streaming, hedge)
 
 
-def tokenize(num_tokens: int, model: Path) -> None:
-    """Stage `tokenize` of shards, in one process."""
+def tokenize(num_tokens: int, model: Path, shard: Path) -> None:
+    """Stage `tokenize` of shards, in one process: the documents of ``shard`` again and again, its first ones held."""
     from golf.base.params import from_dict
     from golf.cli.params import compose
+    from golf.data.competition import map_shard
     from golf.data.tokenize import TokenizeConfig, tokenize_corpus
 
-    tokens, _ = synthetic(num_tokens)
+    ids = np.array(map_shard(shard))
+    starts = np.flatnonzero(ids == BOS)
+    cut = int(starts[len(starts) // 20])
+    train = np.tile(ids[cut : starts[-1]], -(-num_tokens // (starts[-1] - cut)))[:num_tokens]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "shards")
         folder.mkdir()
-        for side, ids in (("train", tokens[: -num_tokens // 10]), ("val", tokens[-(num_tokens // 10000) * 1000 :])):
+        for side, tokens in (("train", train), ("val", ids[:cut])):
             header = np.zeros(256, "<i4")
-            header[:3] = 20240520, 1, len(ids)
-            (folder / f"fineweb_{side}_000000.bin").write_bytes(header.tobytes() + ids.astype("<u2").tobytes())
+            header[:3] = 20240520, 1, len(tokens)
+            (folder / f"fineweb_{side}_000000.bin").write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
         values = compose(Path("conf"), preset="h100x8_10min")["tokenize"]
         values |= {"path": str(folder), "tokenizer": str(model.resolve()), "holdout_fraction": 0.01}
         with timed("stage tokenize", num_tokens):
@@ -158,12 +162,13 @@ def main() -> None:
     parser.add_argument("what", choices=("mixture", "tokenize", "score", "kernels"))
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--model", type=Path, default=Path("data/fineweb_1024_bpe.model"), help="of `tokenize`")
+    parser.add_argument("--shard", type=Path, default=Path("data/fineweb10B_sp1024/fineweb_val_000000.bin"))
     parser.add_argument("--preset", default="h100x8_10min", help="of `score`")
     args = parser.parse_args()
     if args.what == "mixture":
         mixture(args.tokens)
     elif args.what == "tokenize":
-        tokenize(args.tokens, args.model)
+        tokenize(args.tokens, args.model, args.shard)
     elif args.what == "kernels":
         kernels()
     else:

@@ -56,7 +56,8 @@ def gpu() -> Iterator[Waits]:
     waits = Waits(Counter())
     answers: dict[str, Any] = {
         "is_available": True, "is_bf16_supported": True, "get_device_capability": (9, 0), "current_device": 0,
-        "device_count": 1, "set_device": None, "_lazy_init": None, "get_rng_state": None, "set_rng_state": None,
+        "device_count": 1, "set_device": None, "_lazy_init": None, "set_rng_state": None,
+        "get_rng_state": torch.zeros(16, dtype=torch.uint8),
         "is_current_stream_capturing": False, "get_device_name": "pretended",
     }  # fmt: skip
 

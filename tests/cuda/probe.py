@@ -82,7 +82,7 @@ def stand_in_kernel() -> Iterator[None]:
     """In place of fla's kernel, which needs a GPU: its shapes and dtypes, forward and backward."""
     import torch
 
-    from golf.models import gated_delta
+    from golf.models import gated_delta, gdn_hybrid
 
     class Rule(torch.autograd.Function):
         @staticmethod
@@ -98,7 +98,9 @@ def stand_in_kernel() -> Iterator[None]:
         end = torch.empty(*q.shape[:2], q.size(-1), v.size(-1), device=q.device)
         return Rule.apply(q, k, v, g, beta), end
 
-    with mock.patch.object(gated_delta, "checked_kernel", lambda *args: (rule, "stand-in")):
+    with contextlib.ExitStack() as stack:
+        for module in (gated_delta, gdn_hybrid):
+            stack.enter_context(mock.patch.object(module, "checked_kernel", lambda *args: (rule, "stand-in")))
         yield
 
 
@@ -310,7 +312,7 @@ def fault(kind: str, rank: str) -> dict[str, Any]:
     """A step of a small model (of `rows`: a score) with a planted fault, or with `none`."""
     with contextlib.nullcontext() if kind == "none" else planted(kind):
         if kind == "rows":
-            return score("h100x8_10min", "roundtrip", 2048)
+            return score("h100x8_10min", "roundtrip", 64, "evaluate.roundtrip.window=64")
         return step("h100x8_10min", 0.0, int(rank), *SMALL)
 
 

@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import pretend
 
+pytestmark = pytest.mark.timeout(3600)  # one process measures all, and machines are busy
 LONG = bool(os.environ.get("GOLF_CUDA"))
 DR10, DR240, GDN = "h100x8_10min", "h100x8_4h", "gdn_hybrid_h100x8_10min"
 _GDN_ONE = "train.tokens_per_step=262144 train.micro_batch_tokens=32768"  # one of its three micro batches
@@ -44,9 +45,9 @@ LONG_STEPS = {
 SCORES = {
     f"score {DR10} roundtrip 65536": {"down": 500},
     f"score {DR10} sliding 32768": {"down": 550},
-    f"score {DR10} streaming 2048": {"down": 2500},  # few of them: most are the sampled rows
+    f"score {DR10} streaming 2048 evaluate.streaming.sampled_rows=8": {"down": 1000},
     f"heldout {DR10} 32768": {"read": 31},
-    f"moments {DR10} train 4": {"down": 90000},  # once for each of the 11 matrices, however many tokens
+    f"moments {DR10} train 4": {"down": 150000},  # once for each of the 19 matrices, however many tokens
 }
 LONG_SCORES = {
     f"score {GDN} roundtrip 65536": {"down": 550},
@@ -66,10 +67,8 @@ REFUSED = {
     f"refused {DR10} graph {_TINY}": "several times slower: process 0 of 8: no ptxas; mend that, or set train.allow_sl",
     f"refused {GDN} kernel {_GDN_ONE}": "process 0 of 8: flash-linear-attention cannot be used (",
     f"refused {DR10} none {_TINY}": "",
-    f"refused {DR10} graph {_TINY} train.allow_slow=true": "",
 }
-FAULTS = ("fault none 7", "fault read 0", "fault host 0", "fault padding 0", "fault padding 7", "fault kept 0",
-          "fault rows 0")  # fmt: skip
+FAULTS = ("fault none 0", "fault read 0", "fault host 0", "fault padding 7", "fault kept 0", "fault rows 0")
 
 
 @pytest.fixture(scope="session")
@@ -118,11 +117,10 @@ def test_graphs_are_whole_and_made_before_the_clock(found: dict[str, Any], name:
 
 
 def test_the_checks_find_what_is_planted(found: dict[str, Any]) -> None:
-    assert "error" not in found["fault none 7"], found["fault none 7"]
+    assert "error" not in found["fault none 0"], found["fault none 0"]
     assert "_local_scalar_dense" in found["fault read 0"]["error"]
     assert "two devices" in found["fault host 0"]["error"] and "two devices" in found["fault padding 7"]["error"]
-    assert "error" not in found["fault padding 0"], "the last ranks alone have padding"
-    assert found["fault kept 0"]["kept_mib"] > found["fault none 7"]["kept_mib"]
+    assert found["fault kept 0"]["kept_mib"] > found["fault none 0"]["kept_mib"]
     assert found["fault rows 0"]["read"] > 500_000
 
 
