@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro results test lint unit kills fuzz clean
+.PHONY: help setup corpus repro results test lint unit cuda kills fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	pytest -n 2 --dist worksteal
+
+cuda: $(STAMP) ## every check of the GPU presets on a pretended GPU (minutes; needs a C++ compiler, no GPU)
+	GOLF_CUDA=1 pytest --timeout 3600 tests/cuda
 
 kills: $(STAMP) ## kill every stage at each of its changes of a file, some 350 times (10 minutes)
 	python tests/kills/run.py

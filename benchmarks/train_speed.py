@@ -91,7 +91,7 @@ def build_ours(
     optimizers = Optimizers(model, rates)
     loss: Loss = model.loss
     if compiled:
-        loss = prepare_loss(model, (depth,), (example, example), context, log=print)
+        loss = prepare_loss(model, (depth,), (example, example), context)
     model.set_depth(depth)
 
     def update() -> None:

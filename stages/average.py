@@ -1,13 +1,15 @@
 """Stage `average`: snapshots of training to one set of weights, with held-out losses of raw, averaged and EMA weights.
 
 In: artifacts/train, artifacts/tokens/holdout (documents of the training side; validation text is never read). Out:
-artifacts/average/model.safetensors, metrics/average.json.
+artifacts/average/model.safetensors, metrics/average.json. GOLF_DEVICE chooses the device of the losses.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from golf.base.distributed import place
 from golf.base.files import atomic_directory, checked, read_meta, save_torch, write_json
 from golf.base.main import run_stage
 from golf.base.params import load_section
@@ -35,9 +37,9 @@ def run(params: Path, root: Path) -> int:
     if config.kind not in ("best", *kinds):
         average_weights(trained, config.kind, config.last)  # says which file is missing and what makes it
     tokens = load_split(root / "artifacts/tokens/holdout").tokens
-    losses = {}
+    losses, device = {}, place(os.environ).device
     for kind in kinds:
-        model = load_model(meta, average_weights(trained, kind, config.last), final)
+        model = load_model(meta, average_weights(trained, kind, config.last), final).to(device)
         losses[kind] = heldout_loss(model, tokens, length=length)
         print(f"held-out loss, {kind} weights: {losses[kind]:.5f} nats per token", flush=True)
     chosen = least_loss(losses) if config.kind == "best" else config.kind

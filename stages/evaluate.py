@@ -4,18 +4,21 @@ In: artifacts/compress/model.golf and artifacts/tokens/val, nothing else.
 Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each document),
 artifacts/evaluate/MODE_tokens.safetensors (nats of each target; of streaming the record that `stages.hedge` mixes)
 and metrics/evaluate_MODE.json; of ttt the folder artifacts/evaluate/ttt with scores.safetensors, empty when
-`evaluate.ttt.enabled` is false. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Under torchrun
-(``torchrun --nproc-per-node 2 -m stages.evaluate streaming``) processes share the passes; the score is the same.
+`evaluate.ttt.enabled` is false. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Where several GPUs are visible
+this stage becomes a torchrun of one process for each (all modes but ttt), as it may be started by hand
+(``torchrun --nproc-per-node 2 -m stages.evaluate streaming``): they share the passes; the score is the same.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from golf.base.distributed import HOURS, joined, place
+from golf.base.distributed import HOURS, gpus_to_share, joined, place, torchrun
 from golf.base.files import atomic_directory, save_numpy, write_json
 from golf.base.main import run_stage
 from golf.base.params import to_dict
@@ -25,6 +28,15 @@ from golf.scoring.results import Scored
 from golf.scoring.text import ScoringError, decode_documents, load_text
 
 NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stages.hedge` scores, without a network
+
+
+def main(mode: str, params: Path, root: Path) -> int:
+    """Score here, or on all GPUs in torchrun's place."""
+    load_modes(params, (mode,))  # a typo must not wait for other processes
+    if mode_of(mode).shared and (devices := gpus_to_share(os.environ)):
+        launched = torchrun(f"--standalone --nproc-per-node={devices}", "stages.evaluate")
+        os.execv(sys.executable, [sys.executable, *launched, *sys.argv[1:]])
+    return run(mode, params, root)
 
 
 def run(mode: str, params: Path, root: Path) -> int:
@@ -47,6 +59,7 @@ def run(mode: str, params: Path, root: Path) -> int:
     rank, world, device = place(os.environ)
     if world > 1 and not mode_of(mode).shared:
         raise ScoringError(f"{mode}: learns in reading order, so one process scores it; {world} were started")
+    rival = ThreadPoolExecutor(1).submit(xz, raw) if mode == "roundtrip" and rank == 0 else None  # beside the scoring
     with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()
         scored = mode_of(mode).run(mode, decoded.model.to(device), text, config, ranks)
@@ -54,8 +67,8 @@ def run(mode: str, params: Path, root: Path) -> int:
     if rank or scored is None:
         return 0
     metrics = scored.score.metrics(seconds)
-    if mode == "roundtrip":
-        metrics["xz_bits_per_byte"] = 8.0 * len(xz(raw)) / len(raw)
+    if rival is not None:
+        metrics["xz_bits_per_byte"] = 8.0 * len(rival.result()) / len(raw)
     if hasattr(config, "enabled"):
         metrics[f"{mode}_enabled"] = True
     meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)} | kept
@@ -77,4 +90,4 @@ def _write(root: Path, mode: str, scored: Scored, meta: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(run, description=__doc__, modes=sorted(NETWORK_MODES))
+    run_stage(main, description=__doc__, modes=sorted(NETWORK_MODES))

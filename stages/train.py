@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from golf.base.code import Code
-from golf.base.distributed import PeerLostError, ReplicaError, joined, place
+from golf.base.distributed import PeerLostError, ReplicaError, gpus_to_share, joined, place, torchrun
 from golf.base.errors import GolfError
 from golf.base.files import sha256_file, write_json
 from golf.base.main import run_stage
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from golf.training.config import TrainConfig
     from golf.training.loop import Trainer
     from golf.training.outputs import TrainResult
-    from golf.training.plan import Plan
+    from golf.training.plan import Machine, Plan
 
 _GRACE_SECONDS = 60  # a process of several that has not stopped so long after a signal waits for a lost one
-_NOT_OF_THE_RUN = ("checkpoint_seconds", "log_seconds", "live")  # parameters that do not change the weights
+_NOT_OF_THE_RUN = ("allow_slow", "checkpoint_seconds", "log_seconds", "live")  # they do not change the weights
 
 
 def main(params: Path, root: Path) -> int:
@@ -54,12 +53,9 @@ def _launch(environment: Mapping[str, str]) -> list[str] | None:
     if "RANK" in environment:
         return None
     options = environment.get("GOLF_TORCHRUN")
-    if options is None and (environment.get("GOLF_DEVICE") or "cuda") == "cuda":
-        import torch
-
-        devices = torch.cuda.device_count()
-        options = f"--standalone --nproc-per-node={devices}" if devices > 1 else None
-    return ["-m", "torch.distributed.run", *shlex.split(options), "-m", "stages.train"] if options else None
+    if options is None and (devices := gpus_to_share(environment)):
+        options = f"--standalone --nproc-per-node={devices}"
+    return torchrun(options, "stages.train") if options else None
 
 
 def run(params: Path, root: Path) -> int:
@@ -76,6 +72,7 @@ def run(params: Path, root: Path) -> int:
     from golf.training.checkpoint import open_checkpoints
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
     from golf.training.outputs import live_sink
+    from golf.training.ready import SlowRunError
     from golf.training.signals import TrainingInterrupted, stop_on_signals
 
     rank, world, device = place(os.environ)
@@ -85,11 +82,11 @@ def run(params: Path, root: Path) -> int:
         split = open_split(root / "artifacts/tokens/train")
         torch.manual_seed(config.seed)
         model = build_model(model_config, split.vocab_size)
-        planned = _plan(config, model, device, world)
+        planned, machines = _plan(config, model, device, world)
     described = config_to_dict(model_config)
     meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
     with (
-        _one_message(rank, PeerLostError, ReplicaError, DivergedError, MemoryShortError),
+        _one_message(rank, PeerLostError, ReplicaError, DivergedError, MemoryShortError, SlowRunError),
         stop_on_signals(grace_seconds=_GRACE_SECONDS if world > 1 else 0) as stop,
         joined(rank, world, torch.device(device)) as group,
     ):
@@ -101,7 +98,7 @@ def run(params: Path, root: Path) -> int:
         ):
             trainer = Trainer(
                 model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group,
-                stop=stop, log=say, sink=sink,
+                stop=stop, log=say, sink=sink, slowest=machines[0] if machines else None,
             )  # fmt: skip
             for line in planned.lines() + _warnings(config, params) + trainer.describe():
                 say(line)
@@ -128,8 +125,11 @@ def _one_message(rank: int, *kinds: type[Exception]) -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> Plan:
-    """The plan, on the clocks of credible machines when GPUs train against one; ``PlanError`` when it is refused."""
+def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> tuple[Plan, tuple[Machine, ...]]:
+    """The plan and, when GPUs train against a clock, the machines (slowest first) that it is made for.
+
+    ``PlanError`` when it is refused.
+    """
     from golf.training.plan import credible_machines, plan
 
     config.check_world(world)
@@ -138,7 +138,8 @@ def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) ->
     machines = credible_machines(
         model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length, world=world
     )
-    return plan(schedule, machines if device.startswith("cuda") else ())
+    machines = machines if device.startswith("cuda") and config.budget_seconds > 0 else ()
+    return plan(schedule, machines), machines
 
 
 def _warnings(config: TrainConfig, params: Path) -> list[str]:

@@ -309,3 +309,25 @@ def test_command_prints_one_line_for_an_expected_error(root: Path, project: Path
     assert done.returncode == 1
     assert done.stderr.startswith("evaluate: error: window is 9999 tokens, the validation stream has ")
     assert "Traceback" not in done.stderr
+
+
+def test_b3_a_stage_that_sees_several_gpus_scores_on_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven of eight stood still while they were paid for."""
+    import torch
+
+    started: list[list[str]] = []
+    params = tmp_path / "params.json"
+    params.write_text(json.dumps(PARAMS), encoding="utf-8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(evaluate, "run", lambda mode, params, root: 7)
+    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments[1:]))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "streaming", "--root", "here"])
+    evaluate.main("streaming", params, tmp_path)
+    command = "-m torch.distributed.run --standalone --nproc-per-node=8 -m stages.evaluate streaming --root here"
+    assert [" ".join(arguments) for arguments in started] == [command]
+    for mode, environment in (("ttt", {}), ("streaming", {"RANK": "0"}), ("streaming", {"GOLF_DEVICE": "cpu"})):
+        monkeypatch.setattr(os, "environ", environment)
+        assert evaluate.main(mode, params, tmp_path) == 7
+    assert len(started) == 1

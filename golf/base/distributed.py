@@ -17,6 +17,7 @@ Shapes: n targets, R rows, D width.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,12 @@ from golf.base.progress import bar
 if TYPE_CHECKING:  # torch costs 1.4 s to import
     import torch
 
-__all__ = ["ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "joined", "place", "usable_cores"]
+__all__ = [
+    "ALONE", "HOURS", "PeerLostError", "Place", "Ranks", "ReplicaError", "gpus_to_share", "joined", "place", "torchrun",
+    "usable_cores",
+]  # fmt: skip
 
+_PROBLEM_BYTES = 512  # of what one process tells the others
 HOURS = timedelta(hours=24)  # ranks of a score finish hours apart
 
 
@@ -74,6 +79,22 @@ def place(environment: Mapping[str, str]) -> Place:
     return Place(rank, world, device)
 
 
+def gpus_to_share(environment: Mapping[str, str]) -> int:
+    """How many GPUs this process sees and may share work over: 0 under torchrun, where GOLF_DEVICE names another
+    device, or where there is one alone."""
+    if "RANK" in environment or (environment.get("GOLF_DEVICE") or "cuda") != "cuda":
+        return 0
+    import torch
+
+    devices = torch.cuda.device_count()
+    return devices if devices > 1 else 0
+
+
+def torchrun(options: str, module: str) -> list[str]:
+    """Arguments of Python that start ``module`` under torchrun."""
+    return ["-m", "torch.distributed.run", *shlex.split(options), "-m", module]
+
+
 def usable_cores() -> int:
     """Cores that this process may use: those of its affinity where the system has one (macOS has none), else all."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -107,6 +128,23 @@ class Ranks:
         shared = torch.tensor(values, dtype=torch.float64)
         torch.distributed.broadcast(shared, src=0, group=self.hosts)
         return [float(value) for value in shared.tolist()]
+
+    def first_problem(self, problem: str | None) -> str | None:
+        """On every process the ``problem`` of the first one that has any, which it names; ``None`` where all have none.
+
+        Every process must call it.
+        """
+        if self.world == 1:
+            return problem
+        import torch
+
+        own = torch.zeros(_PROBLEM_BYTES, dtype=torch.uint8)
+        text = (problem or "").encode()[:_PROBLEM_BYTES]
+        own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else own[:0]
+        found = [torch.zeros_like(own) for _ in range(self.world)]
+        torch.distributed.all_gather(found, own, group=self.hosts)
+        told = [bytes(each.tolist()).rstrip(b"\0").decode(errors="replace") for each in found]
+        return next((f"process {rank} of {self.world}: {text}" for rank, text in enumerate(told) if text), None)
 
     def share_hex(self, text: str) -> str:
         """Rank 0's hexadecimal ``text`` (of equal length everywhere) on every process."""

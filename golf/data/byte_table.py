@@ -12,6 +12,7 @@ normalizing tokenizer drops it. A lossless tokenizer drops nothing: there nothin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +52,14 @@ class ByteTable:
 
     def num_bytes(self, tokens: np.ndarray) -> int:
         """Bytes of a document (or a stream of documents) that begins with BOS."""
-        return int(self.token_bytes(tokens).sum())
+        targets = tokens[1:]
+        with_space = int(self._with_space[targets].sum(dtype=np.int64))
+        behind = np.flatnonzero(self.is_boundary[tokens[:-1]])  # few: those lose their leading space
+        return with_space - int(self.has_leading_space[targets[behind]].sum())
+
+    @cached_property
+    def _with_space(self) -> np.ndarray:
+        return self.base_bytes + self.has_leading_space
 
     def save(self, path: str | Path) -> None:
         """Write the three arrays as safetensors."""

@@ -60,8 +60,12 @@ class Splitter:
     shortest: dict[str, int] = field(default_factory=dict)
     copies: int = 0
 
-    def assign(self, text: bytes, *, side: str | None = None) -> str | None:
-        """The split of the document with these bytes; None when its split is full or the other side holds a copy."""
+    def assign(self, text: bytes, *, side: str | None = None, num_bytes: int | None = None) -> str | None:
+        """The split of the document with these bytes; None when its split is full or the other side holds a copy.
+
+        ``num_bytes``: of its text, where ``text`` is not that but the document's ids.
+        """
+        size = len(text) if num_bytes is None else num_bytes
         key = digest(text, self.seed)
         split = self._choose(int.from_bytes(key[:8], "big") / 2.0**64, side)
         if self.held.get(key, split) != split:
@@ -69,13 +73,13 @@ class Splitter:
             return None
         self.seen[split] += 1
         cap = {"val": self.val_max_bytes, "holdout": self.holdout_max_bytes}.get(split, 0)
-        if cap and self.taken[split] + len(text) > cap:
+        if cap and self.taken[split] + size > cap:
             self.dropped[split] += 1
-            self.shortest[split] = min(len(text), self.shortest.get(split, len(text)))
+            self.shortest[split] = min(size, self.shortest.get(split, size))
             return None
         if split != "train":
             self.held[key] = split
-        self.taken[split] += len(text)
+        self.taken[split] += size
         return split
 
     def _choose(self, share: float, side: str | None) -> str:
@@ -178,29 +182,38 @@ def _jobs(corpus: Corpus, tokenizer: Tokenizer, splitter: Splitter, max_bytes: i
     digests = {split: hashlib.sha256() for split in SPLITS}
     ids_seen = {"train": 0, "val": 0}
     for document in corpus.documents(encoded.position):
-        data = document.text.encode() if document.ids is None else tokenizer.decode(document.ids)  # type: ignore[union-attr]
-        read += len(data)
+        data, length = _content(document, tokenizer)
+        read += length
         if max_bytes and read > max_bytes:
             break
-        split = splitter.assign(data, side=document.side)
+        split = splitter.assign(data, side=document.side, num_bytes=length)
         if split is None:
             continue
         recode = False
         if document.ids is None:
-            digests[split].update(len(data).to_bytes(8, "little") + data)
-            encoded.raw_bytes[split] += len(data)
+            digests[split].update(length.to_bytes(8, "little") + data)
+            encoded.raw_bytes[split] += length
             encoded.text_sha256[split] = digests[split].hexdigest()
         else:
             side = document.side or "train"
             ids_seen[side] += 1
             recode = ids_seen[side] <= _RECODED
         batch.append(_Item(split, document, official=split != "train" or not batch, recode=recode))
-        size += len(data)
+        size += length
         if size >= _BATCH_BYTES:
             yield _Job(batch, tokenizer.model, tokenizer.name)
             batch, size = [], 0
     if batch:
         yield _Job(batch, tokenizer.model, tokenizer.name)
+
+
+def _content(document: Document, tokenizer: Tokenizer) -> tuple[bytes, int]:
+    """What the splitter hashes, and the bytes of text: of ids themselves, so that nothing is decoded for it."""
+    if document.ids is None:
+        data = (document.text or "").encode()
+        return data, len(data)
+    ids = np.concatenate([np.array([tokenizer.bos_id], np.uint16), document.ids])
+    return ids[1:].astype("<u2").tobytes(), tokenizer.table.num_bytes(ids)
 
 
 @lru_cache(maxsize=2)
@@ -220,7 +233,7 @@ def _encode(tokenizer: Tokenizer, item: _Item) -> _Result:
         if document.ids is None:
             tokens, num_bytes = tokenizer.document(document.text or "", official=item.official)
         else:
-            tokens, num_bytes = tokenizer.imported_document(document.ids)
+            tokens, num_bytes = tokenizer.imported_document(document.ids, official=item.official)
             recoded = tokenizer.made(document.ids) if item.recode else None
     except TokenizerError as error:
         raise CorpusError(f"{document.where}: {error}") from error

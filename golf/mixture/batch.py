@@ -15,7 +15,7 @@ import numpy as np
 
 from golf.base.errors import GolfError
 from golf.mixture.config import MixtureConfig
-from golf.mixture.counts import CountTable, candidates, recount_contexts
+from golf.mixture.counts import CountTable, TokenIndex, candidates, recount_contexts
 from golf.mixture.document import DocumentCounts, count_documents, recount_documents
 from golf.mixture.expert import Expert
 from golf.mixture.gate import chain_weight
@@ -95,6 +95,7 @@ def mix(
     out = np.ones((len(experts), len(tokens)))  # probabilities; each piece turns into nats when it is done
     positions = record.sample_positions
     rows: list[_Row] = []
+    index = TokenIndex(source.tokens, table.vocab_size) if len(positions) else None
     begin = 0
     for stop in [*positions.tolist(), len(tokens)]:
         for first in range(begin, stop, PIECE_TOKENS):
@@ -104,7 +105,8 @@ def mix(
                 np.negative(np.log(row, out=row), out=row)
         begin = stop
         if stop < len(tokens):
-            rows.append(_materialize(stop, source, mixture, record.sample_log_probs[len(rows)]))
+            assert index is not None
+            rows.append(_materialize(stop, source, index, mixture, record.sample_log_probs[len(rows)]))
     names = [expert.name for expert, runs in zip(experts, mixture.enabled, strict=True) if runs]
     nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64, copy=False)}
     nats |= {expert.name: out[k] for k, expert in enumerate(experts) if expert.name in names} | {"mixture": out[-1]}
@@ -192,10 +194,10 @@ def _check(source: _Source, config: MixtureConfig) -> None:
         raise GolfError("neural record: sample_positions must be rising scored positions")
 
 
-def _materialize(t: int, source: _Source, mixture: Mixture, log_probs: np.ndarray) -> _Row:
+def _materialize(t: int, source: _Source, index: TokenIndex, mixture: Mixture, log_probs: np.ndarray) -> _Row:
     """The whole distribution at ``t`` from the state before its token, over the recounted contexts."""
     tokens, table, record, documents, ids = source
-    followers, agrees = recount_contexts(tokens, table, t)
+    followers, agrees = recount_contexts(tokens, index, table, t)
     in_document, agrees_too = recount_documents(tokens, documents, t)
     neural, entropy, argmax = np.exp(log_probs.astype(np.float64)), float(record.entropy[t]), int(record.argmax[t])
     s = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))

@@ -20,7 +20,7 @@ from golf.base.errors import GolfError
 from golf.base.jit import kernel
 from golf.mixture.position import Counts, Followers
 
-__all__ = ["CountTable", "candidates", "count_contexts", "document_of", "recount_contexts"]
+__all__ = ["CountTable", "TokenIndex", "candidates", "count_contexts", "document_of", "recount_contexts"]
 
 MAX_VOCAB = 65535  # ids and successor counts are stored as uint16
 
@@ -111,10 +111,29 @@ def candidates(table: CountTable, *, count: int, orders: tuple[int, ...]) -> np.
     return out
 
 
-def recount_contexts(tokens: np.ndarray, table: CountTable, t: int) -> tuple[Followers, bool]:
+class TokenIndex:
+    """Where each token stands in a text (N,): the contexts of one position are found without a pass over the text."""
+
+    def __init__(self, tokens: np.ndarray, vocab_size: int) -> None:
+        narrow = tokens.astype(np.uint16)  # which numpy sorts by radix
+        self._places = np.argsort(narrow, kind="stable").astype(np.int32)
+        self._begin = np.concatenate([[0], np.cumsum(np.bincount(narrow, minlength=vocab_size))])
+
+    def before(self, token: int, t: int) -> np.ndarray:
+        """Positions of ``token`` below ``t``, rising."""
+        places = self._places[self._begin[token] : self._begin[token + 1]]
+        return places[: np.searchsorted(places, t)]
+
+    def counts(self, t: int) -> np.ndarray:
+        """How often each token stands below ``t``, int64 (V,)."""
+        return np.array([len(self.before(token, t)) for token in range(len(self._begin) - 1)])
+
+
+def recount_contexts(tokens: np.ndarray, index: TokenIndex, table: CountTable, t: int) -> tuple[Followers, bool]:
     """Successors of the contexts of position ``t``, by plain search of ``tokens[:t]``; whether ``table`` agrees."""
     bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
-    ends = np.arange(1, t)  # positions that follow a context of one token or more, all earlier than t
+    # positions that follow a context of one token or more, all earlier than t
+    ends = index.before(int(tokens[t - 1]), t - 1).astype(np.int64) + 1 if t else np.zeros(0, np.int64)
     length = 0
     for k, order in enumerate(table.orders):
         while length < order:

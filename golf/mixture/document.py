@@ -66,7 +66,8 @@ def recount_documents(tokens: np.ndarray, table: DocumentCounts, t: int) -> tupl
     bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
     for i, length in enumerate(table.orders):
         first = max(1, length)
-        ends = np.arange(first, t if t >= first else first)  # positions whose context is looked at
+        begin_of_document = int(np.searchsorted(table.documents[:t], table.documents[t - 1])) if t else 0
+        ends = np.arange(max(first, begin_of_document), t if t >= first else first)  # whose context is looked at
         for back in range(length if len(ends) else 0):
             ends = ends[tokens[ends - 1 - back] == tokens[t - 1 - back]]
         if len(ends):

@@ -18,6 +18,8 @@ from golf.models.layers import DEFAULT_ROWS, Matrix, Role, softcapped_cross_entr
 
 __all__ = ["LanguageModel", "check_shape"]
 
+_GPU_LOGITS = 1 << 26  # float32 logits at a time on GPUs, 268 MB: pieces of a graph cost compilation and launches there
+
 
 class LanguageModel(nn.Module, ABC):
     """A causal language model with tied embeddings and softcapped logits.
@@ -39,6 +41,11 @@ class LanguageModel(nn.Module, ABC):
         self._depth = max_depth
         self._compile_options: dict[str, Any] | None = None
         self._compiled: dict[str, Callable[..., Any]] = {}
+
+    def kernel(self, device: torch.device) -> tuple[bool, str]:
+        """Whether the foreign kernel that this family needs to be fast in bf16 on the GPU ``device`` is there and
+        right, and its name or what is wrong; ``(True, "")`` where it needs none."""
+        return True, ""
 
     @abstractmethod
     def hidden(self, ids: Tensor) -> Tensor:
@@ -97,7 +104,8 @@ class LanguageModel(nn.Module, ABC):
         """Mean nats per token, float32 scalar; ``ids`` and ``targets`` (B,T) int64, targets already shifted."""
         hidden = self.hidden(ids).flatten(0, -2)
         head = self.layer_function(softcapped_cross_entropy)
-        return head(hidden, self.token_embedding, targets.flatten(), self.softcap, self.loss_rows)
+        rows = max(self.loss_rows, _GPU_LOGITS // self.vocab_size) if ids.is_cuda else self.loss_rows
+        return head(hidden, self.token_embedding, targets.flatten(), self.softcap, rows)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """The same as ``loss``, so that wrappers which call the module (DDP, functional_call) train it."""

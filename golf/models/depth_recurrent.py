@@ -99,13 +99,13 @@ class DepthRecurrent(AttentionModel):
         exclusive = self.exclusive_layers(self.depth)
         layer_function = self.layer_function(effective_layer)
         x = x0
-        before: list[Tensor] = []  # the residual stream after each layer so far
+        before: list[Tensor] = []  # the residual stream after the last layers, of one repeat at most
         for layer in range(config.blocks * self.depth):
             repeat, b = divmod(layer, config.blocks)
             mix = None if mixes is None else mixes[layer]
-            skip = None if skips is None or repeat == 0 else (skips[b, repeat - 1], before[layer - config.blocks])
+            skip = None if skips is None or repeat == 0 else (skips[b, repeat - 1], before[0])
             x = layer_function(self.blocks[b], x, x0, loop[layer], mix, tables, skip, rope, layer in exclusive, stream)
-            before.append(x)
+            before = [*before, x][-config.blocks :]
         return rms_norm(x, config.norm_eps)
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DEFAULT_CHUNK", "chunked_delta_rule", "delta_rule", "disagreement", "fla_delta_rule"]
+__all__ = ["DEFAULT_CHUNK", "checked_kernel", "chunked_delta_rule", "delta_rule", "disagreement", "fla_delta_rule"]
 
 DEFAULT_CHUNK = 64
 
@@ -98,7 +98,7 @@ def delta_rule(
     """
     low = v.dtype in (torch.bfloat16, torch.float16)
     if q.is_cuda and low and not torch.compiler.is_compiling():
-        kernel = _checked_kernel(q.device.index or 0, q.size(-1), v.size(-1))
+        kernel, _ = checked_kernel(q.device.index or 0, q.size(-1), v.size(-1))
         if kernel is not None:
             return kernel(q, k, v, g, beta, state)
     return chunked_delta_rule(q, k, v, g, beta, state, chunk=chunk)
@@ -129,11 +129,14 @@ def disagreement(rule: DeltaRule, key_dim: int, value_dim: int, device: torch.de
     def random(*shape: int) -> Tensor:
         return torch.randn(1, 2, *shape, generator=generator).to(device)
 
+    def rounded(x: Tensor) -> Tensor:  # as the kernel takes them, so that rounding is on both sides
+        return x.to(torch.bfloat16).float()
+
     unit = torch.nn.functional.normalize
     inputs: list[Tensor] = [
-        unit(random(100, key_dim), dim=-1),
-        unit(random(100, key_dim), dim=-1),
-        random(100, value_dim),
+        rounded(unit(random(100, key_dim), dim=-1)),
+        rounded(unit(random(100, key_dim), dim=-1)),
+        rounded(random(100, value_dim)),
     ]
     inputs += [-torch.rand(1, 2, 100, generator=generator).to(device), random(100).sigmoid()]
     state, weight = random(key_dim, value_dim), random(100, value_dim)
@@ -154,17 +157,20 @@ def disagreement(rule: DeltaRule, key_dim: int, value_dim: int, device: torch.de
 
 
 @functools.lru_cache(maxsize=8)
-def _checked_kernel(device: int, key_dim: int, value_dim: int) -> DeltaRule | None:
+def checked_kernel(device: int, key_dim: int, value_dim: int) -> tuple[DeltaRule | None, str]:
+    """fla's kernel on GPU ``device`` and its name with versions; or None and why it cannot be used there."""
     try:
+        import fla
+        import triton
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
         rule = fla_delta_rule(chunk_gated_delta_rule)
         problem = disagreement(rule, key_dim, value_dim, f"cuda:{device}")
-    except ModuleNotFoundError:
-        problem = "not installed (pip install golf[gdn])"
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed (pip install golf[gdn])"
     except Exception as error:  # third-party just-in-time compilation fails in many ways; ours is always right
         problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     if problem is None:
-        return rule
+        return rule, f"flash-linear-attention {fla.__version__} with Triton {triton.__version__}"
     warnings.warn(f"flash-linear-attention is not used, plain PyTorch runs slower: {problem}", stacklevel=3)
-    return None
+    return None, f"flash-linear-attention cannot be used ({problem})"

@@ -33,7 +33,7 @@ from golf.models.delta_layer import (
     SmearGate,
     previous_tokens,
 )
-from golf.models.gated_delta import delta_rule
+from golf.models.gated_delta import checked_kernel, delta_rule
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
@@ -205,6 +205,10 @@ class GdnHybrid(LanguageModel):
         self.hashes = HashEmbedding(config.hash_rows, config.hash_width, config.width) if config.hash_rows else None
         self.smear = SmearGate(config.width) if config.smear else None
         self.blocks = nn.ModuleList(HybridBlock(config, index, plan) for index, plan in enumerate(self.plans))
+
+    def kernel(self, device: torch.device) -> tuple[bool, str]:
+        rule, told = checked_kernel(device.index or 0, self.config.delta_key_dim, self.config.delta_value_dim)
+        return rule is not None, told
 
     def hidden(self, ids: Tensor) -> Tensor:
         return self._run(ids, self._rope(torch.arange(ids.size(1), device=ids.device)), None, None)

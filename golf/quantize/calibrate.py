@@ -144,11 +144,19 @@ def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
     names = {id(parameter): name for name, parameter in model.unique_parameters().items()}
     sums = HessianSums()
 
-    def watch(name: str) -> Any:
-        def see(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            sums.add(name, inputs[0].detach().float().cpu().numpy())
+    products: dict[str, torch.Tensor] = {}  # on a GPU, float64: there the inputs stay
 
-        return see
+    def add(name: str, inputs: torch.Tensor) -> None:
+        flat = inputs.detach().float().flatten(0, -2)
+        if not flat.is_cuda:
+            sums.add(name, flat.numpy())
+            return
+        product = (flat.T @ flat).double()
+        products[name] = products[name] + product if name in products else product
+        sums.count(name, len(flat))
+
+    def watch(name: str) -> Any:
+        return lambda module, inputs: add(name, inputs[0])
 
     linear = [(names.get(id(m.weight)), m) for m in model.modules() if isinstance(m, torch.nn.Linear)]
     hooks = [module.register_forward_pre_hook(watch(name)) for name, module in linear if name is not None]
@@ -159,11 +167,13 @@ def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
             for start in range(0, len(windows), _BATCH):
                 part = windows[start : start + _BATCH]
                 hidden = model.hidden(torch.from_numpy(part).to(device))
-                sums.add(names[id(model.token_embedding)], hidden.float().cpu().numpy())
+                add(names[id(model.token_embedding)], hidden)
                 shown.update(part.size)
     finally:
         for hook in hooks:
             hook.remove()
+    for name, product in products.items():
+        sums.add_product(name, product.cpu().numpy())
     return sums
 
 

@@ -46,11 +46,19 @@ class HessianSums:
             raise HessianError(f"{name}: found {flat.shape[1]} input channels, expected {total.shape[0]} as before")
         for start in range(0, len(flat), chunk):
             part = flat[start : start + chunk]
-            product = part.T @ part
-            if not np.isfinite(product).all():
-                raise HessianError(f"{name}: its input activations hold NaN or infinity; the model is damaged")
-            total += product
-        self._samples[name] = self._samples.get(name, 0) + len(flat)
+            self.add_product(name, part.T @ part)
+        self.count(name, len(flat))
+
+    def add_product(self, name: str, product: np.ndarray) -> None:
+        """Add ``product`` (C, C), a sum of x x^T that was formed elsewhere; its samples go to ``count``."""
+        if not np.isfinite(product).all():
+            raise HessianError(f"{name}: its input activations hold NaN or infinity; the model is damaged")
+        self._sums.setdefault(name, np.zeros(product.shape))
+        self._sums[name] += product
+
+    def count(self, name: str, samples: int) -> None:
+        """``samples`` more inputs of ``name`` are in its sum."""
+        self._samples[name] = self._samples.get(name, 0) + samples
 
     def means(self) -> dict[str, np.ndarray]:
         """H = sum / samples per name, float32 (C, C)."""

@@ -9,8 +9,9 @@ read, so the weighted mean is one too. Prediction of target t is ``sum_k w_k p_k
 1998, fixed share; eta = 1 is Bayes). The public mixer with this name (openai/parameter-golf #688 and its line) has an
 "entropy" expert that is no distribution: ``docs/scores.md``.
 
-Counts need no table: with the text known, "how often did c and (c, x) occur before t" is the rank of t among equal
-keys in a stable sort. Keys are exact (mixed radix V), nothing is hashed. Memory is ``8 n (K + 4)`` bytes.
+With the text known, "how often did c and (c, x) occur before t" is the rank of t among equal keys in a stable sort.
+Keys are exact (mixed radix V), nothing is hashed. The mixture's own table has those of longer contexts already. Memory
+is ``8 n (K + 4)`` bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.base.jit import kernel
+from golf.mixture.counts import CountTable, TokenIndex
 from golf.scoring.text import ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
@@ -66,14 +68,20 @@ class HedgeResult:
     max_row_error: float
 
 
-def mix_hedge(text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig) -> HedgeResult:
-    """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order."""
+def mix_hedge(
+    text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig, *, table: CountTable | None = None
+) -> HedgeResult:
+    """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order.
+
+    ``table``: counts of the same text, from which those of its orders are taken instead of counting again.
+    """
     assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
-    counts = [count_probabilities(text, order, config.smoothing) for order in range(MAX_ORDER + 1)]
+    counts = [count_probabilities(text, order, config.smoothing, table=table) for order in range(MAX_ORDER + 1)]
     probabilities = np.stack([np.exp(-neural.nats), *np.exp(-neural.tempered), *counts], axis=1)
     nats, weights, probe_weights, mean = _mix(probabilities, config.learning_rate, config.share, neural.probe)
+    index = TokenIndex(text.tokens, text.vocab_size)
     rows = [
-        probe_weights[i] @ expert_rows(text, int(target), neural.probe_logits[i], config)
+        probe_weights[i] @ expert_rows(text, index, int(target), neural.probe_logits[i], config)
         for i, target in enumerate(neural.probe)
     ]
     truth = [abs(row[text.tokens[t + 1]] - math.exp(-nats[t])) for row, t in zip(rows, neural.probe, strict=True)]
@@ -89,7 +97,9 @@ def mix_hedge(text: ValidationText, neural: NeuralScores, config: SimpleHedgeCon
     )
 
 
-def count_probabilities(text: ValidationText, order: int, smoothing: float) -> np.ndarray:
+def count_probabilities(
+    text: ValidationText, order: int, smoothing: float, *, table: CountTable | None = None
+) -> np.ndarray:
     """float64 (n,): (count(context, x) + a) / (count(context) + aV) of every target, from the tokens before it.
 
     The context is the last ``order`` tokens; a target with fewer tokens before it gets 1/V. For order 0 the stream's
@@ -98,29 +108,49 @@ def count_probabilities(text: ValidationText, order: int, smoothing: float) -> n
     tokens, size = text.tokens, text.vocab_size
     num_targets, skipped = text.num_targets, max(order - 1, 0)
     assert size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
-    context = np.zeros(len(tokens) - order, dtype=np.int64)
-    for i in range(order):
-        context = context * size + tokens[i : len(tokens) - order + i]
-    seen = _ranks(context)
-    hits = _ranks(context * size + tokens[order:])
+    if order == 0:
+        seen, hits = np.arange(1, num_targets + 1), _ranks(tokens.astype(np.uint16))[1:]  # token 0 is no target
+    elif table is not None and order in table.orders:
+        seen, hits = _counted(table, order)
+        seen, hits = seen[1 + skipped :], hits[1 + skipped :]
+    else:
+        context = np.zeros(len(tokens) - order, dtype=np.int64)
+        for i in range(order):
+            context = context * size + tokens[i : len(tokens) - order + i]
+        seen, hits = _ranks(context), _ranks(context * size + tokens[order:])
     out = np.full(num_targets, 1.0 / size)
-    first = 1 if order == 0 else 0  # without context, token 0 itself is in the key list but no target
-    out[skipped:] = (hits[first:] + smoothing) / (seen[first:] + smoothing * size)
+    out[skipped:] = (hits + smoothing) / (seen + smoothing * size)
     return out
 
 
-def expert_rows(text: ValidationText, target: int, logits: np.ndarray, config: SimpleHedgeConfig) -> np.ndarray:
+def _counted(table: CountTable, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (N,) each: how often the context of every position came before, and how often this token followed."""
+    k = table.orders.index(order)
+    seen, hits = np.zeros(len(table.matched), np.int64), np.zeros(len(table.matched), np.int64)
+    known = table.matched > k
+    entries = table.start[known] + k
+    seen[known], hits[known] = table.n[entries], table.c[entries]
+    return seen, hits
+
+
+def expert_rows(
+    text: ValidationText, index: TokenIndex, target: int, logits: np.ndarray, config: SimpleHedgeConfig
+) -> np.ndarray:
     """float64 (K, V): every expert's whole distribution for one target, counted afresh from the tokens before it."""
     rows = []
     for temperature in (1.0, *config.temperatures):
         scaled = np.exp((logits - logits.max()) / temperature)
         rows.append(scaled / scaled.sum())
-    past, size, a = text.tokens[: target + 1], text.vocab_size, config.smoothing
+    tokens, size, a = text.tokens, text.vocab_size, config.smoothing
     for order in range(MAX_ORDER + 1):
-        matches = np.ones(max(len(past) - order, 0), dtype=bool)
-        for i in range(order if len(matches) else 0):
-            matches &= past[i : len(past) - order + i] == past[len(past) - order + i]
-        counts = np.bincount(past[order:][matches], minlength=size)
+        if order == 0:
+            counts = index.counts(target + 1)
+        else:
+            last = index.before(int(tokens[target]), target)  # where the last token of the context came before
+            for i in range(1, order):
+                last = last[last >= i]
+                last = last[tokens[last - i] == tokens[target - i]] if target >= i else last[:0]
+            counts = np.bincount(tokens[last + 1], minlength=size)
         rows.append((counts + a) / (counts.sum() + a * size))
     return np.stack(rows)
 

@@ -189,7 +189,7 @@ def score_mixture(
     unbiased = mix(tokens, table, record.plain, mixture, documents) if config.bias else headline
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
-    simple = mix_hedge(text, neural, config.simple(streaming.temperatures))
+    simple = mix_hedge(text, neural, config.simple(streaming.temperatures), table=table)
     nats = _named(record, headline, unbiased, simple)
     times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": mixed - counted}
     scores = {name: make_score(name, text, values) for name, values in nats.items()}

@@ -207,16 +207,16 @@ def target_nats(rows: Rows) -> np.ndarray:
 
     logits = rows.logits.double()
     nats = torch.logsumexp(logits, dim=1) - logits.gather(1, rows.ids[:, None])[:, 0]
-    return checked_nats(nats, rows.targets)
+    return checked_nats(np.asarray(nats.cpu().numpy()), rows.targets)
 
 
-def checked_nats(nats: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-    """``nats`` (R,) as a float64 array; names the first of ``targets`` whose score is not finite."""
-    finite = nats.isfinite()
-    if not bool(finite.all()):
-        at = int(targets[int((~finite).nonzero()[0, 0])])
+def checked_nats(nats: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """``nats`` (R,) float64, at least 0; names the first of ``targets`` whose score is not finite."""
+    finite = np.isfinite(nats)
+    if not finite.all():
+        at = int(targets[int(np.argmin(finite))])
         raise ScoringError(f"the model's score of target {at} is not finite; the artifact's weights are broken")
-    return np.asarray(nats.clamp_min(0.0).cpu().numpy())
+    return np.maximum(nats, 0.0)
 
 
 def score_rows(

@@ -66,15 +66,19 @@ def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, 
     for rows, group in zip(iterate_stream_rows(model, text, config, sizes=sizes, ranks=ranks), groups, strict=True):
         logits = rows.logits.double()
         truth = logits.gather(1, rows.ids[:, None])[:, 0]
-        for k, temperature in enumerate(config.temperatures):
-            tempered[k, rows.targets] = checked_nats(
-                (logits / temperature).logsumexp(1) - truth / temperature, rows.targets
-            )
+        taken = [(logits / t).logsumexp(1) - truth / t for t in config.temperatures]
         log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
-        plain.add(rows, log_probs)
+        taken += plain.take(rows, log_probs)
         if biased is not None:
             bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
-            biased.add(rows, _apply_bias(bias, log_probs, rows, group))
+            taken += biased.take(rows, _apply_bias(bias, log_probs, rows, group))
+        columns = _fetched(taken)
+        for k in range(len(tempered)):
+            tempered[k, rows.targets] = checked_nats(columns[k], rows.targets)
+        columns = columns[len(tempered) :]
+        for gatherer in (plain, biased):
+            if gatherer is not None:
+                columns = gatherer.store(rows.targets, columns)
     return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
 
 
@@ -96,9 +100,20 @@ def _groups(chunks: list[tuple[int, int, bool]]) -> Iterator[list[tuple[int, int
 
 
 def _torch_ops(vocab_size: int) -> ArrayOps:
-    return ArrayOps(
-        lambda x: x.logsumexp(-1, keepdim=True), lambda x: x.exp(), lambda ids: ids.bincount(minlength=vocab_size)
-    )
+    import torch
+
+    def counts(ids: torch.Tensor) -> torch.Tensor:  # bincount would make the host wait for the GPU
+        ones = torch.ones(ids.shape, dtype=torch.float64, device=ids.device)
+        return ones.new_zeros(vocab_size).scatter_add_(0, ids, ones)
+
+    return ArrayOps(lambda x: x.logsumexp(-1, keepdim=True), lambda x: x.exp(), counts)
+
+
+def _fetched(columns: list[torch.Tensor]) -> np.ndarray:
+    """``columns`` (R,) of one group of rows as float64 (C, R): one wait for the GPU instead of one for each."""
+    import torch
+
+    return np.asarray(torch.stack([column.double() for column in columns]).cpu().numpy())
 
 
 def _apply_bias(
@@ -127,20 +142,27 @@ class _Gatherer:
         self._samples = probe_targets(text.num_targets, config.sampled_rows) + 1
         self._rows = np.zeros((len(self._samples), text.vocab_size))
 
-    def add(self, rows: Rows, log_probs: torch.Tensor) -> None:
-        """Take what is needed of ``log_probs`` (R, V), float64."""
+    def take(self, rows: Rows, log_probs: torch.Tensor) -> list[torch.Tensor]:
+        """What is needed of ``log_probs`` (R, V), float64, as columns (R,); sampled rows are stored at once."""
         import torch
 
         at = rows.targets + 1
-        self._nll[at] = checked_nats(-log_probs.gather(1, rows.ids[:, None])[:, 0], rows.targets)
         top, argmax = log_probs.max(dim=1)
-        self._top[at], self._argmax[at] = top.cpu().numpy(), argmax.cpu().numpy()
-        self._entropy[at] = torch.einsum("rv,rv->r", log_probs.exp(), log_probs).neg().cpu().numpy()
+        entropy = torch.einsum("rv,rv->r", log_probs.exp(), log_probs).neg()
         ids = torch.from_numpy(np.maximum(self._ids[at], 0).astype(np.int64)).to(log_probs.device)
-        self._chosen[at] = log_probs.gather(1, ids).cpu().numpy()
         here = np.flatnonzero((self._samples >= at[0]) & (self._samples <= at[-1]))
         if len(here):
             self._rows[here] = log_probs[torch.from_numpy(self._samples[here] - at[0])].cpu().numpy()
+        nats = -log_probs.gather(1, rows.ids[:, None])[:, 0]
+        return [nats, top, argmax, entropy, *log_probs.gather(1, ids).unbind(1)]
+
+    def store(self, targets: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Store the ``columns`` (C, R) of ``take`` for ``targets``; returns the columns behind them."""
+        at, used = targets + 1, 4 + self._ids.shape[1]
+        self._nll[at] = checked_nats(columns[0], targets)
+        self._top[at], self._argmax[at], self._entropy[at] = columns[1], columns[2].astype(np.int32), columns[3]
+        self._chosen[at] = columns[4:used].T
+        return columns[used:]
 
     def record(self) -> NeuralRecord:
         """The finished record; the stream's first token is not scored."""

@@ -40,14 +40,16 @@ __all__ = [
 ]
 
 Attention = Literal["ring", "band"]
+BAND_TOKENS = 1 << 18  # of all streams in one band pass: at 832 channels in bf16 one tensor of 0.4 GB
 
 
 @dataclass(frozen=True)
 class PassConfig:
     """``window`` keys kept (the training length or less), ``chunk`` tokens of each stream in a forward pass,
     ``segment``, ``warmup`` and ``streams`` as above, ``precision`` of the matrix products. ``attention`` ``ring`` goes
-    through a segment chunk by chunk and keeps keys, ``band`` takes whole segments in one pass (``chunk`` idle), which
-    ``compile`` turns into a graph; the score is the same up to rounding."""
+    through a segment chunk by chunk and keeps keys, ``band`` takes whole segments in one pass (``chunk`` idle; no more
+    of them than have ``BAND_TOKENS`` tokens), which ``compile`` turns into a graph; the score is the same up to
+    rounding."""
 
     window: Size
     chunk: Size
@@ -135,7 +137,14 @@ def _even(num_rows: int) -> Iterator[int]:
 
 def _plan(text: ValidationText, config: PassConfig) -> StreamPlan:
     check_window(text.num_targets, config.window)
-    return plan_streams(text.num_targets, segment=config.segment, warmup=config.warmup)
+    plan = plan_streams(text.num_targets, segment=config.segment, warmup=config.warmup)
+    longest = int((plan.last - plan.begin).max())
+    if config.attention == "band" and longest > BAND_TOKENS:
+        raise ScoringError(
+            f"segment + warmup: found {longest} tokens in one pass, expected at most {BAND_TOKENS} with attention: "
+            "band, which holds whole segments on the device; lower segment or take attention: ring"
+        )
+    return plan
 
 
 def _hidden_blocks(
@@ -143,7 +152,7 @@ def _hidden_blocks(
 ) -> Iterator[torch.Tensor]:
     """Hidden states (R, D) of the targets of some segments at a time: on rank 0 all of them in reading order, its own
     and what it receives, elsewhere those of the rank's own passes."""
-    size, block = ranks.streams(len(plan.first), config.streams), None
+    size, block = ranks.streams(len(plan.first), _most_streams(plan, config)), None
     chunk = _chunk(plan, config, size)
     for index, start in enumerate(range(0, len(plan.first), size)):
         part, owner = plan.part(start, start + size), index % ranks.world
@@ -153,6 +162,13 @@ def _hidden_blocks(
         elif ranks.rank == 0:
             assert block is not None, "rank 0 runs the first pass"
             yield ranks.receive(block, int(part.last[-1] - part.first[0]), owner)
+
+
+def _most_streams(plan: StreamPlan, config: PassConfig) -> int:
+    """Streams of one pass at most: those configured; with band attention no more than fit into ``BAND_TOKENS``."""
+    if config.attention == "ring":
+        return config.streams
+    return max(1, min(config.streams, BAND_TOKENS // int((plan.last - plan.begin).max())))
 
 
 def _chunk(plan: StreamPlan, config: PassConfig, streams: int) -> int:

@@ -134,9 +134,9 @@ def heldout_loss(
     pieces = list(zip(inputs.split(batch), targets.split(batch), strict=True)) if whole else []
     if whole < len(stream) - 1:
         pieces.append((stream[None, whole:-1], stream[None, whole + 1 :]))
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=device)  # read once, at the end
     with bar(what="held-out loss", total=len(stream) - 1, unit="tok") as shown, autocast(precision, device):
         for ids, wanted in pieces:
-            total += float(model.loss(ids.to(device), wanted.to(device))) * wanted.numel()
+            total += model.loss(ids.to(device), wanted.to(device)).double() * wanted.numel()
             shown.update(wanted.numel())
-    return total / (len(stream) - 1)
+    return float(total) / (len(stream) - 1)

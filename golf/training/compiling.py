@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from golf.base.errors import GolfError
 from golf.models.base import LanguageModel
 
-__all__ = ["autocast", "deterministic", "has_bf16", "prepare_loss"]
+__all__ = ["NotCompiledError", "autocast", "deterministic", "has_bf16", "prepare_loss"]
 
 LossFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -27,6 +28,10 @@ def has_bf16(device: torch.device) -> bool:
 def autocast(precision: Literal["bf16", "fp32"], device: torch.device) -> torch.autocast:
     """Autocast to bf16 when asked for and native, else a context that changes nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16(device))
+
+
+class NotCompiledError(GolfError):
+    """The compiler cannot make a graph of the loss here."""
 
 
 @contextmanager
@@ -54,15 +59,15 @@ def prepare_loss(
     example: tuple[torch.Tensor, torch.Tensor],
     context: torch.autocast,
     *,
-    log: Callable[[str], None],
     whole: bool | None = None,
     **options: Any,
 ) -> LossFn:
-    """``model.loss`` compiled and run once per depth on ``example`` (ids, targets); eager when that is not possible.
+    """``model.loss`` compiled and run once per depth on ``example`` (ids, targets).
 
     ``whole``: one graph per depth, else one per kind of layer, shared by all depths. By default whole on GPUs, for
     models that can be traced so; not on CPUs, where the unrolled graphs take minutes to compile and run no faster.
-    ``options`` go to ``torch.compile``. Weights and gradients are left as they were.
+    ``options`` go to ``torch.compile``. Weights and gradients are left as they were. Raises ``NotCompiledError`` with
+    the compiler's reason, after which ``model.loss`` runs eagerly again.
     """
     ids, targets = example[0], example[1].clone()  # one tensor in both places would be part of the graph's guards
     loss_fn: LossFn = model.loss
@@ -81,8 +86,8 @@ def prepare_loss(
         raise
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        log(f"warning: torch.compile is not possible here ({first}); training runs eagerly, slower")
         model.compile_layers(disable=True)
-        loss_fn = model.loss
-    model.zero_grad(set_to_none=True)
+        raise NotCompiledError(f"torch.compile is not possible here ({first})") from error
+    finally:
+        model.zero_grad(set_to_none=True)
     return loss_fn

@@ -235,6 +235,7 @@ class TrainConfig:
     ema_decay: BelowOne  # decay per step of the exponential moving average; 0: none
     qat: QatConfig  # late quantization-aware training
     precision: Literal["bf16", "fp32"]  # bf16: autocast where the device has it
+    allow_slow: bool  # on GPUs: train on without kernel or graph, or slower than the plan's slowest machine
     compile: bool  # torch.compile one graph per depth before the clock starts
     checkpoint_seconds: Positive  # seconds between two checkpoints
     log_seconds: Positive  # seconds between two lines of the run log

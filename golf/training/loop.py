@@ -38,8 +38,10 @@ from golf.training.config import (
 from golf.training.ledger import TrainState, make_ledger
 from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.outputs import Sink, TrainResult, weights_meta
+from golf.training.plan import Machine
 from golf.training.qat import LateQat
-from golf.training.reduce import GradientMean
+from golf.training.ready import Pace, SlowRunError, prepare
+from golf.training.reduce import BUCKET_BYTES, GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
@@ -60,7 +62,8 @@ class Trainer:
     """One training run on one device (or one process of a group).
 
     ``model`` is freshly initialized; ``source`` is the training split; ``base_meta`` goes into the metadata of every
-    weights file. ``run`` continues from the newest checkpoint in ``checkpoints``.
+    weights file. ``run`` continues from the newest checkpoint in ``checkpoints``. A run on GPUs that is slower than
+    ``slowest``, the slowest machine of its plan, is stopped.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Trainer:
         stop: StopFlag | None = None,
         log: Callable[[str], None] = print,
         sink: Sink | None = None,
+        slowest: Machine | None = None,
     ) -> None:
         self.config, self.device, self.log, self.sink = config, torch.device(device), log, sink
         self.group, self.stop = group or Ranks(), stop or StopFlag()
@@ -102,8 +106,11 @@ class Trainer:
         self.state = TrainState(model, self.optimizers, ema_decay=config.ema_decay)
         self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
-        self.gradient_mean = GradientMean(self.parameters, self.group)
+        whole = self.device.type == "cuda" and config.compile and model.whole_graph  # hands over all at its end
+        self.gradient_mean = GradientMean(self.parameters, self.group, bucket_bytes=1 << 62 if whole else BUCKET_BYTES)
         self.context = autocast(config.precision, self.device)
+        self.strict = self.device.type == "cuda" and not config.allow_slow
+        self.pace = Pace(slowest if self.strict else None)
         self.row_every = max(1, config.iterations // _HISTORY_ROWS)
         self.losses: list[Tensor] = []  # on the device, not read yet
         self.stop_signal = 0
@@ -115,6 +122,8 @@ class Trainer:
         for name, parameter in self.model.unique_parameters().items():
             roles[self.model.role(name)] += parameter.numel()
         bf16 = config.precision == "bf16" and has_bf16(self.device)
+        graphs = "one graph for each depth" if self.model.whole_graph else "graphs of the layers"
+        compiled = f"compiled, {graphs}" if config.compile else "not compiled"
         total = self.model.num_parameters()
         share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
         return [
@@ -122,13 +131,15 @@ class Trainer:
             self.optimizers.sizes().describe(bool(self.state.ema)),
             f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
             f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
-            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {torch.get_num_threads()} threads",
+            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {compiled}, "
+            f"{torch.get_num_threads()} threads",
         ]
 
     def run(self) -> TrainResult:
         """Train to the end.
 
-        Raises ``DivergedError``, ``MemoryShortError``, ``CheckpointError``, or ``TrainingInterrupted`` after a signal.
+        Raises ``DivergedError``, ``MemoryShortError``, ``SlowRunError``, ``CheckpointError``, or
+        ``TrainingInterrupted`` after a signal.
         """
         self.model.train()
         saved = self.checkpoints.load()
@@ -140,8 +151,7 @@ class Trainer:
         try:
             with deterministic(self.device):
                 if self.state.events.progress < 1.0:
-                    if self.config.compile:
-                        self._compile()
+                    prepare(self)
                     self._loop()
         except torch.OutOfMemoryError as error:
             tokens = self.micro * self.config.sequence_length
@@ -165,11 +175,14 @@ class Trainer:
                 "and have the same artifacts/tokens"
             )
 
-    def _compile(self) -> None:
+    def _compile(self, **options: Any) -> None:
+        """Prepare the loss at every depth of the run; ``options`` go to ``torch.compile``."""
         depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
         example = torch.zeros(self.micro, self.config.sequence_length, dtype=torch.int64, device=self.device)
         began = time.monotonic()
-        self.loss_fn = prepare_loss(self.model, tuple(sorted(depths)), (example, example), self.context, log=self.log)
+        self.loss_fn = prepare_loss(
+            self.model, tuple(sorted(depths)), (example, example), self.context, **options
+        )
         self.log(f"prepared depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock starts")
 
     def _loop(self) -> None:
@@ -186,6 +199,10 @@ class Trainer:
                 if self.stop_signal and events.progress < 1.0:
                     self._save()
                     raise TrainingInterrupted(self.stop_signal, events.step)
+                slow = self.pace.after_step(self.model.depth, events.elapsed)
+                if slow is not None and events.progress < 1.0:
+                    self._save()
+                    raise SlowRunError(f"{slow}; set train.allow_slow to true to train on from step {events.step}")
                 if time.monotonic() - self._logged >= config.log_seconds:
                     self._log_line(time.monotonic())
                 if self._due and events.progress < 1.0:
@@ -217,20 +234,10 @@ class Trainer:
             events.qat_start = events.step + 1
         with self.qat.quantized(events.fake_quantizations) if quantized else nullcontext():
             loss = self._gradients(rows)
-        for parameter in self.parameters:
-            if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
-                parameter.grad = torch.zeros_like(parameter)
-        self.gradient_mean.finish()
-        limit = config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        self.state.clipped += (norm > limit).float()
-        loss = torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
         momentum = momentum_at(events.step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
         self.optimizers.set_lr_multiplier(multiplier)
         self.optimizers.set_momentum(momentum)
-        self.optimizers.step()
-        self.state.update_ema()
-        self.losses.append(loss)
+        self.losses.append(self._apply(loss))
         events.chain_order(windows)
         events.step += 1
         events.tokens += config.tokens_per_step
@@ -245,6 +252,19 @@ class Trainer:
             self._history_row(depth, multiplier)
         if snapshot_due(before, after, self.schedule):
             self._snapshot()
+
+    def _apply(self, loss: Tensor) -> Tensor:
+        """Mean gradients, clip, optimizers, moving average; the ``loss``, NaN where the gradient is not finite."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # not used at this depth: a zero gradient, so that every tensor has its state
+                parameter.grad = torch.zeros_like(parameter)
+        self.gradient_mean.finish()
+        limit = self.config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        self.state.clipped += (norm > limit).float()
+        self.optimizers.step()
+        self.state.update_ema()
+        return torch.where(norm.isfinite(), loss, math.nan)  # such an update ruins the weights though the loss is fine
 
     def _gradients(self, rows: Tensor) -> Tensor:
         """Accumulate gradients over the micro batches of ``rows`` (sequences, L + 1); returns the mean loss."""

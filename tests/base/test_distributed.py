@@ -66,7 +66,8 @@ def worker(rank: int, port: int, folder: str) -> None:
             ranks.check_equal(tensors)
         except ReplicaError as error:
             told = str(error)
-    Path(folder, str(rank)).write_text(f"{tensors['a'].tolist()} {told}")
+        problems = [ranks.first_problem(None), ranks.first_problem("no ptxas" if rank else None)]
+    Path(folder, str(rank)).write_text(f"{tensors['a'].tolist()} {told}; {problems}")
 
 
 def test_replicas_begin_equal_and_a_flipped_bit_is_found_on_every_rank(tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ def test_replicas_begin_equal_and_a_flipped_bit_is_found_on_every_rank(tmp_path:
     for rank in range(2):
         told = (tmp_path / str(rank)).read_text()
         assert told.startswith("[0.0, 0.0, 0.0] the 2 processes hold different weights in 1 tensors (first `scalar`)")
+        assert told.endswith("[None, 'process 1 of 2: no ptxas']"), "what one process finds, all can say"
 
 
 def test_bug_a3_ranks_of_a_score_wait_for_hours(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,13 +150,14 @@ def test_a_kernel_that_agrees_is_accepted_and_one_that_differs_is_named() -> Non
 
 def test_without_the_package_one_warning_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "fla", None)
-    gated_delta._checked_kernel.cache_clear()
-    with pytest.warns(UserWarning, match=r"plain PyTorch runs slower: not installed \(pip install golf\[gdn\]\)"):
-        assert gated_delta._checked_kernel(0, 16, 16) is None
+    gated_delta.checked_kernel.cache_clear()
+    with pytest.warns(UserWarning, match=r"runs slower: fla is not installed \(pip install golf\[gdn\]\)"):
+        rule, told = gated_delta.checked_kernel(0, 16, 16)
+    assert rule is None and "fla is not installed" in told
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert gated_delta._checked_kernel(0, 16, 16) is None
-    gated_delta._checked_kernel.cache_clear()
+        assert gated_delta.checked_kernel(0, 16, 16)[0] is None
+    gated_delta.checked_kernel.cache_clear()
 
 
 def test_on_cpu_our_own_form_runs() -> None:

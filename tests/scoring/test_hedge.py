@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf.mixture.counts import count_contexts
 from golf.scoring.hedge import NeuralScores, SimpleHedgeConfig, count_probabilities, mix_hedge
 from golf.scoring.record_stream import probe_targets
 from golf.scoring.text import ValidationText
@@ -139,6 +140,8 @@ def test_all_choices_of_the_last_token_sum_to_one() -> None:
 def test_counts_are_exact(tokens: list[int], order: int) -> None:
     text = make_text(np.array(tokens), 4)
     got = count_probabilities(text, order, 0.5)
+    table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=4)
+    np.testing.assert_array_equal(got, count_probabilities(text, order, 0.5, table=table))
     for target in range(text.num_targets):
         past, y = tokens[: target + 1], tokens[target + 1]
         followers = [

@@ -187,6 +187,24 @@ def test_band_over_whole_segments_is_the_ring(window: int) -> None:
         np.testing.assert_allclose(streaming_nats(model, text, band(**plan)), ring, atol=2e-5)
 
 
+def test_bug_d1_a_band_pass_holds_a_bounded_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 streams of 77,824 tokens in one pass were 8 GB for each of twelve layers."""
+    from golf.scoring import streaming
+
+    text, model = make_text(401, seed=5), trained_model()
+    seen, original = list[int](), model._run
+    monkeypatch.setattr(model, "_run", lambda ids, *rest: (seen.append(ids.numel()), original(ids, *rest))[1])
+    plan = {"window": 8, "segment": 30, "warmup": 10, "streams": 8}
+    whole = streaming_nats(model, text, band(**plan))
+    assert max(seen) == 8 * 40
+    seen.clear()
+    monkeypatch.setattr(streaming, "BAND_TOKENS", 100)
+    np.testing.assert_allclose(streaming_nats(model, text, band(**plan)), whole, atol=2e-5)
+    assert max(seen) == 80
+    with pytest.raises(ScoringError, match=r"segment . warmup: found 400 tokens in one pass, expected at most 100"):
+        streaming_nats(model, text, band(window=8, segment=400))
+
+
 def test_band_attention_is_that_of_a_band_mask() -> None:
     from golf.models.block import band_attention
 

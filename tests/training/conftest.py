@@ -23,7 +23,7 @@ TRAIN = {
     "ema_decay": 0.9, "muon_coefficients": "quintic", "muon_row_norm": False, "newton_schulz_precision": "auto",
     "qat": {"below": 0.0, "clip": 12.85, "levels": {"embedding": 31, "attention": 31, "mlp": 31}}, "live": False,
     "context_phases": [], "warmdown_floor": 0.0, "adam": {"beta2": 0.95, "embedding_decay": 0.0, "control_decay": 0.0},
-    "precision": "bf16", "compile": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
+    "precision": "bf16", "compile": False, "allow_slow": False, "checkpoint_seconds": 60.0, "log_seconds": 60.0,
 }  # fmt: skip
 
 

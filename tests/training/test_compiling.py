@@ -58,7 +58,7 @@ def test_no_graph_is_made_after_preparation_whatever_the_depth(model: Any, whole
     counter, context = Counter(), autocast("bf16", torch.device("cpu"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     example = torch.zeros(2, 16, dtype=torch.int64)
-    loss_fn = prepare_loss(model, (1, 2), (example, example), context, log=print, whole=whole, backend=counter)
+    loss_fn = prepare_loss(model, (1, 2), (example, example), context, whole=whole, backend=counter)
     made, called = counter.graphs, counter.calls
     assert made == 2 if whole else made <= 7
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -91,5 +91,5 @@ def test_a_model_that_cannot_be_traced_whole_is_compiled_by_layers_on_gpus_too(
     monkeypatch.setattr(type(model), "compile_layers", lambda self, **options: asked.append("layers"))
     monkeypatch.setattr(type(model), "loss", lambda self, ids, targets: self.token_embedding.sum())
     ids: Any = OnGpu()
-    prepare_loss(model, (1,), (ids, ids), autocast("fp32", torch.device("cpu")), log=print, backend=counter)
+    prepare_loss(model, (1,), (ids, ids), autocast("fp32", torch.device("cpu")), backend=counter)
     assert asked == ["layers"] and counter.graphs == 0

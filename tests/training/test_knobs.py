@@ -56,6 +56,7 @@ OTHER_TRAIN: dict[str, Any] = {
 EXEMPT = {
     "micro_batch_tokens": "only splits the batch; test_gradient_accumulation covers it",
     "compile": "the same numbers, sooner; test_failed_compilation covers it",
+    "allow_slow": "whether to go on, on GPUs; test_ready covers it",
     "checkpoint_seconds": "when to save, not what is learned; the kill test covers it",
     "log_seconds": "how often to print",
     "live": "where the curves go; test_points_reach_dvclive covers it",
