@@ -15,7 +15,8 @@ LAYERS = [
     {"audit", "data", "models"},
     {"quantize", "mixture"},
     {"artifact"},
-    {"training", "scoring", "textcodec", "report", "imports"},
+    {"training", "scoring", "textcodec", "report"},
+    {"imports"},
     {"cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

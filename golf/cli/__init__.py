@@ -29,7 +29,7 @@ COMMANDS = {  # name: what it does, an example
     ),
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
-    "fetch": ("get the default corpus, hash-checked", "golf fetch enwik8"),
+    "fetch": ("get the default corpus or the default model of `make import`, hash-checked", "golf fetch enwik8"),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
         "print or write the parameters of a preset",

@@ -5,8 +5,8 @@ Shapes: N tokens in a shard (or split), D documents in it.
     shard_000000.safetensors: tokens uint16 (N,), doc_starts int64 (D,), doc_bytes int64 (D,)
 
 ``doc_starts`` counts from the shard's own first token. A document begins with BOS and never straddles shards, so
-``doc_starts[0] == 0`` and the documents tile the shard. ``doc_bytes`` is the UTF-8 length of a document's text. Tokens are uint32 where the
-vocabulary has more than 65,536 pieces.
+``doc_starts[0] == 0`` and the documents tile the shard. ``doc_bytes`` is the UTF-8 length of a document's text. Tokens
+are uint32 where the vocabulary has more than 65,536 pieces.
 """
 
 from __future__ import annotations

@@ -130,8 +130,8 @@ class BytePairs:
         for key in ("bos", "eos"):
             token = settings.get(f"{key}_token")
             token = token.get("content") if isinstance(token, dict) else token
-            if token in ids:
-                return int(ids[token])
+            if isinstance(token, str) and token in ids:
+                return ids[token]
             found = config.get(f"{key}_token_id")
             found = found[0] if isinstance(found, list) and found else found
             if isinstance(found, int) and 0 <= found < self.vocab_size:

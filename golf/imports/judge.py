@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,17 @@ from golf.base.progress import bar
 from golf.data.shards import open_split
 from golf.imports.bpe import BytePairs
 from golf.imports.origin import read_blob
+from golf.imports.tables import OriginError
 from golf.imports.texts import DOMAINS
 from golf.models.base import LanguageModel
 from golf.models.decoder import Decoder
-from golf.quantize.calibrate import spread_windows
+from golf.models.registry import load_weights, model_of
+from golf.quantize.calibrate import WEIGHTS, spread_windows
 
-__all__ = ["JudgeConfig", "JudgedText", "compared", "judged_texts", "summary", "mean_and_error"]
+__all__ = [
+    "JudgeConfig", "JudgedText", "compared", "judged_texts", "mean_and_error", "origin_model",
+    "point", "summary",
+]  # fmt: skip
 
 _ROWS = 256  # targets whose logits are in memory at a time
 _WINDOWS = 4  # in one forward pass
@@ -122,3 +128,18 @@ def summary(rows: Mapping[str, Rows]) -> dict[str, float]:
         flat[f"{domain}_loss_bits_per_byte"], flat[f"{domain}_loss_error"] = loss
         flat[f"{domain}_tokens"] = float(found["targets"].sum())
     return flat
+
+
+def origin_model(root: Path) -> Decoder:
+    """The float model that `import_model` wrote below ``root``."""
+    weights, meta = load_weights(root / WEIGHTS, made_by="`import_model`")
+    model = model_of(meta, weights, path=root / WEIGHTS, made_by="`import_model`").eval()
+    if not isinstance(model, Decoder):
+        raise OriginError(f"{root / WEIGHTS}: is no imported model; re-run `import_model`")
+    return model
+
+
+def point(name: str, num_bytes: int, rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """One compressed model as JSON: bytes, summary by domain, and the sums of every window."""
+    windows = {domain: {key: value.tolist() for key, value in found.items()} for domain, found in rows.items()}
+    return {"name": name, "bytes": num_bytes, "summary": summary(rows), "windows": windows}

@@ -96,10 +96,10 @@ class Folder(Origin):
         index = folder / "model.safetensors.index.json"
         if index.is_file():
             parts = read_json(index, made_by=MADE_BY).get("weight_map")
-            names = set(parts.values()) if isinstance(parts, dict) else set()
-            if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+            shards = set(parts.values()) if isinstance(parts, dict) else set()
+            if not shards or not all(isinstance(name, str) and Path(name).name == name for name in shards):
                 raise OriginError(f"{index}: weight_map: found {quoted(parts)}, expected tensors and their files")
-            return [require(folder / name, made_by=MADE_BY) for name in sorted(names)]
+            return [require(folder / name, made_by=MADE_BY) for name in sorted(shards)]
         found = sorted(folder.glob("*.safetensors"))
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
@@ -201,6 +201,7 @@ def import_model(origin: Origin, root: Path) -> dict[str, Any]:
         "import_tensors": len(origin.shapes),
         "import_weights": sum(math.prod(shape) for shape in shapes.values()),
         "import_bits_per_weight": origin.exact_bits,
+        "import_source": origin.where.name,
         "import_vocab_size": vocab_size,
     }
 

@@ -194,7 +194,7 @@ class Decoder(LanguageModel):
         self.head = None if config.tied else Matrix(config.width, vocab_size, "embedding")
 
     @property
-    def head_table(self) -> nn.Parameter:
+    def head_table(self) -> Tensor:
         """The table (V, D) that makes logits of hidden states."""
         return self.token_embedding if self.head is None else self.head.weight
 

@@ -105,14 +105,16 @@ def load_weights(path: str | Path, *, made_by: str) -> tuple[dict[str, Tensor], 
     return {name: tensor.float() for name, tensor in tensors.items()}, meta
 
 
-def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str) -> LanguageModel:
+def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str, device: str = "cpu") -> LanguageModel:
     """The model that the metadata of ``path`` describes, without its weights; torch's random state stays as it was.
+
+    On the ``device`` "meta" it has names, shapes and roles, and no memory.
 
     Raises ``FileError`` for metadata that describes none.
     """
     about = checked(_Meta, meta, path=path, made_by=made_by)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             return build_model(config_from_dict(meta.get("model"), where=f"{path}: model"), about.vocab_size)
     except GolfError as error:
         raise FileError(f"{error}; re-run {made_by}") from error
