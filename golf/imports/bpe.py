@@ -18,7 +18,7 @@ from golf.base.params import quoted
 from golf.data.tokenizer import TokenizerError
 from golf.imports.tables import OriginError
 
-__all__ = ["BytePairs", "PRE_TOKENIZERS", "pre_tokenizer_of", "tokenizer_json"]
+__all__ = ["BytePairs", "PRE_TOKENIZERS", "byte_letters", "pre_tokenizer_of", "tokenizer_json"]
 
 MAX_VOCAB = 1 << 18
 _LLAMA3 = (
@@ -78,7 +78,7 @@ def pre_tokenizer_of(data: Mapping[str, Any]) -> str:
     raise OriginError(f"tokenizer.json: pre_tokenizer: {quoted(data.get('pre_tokenizer'))} has no name in GGUF here")
 
 
-def _letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The byte that each letter stands for: printable Latin-1 itself, the others moved above 255 in order."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in own]
@@ -113,7 +113,7 @@ class BytePairs:
         largest = max(ids.values(), default=-1)
         if largest >= vocab_size or not 2 <= vocab_size <= MAX_VOCAB:
             raise TokenizerError(f"{name}: found ids up to {largest}, expected below the model's {vocab_size} rows")
-        letters = _letters()
+        letters = byte_letters()
         added = {item["content"] for item in data.get("added_tokens", [])}
         self.token_bytes = [b""] * vocab_size
         for piece, i in ids.items():

@@ -20,7 +20,7 @@ from golf.imports.bpe import PRE_TOKENIZERS, pre_tokenizer_of, tokenizer_json
 from golf.imports.origin import Origin
 from golf.imports.tables import ARCHITECTURES, OriginError, rules
 
-__all__ = ["GgufOrigin", "write_gguf"]
+__all__ = ["GgufOrigin", "library", "write_gguf"]
 
 Array = NDArray[np.float32]
 _NAMES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gptneox": "gpt_neox", "gpt2": "gpt2"}
@@ -44,7 +44,7 @@ _GPT2_KEYS = {
 _SPECIAL = ("bos", "eos", "unknown", "padding")
 
 
-def _library() -> Any:
+def library() -> Any:
     try:
         import gguf
     except ImportError as error:
@@ -56,7 +56,7 @@ class GgufOrigin(Origin):
     """One ``.gguf``; quantized blocks are read as the floats that they mean."""
 
     def __init__(self, path: Path) -> None:
-        gguf = _library()
+        gguf = library()
         self.where = path
         try:
             reader = gguf.GGUFReader(path)
@@ -214,7 +214,7 @@ def write_gguf(
     ``files`` are the origin's configuration and tokenizer. Raises ``OriginError`` for a tokenizer that has no name in
     GGUF.
     """
-    gguf = _library()
+    gguf = library()
     config, kind = files["config.json"], files["config.json"]["model_type"]
     architecture = {ours: theirs for theirs, ours in _NAMES.items()}[kind]
     writer = gguf.GGUFWriter(path, architecture)

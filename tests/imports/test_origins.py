@@ -15,37 +15,7 @@ from golf.base.errors import GolfError
 from golf.imports.origin import converted, import_model, open_origin
 from golf.models.base import LanguageModel
 from golf.models.registry import load_weights, model_of
-
-transformers = pytest.importorskip("transformers")
-transformers.utils.logging.disable_progress_bar()
-
-_SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "max_position_embeddings": 64, "vocab_size": 99}  # fmt: skip
-_SCALED = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-           "original_max_position_embeddings": 16}  # fmt: skip
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {**_SIZES, "num_key_value_heads": 2}),
-    "llama tied, biased, wide heads": ("Llama", {**_SIZES, "num_key_value_heads": 1, "tie_word_embeddings": True,
-                                                 "attention_bias": True, "mlp_bias": True, "head_dim": 10}),
-    "llama 3 rope": ("Llama", {**_SIZES, "num_key_value_heads": 4, "rope_parameters": _SCALED}),
-    "qwen2": ("Qwen2", {**_SIZES, "num_key_value_heads": 2}),
-    "qwen3": ("Qwen3", {**_SIZES, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True}),
-    "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 99}),
-    "gpt_neox": ("GPTNeoX", {**_SIZES, "hidden_size": 32}),
-    "gpt_neox in series": ("GPTNeoX", {**_SIZES, "hidden_size": 32, "use_parallel_residual": False, "rotary_pct": 0.5}),
-}  # fmt: skip
-
-
-def their_model(name: str) -> Any:
-    """A random model of another runtime, all of its numbers away from their initial values."""
-    kind, keys = MODELS[name]
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**keys)
-    model = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.eval()
+from origins import MODELS, logits, their_logits, their_model
 
 
 def ours(folder: Path, root: Path) -> LanguageModel:
@@ -55,11 +25,6 @@ def ours(folder: Path, root: Path) -> LanguageModel:
     return model_of(meta, weights, path=path, made_by="test").eval()
 
 
-def logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.logits(model.hidden(ids))
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_the_origins_own_runtime(name: str, tmp_path: Path) -> None:
     theirs = their_model(name)
@@ -67,8 +32,7 @@ def test_logits_are_those_of_the_origins_own_runtime(name: str, tmp_path: Path) 
     theirs.save_pretrained(tmp_path / "their", **sharded)
     assert (tmp_path / "their/model.safetensors.index.json").exists() == bool(sharded)
     model, ids = ours(tmp_path / "their", tmp_path), torch.randint(0, 99, (2, 40))
-    with torch.no_grad():
-        expected = theirs(ids).logits
+    expected = their_logits(theirs, ids)
     torch.testing.assert_close(logits(model, ids), expected, atol=1e-4, rtol=1e-4)
     state = model.new_state(2, 64)  # and token by token
     pieces = [model.step(ids[:, i : i + 8], state) for i in range(0, 40, 8)]
