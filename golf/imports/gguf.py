@@ -234,7 +234,9 @@ def write_gguf(
     _write_shape(writer, architecture, kind, config, tensors)
     if "tokenizer.json" in files:
         _write_tokenizer(writer, files)
-    names = gguf.get_tensor_name_map(reader_arch(gguf, architecture), 1 << 12)
+    names = gguf.get_tensor_name_map(
+        reader_arch(gguf, architecture), int(config["n_layer" if kind == "gpt2" else "num_hidden_layers"])
+    )
     for origin, array in tensors.items():
         laid = np.ascontiguousarray(_layout(array, origin, kind, config, back=False))
         kept = laid.astype(np.float16 if half and laid.ndim > 1 else np.float32)

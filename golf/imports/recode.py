@@ -176,7 +176,7 @@ def _apart(raw: NDArray[np.uint8], rows: int, columns: int, kind: str) -> tuple[
 
 def _together(values: NDArray[np.int16], halves: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
     blocks, head = values.reshape(-1, 32), halves.reshape(-1, 2 * _HALVES[kind])
-    body: NDArray[np.uint8]
+    body: NDArray[Any]
     if kind == "Q8_0":
         body = blocks.astype(np.int8).view(np.uint8)
     else:

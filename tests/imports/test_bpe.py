@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.base.errors import GolfError
@@ -31,6 +31,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[BytePairs]:
     return [BytePairs(files(folder / pre, pre), vocab_size=300) for pre in PRE_TOKENIZERS]
 
 
+@settings(max_examples=15)
 @given(text=st.text(max_size=60))
 def test_any_text_comes_back_whatever_cuts_it(tokenizers: list[BytePairs], text: str) -> None:
     for tokenizer in tokenizers:

@@ -39,7 +39,13 @@ def test_the_same_file_comes_back(tmp_path: Path) -> None:
 def test_damage_is_told(tmp_path: Path) -> None:
     write(tmp_path / "m.gguf")
     data = recode(tmp_path / "m.gguf")
-    for damaged in (data[:-1], data + b"\0", b"GOLF" + data[4:], data[:60], data[:-5] + bytes(5)):
+    for damaged in (
+        data[:-1],
+        data + b"\0",
+        b"GOLF" + data[4:],
+        data[:60],
+        data[:-99] + bytes([data[-99] ^ 1]) + data[-98:],
+    ):
         with pytest.raises(GolfError, match="^m"):
             restore(damaged, where="m")
 
