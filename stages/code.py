@@ -1,6 +1,7 @@
 """Stage `code`: a fingerprint of the code that each stage runs, which that stage depends on.
 
-In: the sources, `model.family`, `tokenize.tokenizer` and `tokenize.val_path` of the parameters.
+In: the sources, `model.family`, `tokenize.tokenizer` and `tokenize.val_path` of the parameters; of an import
+`texts.other.path`.
 Out: artifacts/code/STAGE.txt, of `evaluate` one for each mode: a digest for each file of the stage's import closure.
 Only the family that the parameters name counts, comments and docstrings do not. The tokenizer model and the validation
 files that `tokenize` reads, where there are some, are in the fingerprint of that stage.
@@ -23,7 +24,7 @@ SOURCES = Path(__file__).resolve().parent.parent
 def run(params: Path, root: Path) -> None:
     """Write the fingerprints; wrong parameters are left to the stages that read them."""
     values = read_params(params)
-    family = _value(values, "model", "family")
+    family = _value(values, "model", "family") or ("decoder" if "import" in values else "")
     code = Code(SOURCES, [family] if family else None)
     with atomic_directory(root / "artifacts/code") as folder:
         for stage in sorted(path.stem for path in (SOURCES / "stages").glob("[a-z]*.py")):
@@ -31,15 +32,19 @@ def run(params: Path, root: Path) -> None:
             if stage == "tokenize":
                 names = (_value(values, "tokenize", key) for key in ("tokenizer", "val_path"))
                 text += "".join(_inputs(root, name) for name in names)
+            elif stage == "texts":
+                text += _inputs(root, _value(values, "texts", "other", "path"))
             (folder / f"{stage}.txt").write_text(text, encoding="utf-8")
         for mode in NETWORK_MODES:
             text = code.of_modes(mode).fingerprint("stages.evaluate")
             (folder / f"evaluate_{mode}.txt").write_text(text, encoding="utf-8")
 
 
-def _value(params: dict[str, object], section: str, key: str) -> str:
-    values = params.get(section)
-    return str(values.get(key) or "") if isinstance(values, dict) else ""
+def _value(params: dict[str, object], *keys: str) -> str:
+    found: object = params
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return str(found or "")
 
 
 def _inputs(root: Path, name: str) -> str:

@@ -19,7 +19,7 @@ from golf.quantize.storage import save_result
 
 def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for wrong parameters or weights."""
-    result = Quantizer.load(root, load_section(params, "quantize", QuantizeConfig)).run()
+    result = Quantizer.load(root, load_section(params, "quantize", QuantizeConfig), once=True).run()
     save_result(root / "artifacts/quantize", result)
     write_json(root / "metrics/quantize.json", result.metrics)
 

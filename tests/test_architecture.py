@@ -16,6 +16,7 @@ LAYERS = [
     {"quantize", "mixture"},
     {"artifact"},
     {"training", "scoring", "textcodec", "report"},
+    {"imports"},
     {"cli", "verify"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -36,18 +36,21 @@ class Decoded:
     num_bytes: int
 
 
-def load_artifact(path: str | Path) -> Decoded:
-    """Read and decode the artifact at ``path``; ``ArtifactError`` when it is missing, damaged or of another model."""
+def load_artifact(path: str | Path, *, threads: int = 1) -> Decoded:
+    """Read and decode the artifact at ``path``, ``threads`` tensors at a time.
+
+    Raises ``ArtifactError`` when it is missing, damaged or of another model.
+    """
     path = Path(path)
     if not path.is_file():
         state = "is a folder, expected an artifact" if path.is_dir() else "not found"
         raise ArtifactError("missing", f"{path}: {state}; it is made by `compress`")
-    return decode_artifact(path.read_bytes(), where=str(path))
+    return decode_artifact(path.read_bytes(), where=str(path), threads=threads)
 
 
-def decode_artifact(data: bytes, *, where: str = "artifact") -> Decoded:
+def decode_artifact(data: bytes, *, where: str = "artifact", threads: int = 1) -> Decoded:
     """Decode artifact bytes; ``where`` begins every message."""
-    unpacked = unpack(data, where=where)
+    unpacked = unpack(data, where=where, threads=threads)
     stored = unpacked.model
     names = len(stored.tensors) + len(stored.plain) + len(stored.aliases)
     for key in ("blocks", "layers", "value_tables"):  # a lie would build modules for ever before shapes are compared

@@ -29,7 +29,7 @@ __all__ = [
 
 TOTAL = 1 << 16
 MAX_ALPHABET = 1024
-MAX_LINEAR = 1024  # columns under linear prediction: bounds its C x C working memory and the cost of a fit
+MAX_LINEAR = 2048  # columns under linear prediction: bounds its C x C working memory and the cost of a fit
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,13 @@ from golf.quantize.tensors import ROLES, QuantizedModel, QuantizedTensor
 __all__ = ["read_index", "unpack"]
 
 
-def unpack(data: bytes, *, where: str = "artifact") -> Unpacked:
-    """Decode and check an artifact; ``where`` (the file) begins every message.
+def unpack(data: bytes, *, where: str = "artifact", threads: int = 1) -> Unpacked:
+    """Decode and check an artifact, ``threads`` tensors at a time; ``where`` (the file) begins every message.
 
     Raises ``ArtifactError`` for anything but a file that ``pack`` of this version could have written.
     """
     try:
-        return _unpack(data)
+        return _unpack(data, threads)
     except ArtifactError as error:
         raise ArtifactError(error.cause, f"{where}: {error}") from error
 
@@ -59,7 +60,7 @@ def read_index(data: bytes) -> tuple[dict[str, Any], tuple[Record, ...]]:
     return config, records
 
 
-def _unpack(data: bytes) -> Unpacked:
+def _unpack(data: bytes, threads: int) -> Unpacked:
     num_weights, payload_bytes = _check_prefix(data)
     reader = Reader(data[PREFIX.size :], "artifact")
     sections = {"prefix": PREFIX.size}
@@ -77,13 +78,15 @@ def _unpack(data: bytes) -> Unpacked:
     if reader.left != payload_bytes or payload_bytes != sum(record.payload_bytes for record in records):
         wanted = f"the prefix says {payload_bytes}, the index {sum(record.payload_bytes for record in records)}"
         raise ArtifactError("length", f"payload has {reader.left} bytes, {wanted}")
-    tensors, plain = {}, {}
+    plain, taken = {}, []
     codes = CodeReader(streams["codes"])
     for record in records:
         if record.grid < 2:
             plain[record.name] = _read_planes(streams, PLAIN[record.grid], record.shape)
         else:
-            tensors[record.name] = _read_tensor(record, streams, codes, reader)
+            taken.append(_take_tensor(record, streams, codes, reader))
+    with ThreadPoolExecutor(threads) as pool:
+        tensors = {tensor.name: tensor for tensor in pool.map(_decode_tensor, taken)}
     for stream in streams.values():
         stream.end()
     model = QuantizedModel(config, vocab_size, tensors, plain, aliases)
@@ -183,16 +186,23 @@ def _read_planes(streams: dict[str, Reader], dtype: np.dtype[Any], shape: tuple[
     return planes.reshape(-1).view(dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _read_tensor(
+def _take_tensor(
     record: Record, streams: dict[str, Reader], code_stream: CodeReader, payload: Reader
-) -> QuantizedTensor:
+) -> tuple[Record, bytes, bytes, SideInfo]:
     rows, columns, field = record.rows, record.shape[-1], f"{record.name} scale codes"
     scale = code_stream.take(rows, field) if record.octave_rows else _read_planes(streams, PLAIN[0], (rows,))
     codes = code_stream.take(columns, field) if record.column_codes else None
     side = streams["side"].take(record.side_bytes, f"{record.name} side data")
     coded = payload.take(record.payload_bytes, f"{record.name} payload")
-    values = DECODERS[record.coder](side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis))
+    return record, side, coded, SideInfo(record.name, rows, columns, scale, codes, record.trellis)
+
+
+def _decode_tensor(taken: tuple[Record, bytes, bytes, SideInfo]) -> QuantizedTensor:
+    record, side, coded, info = taken
+    values = DECODERS[record.coder](side, coded, info)
     try:
-        return QuantizedTensor(record.name, record.role, record.shape, values, scale, codes, record.trellis)
+        return QuantizedTensor(
+            record.name, record.role, record.shape, values, info.row_scale, info.column_codes, record.trellis
+        )
     except ValueError as error:
         raise ArtifactError("tensor", str(error)) from error

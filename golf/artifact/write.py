@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -32,10 +33,11 @@ def pack(
     *,
     coders: Sequence[str] = ("rans", "raw"),
     embedding_coders: Sequence[str] = (),
+    threads: int = 1,
 ) -> bytes:
     """The artifact as bytes: same input, same bytes. Every tensor takes the smallest of ``coders``, small data zstd.
 
-    Tensors of role ``embedding`` try ``embedding_coders`` besides.
+    Tensors of role ``embedding`` try ``embedding_coders`` besides; ``threads`` tensors are coded at a time.
 
     Raises ``ArtifactError`` when ``validate`` refuses the model, ``GolfError`` for unknown coders.
     """
@@ -43,11 +45,18 @@ def pack(
     records, payload = [], []
     streams: dict[str, list[bytes]] = {name: [] for name in BLOCKS}
     codes = CodeWriter()
+
+    def code(tensor: QuantizedTensor) -> Encoded:
+        tried = [*coders, *embedding_coders] if tensor.role == "embedding" else coders
+        return encode_smallest(tensor.values, _side_info(tensor), coders=tried)
+
+    largest_first = sorted(model.tensors.values(), key=lambda tensor: (-tensor.values.size, tensor.name))
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        results = zip(largest_first, pool.map(code, largest_first), strict=True)
+        found = {tensor.name: coded for tensor, coded in results}
     for name in sorted([*model.tensors, *model.plain]):
         if name in model.tensors:
-            tensor = model.tensors[name]
-            tried = [*coders, *embedding_coders] if tensor.role == "embedding" else coders
-            coded = encode_smallest(tensor.values, _side_info(tensor), coders=tried)
+            tensor, coded = model.tensors[name], found[name]
             records.append(_record(tensor, coded))
             _write_scales(tensor, streams, codes)
             streams["side"].append(coded.side)

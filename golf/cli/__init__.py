@@ -29,7 +29,7 @@ COMMANDS = {  # name: what it does, an example
     ),
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
-    "fetch": ("get the default corpus, hash-checked", "golf fetch enwik8"),
+    "fetch": ("get the default corpus or the default model of `make import`, hash-checked", "golf fetch enwik8"),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
         "print or write the parameters of a preset",
@@ -39,9 +39,17 @@ COMMANDS = {  # name: what it does, an example
         "say when depth phases, warmdown, snapshots, averages and QAT will act; refuse what never would",
         "golf plan --preset h100x8_10min --steps-per-second 4",
     ),
+    "recode": (
+        "make a GGUF of 4 or 8 bits smaller without loss; golf unpack brings it back",
+        "golf recode import/data/smollm2.gguf -o smollm2.golf",
+    ),
     "rehearse": (
         "run every branch of a preset in minutes, with forced triggers, before the paid run",
         "golf rehearse --preset h100x8_10min",
+    ),
+    "unpack": (
+        "write an imported model back in its origin's format: safetensors for transformers, GGUF for llama.cpp",
+        "golf unpack import/artifacts/compress/model.golf --as safetensors -o smollm2-golf",
     ),
     "unzip": ("restore a text that `golf zip` coded", f"golf unzip book.txt.golfz --artifact {_MODEL}"),
     "verify": (

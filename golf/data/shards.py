@@ -5,7 +5,8 @@ Shapes: N tokens in a shard (or split), D documents in it.
     shard_000000.safetensors: tokens uint16 (N,), doc_starts int64 (D,), doc_bytes int64 (D,)
 
 ``doc_starts`` counts from the shard's own first token. A document begins with BOS and never straddles shards, so
-``doc_starts[0] == 0`` and the documents tile the shard. ``doc_bytes`` is the UTF-8 length of a document's text.
+``doc_starts[0] == 0`` and the documents tile the shard. ``doc_bytes`` is the UTF-8 length of a document's text. Tokens
+are uint32 where the vocabulary has more than 65,536 pieces.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _META_KEYS = {"vocab_size": int, "bos_id": int, "tokenizer_sha256": str}
 
 @dataclass(frozen=True)
 class Split:
-    """One split in memory: ``tokens`` uint16 (N,), ``doc_starts`` int64 (D,), ``doc_bytes`` int64 (D,)."""
+    """One split in memory: ``tokens`` uint16 or uint32 (N,), ``doc_starts`` int64 (D,), ``doc_bytes`` int64 (D,)."""
 
     tokens: np.ndarray
     doc_starts: np.ndarray
@@ -83,7 +84,7 @@ class ShardWriter:
             raise FileError(f"{where}: found {len(ids)} tokens, expected at most {self._limit} in one document")
         if self._filled + len(ids) > self._limit:
             self._flush()
-        self._documents.append(ids.astype(np.uint16))
+        self._documents.append(ids.astype(_id_type(self._meta["vocab_size"])))
         self._bytes.append(num_bytes)
         self._filled += len(ids)
         self.num_documents += 1
@@ -116,19 +117,19 @@ class SplitReader:
         self.vocab_size = self.meta["vocab_size"]
         self.bos_id = self.meta["bos_id"]
         self.tokenizer_sha256 = self.meta["tokenizer_sha256"]
-        self._shards = [_open_tokens(path) for path in paths]
+        self._shards = [_open_tokens(path, _id_type(self.vocab_size)) for path in paths]
         lengths = [shard.get_shape()[0] for shard in self._shards]
         self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.num_tokens = int(self._starts[-1])
 
     def read(self, start: int, length: int) -> np.ndarray:
-        """Tokens ``[start, start + length)`` of the whole stream, uint16 (length,), across shards.
+        """Tokens ``[start, start + length)`` of the whole stream, uint16 or uint32 (length,), across shards.
 
         Raises ``FileError`` when the range leaves the stream or a token is outside the vocabulary.
         """
         if start < 0 or length < 0 or start + length > self.num_tokens:
             raise FileError(f"tokens {start}:{start + length} asked for, the split has {self.num_tokens}")
-        out = np.empty(length, dtype=np.uint16)
+        out = np.empty(length, dtype=_id_type(self.vocab_size))
         done = 0
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
         while done < length:
@@ -169,7 +170,7 @@ def load_split(folder: str | Path) -> Split:
 
 
 def documents_of(folder: str | Path) -> Iterator[np.ndarray]:
-    """The documents of a split, BOS in front, uint16, checked as in ``load_split``; one shard in memory at a time."""
+    """The documents of a split, BOS in front, checked as in ``load_split``; one shard in memory at a time."""
     paths = _shard_paths(folder)
     meta = _common_meta(paths)
     for path in paths:
@@ -199,10 +200,10 @@ def _common_meta(paths: list[Path]) -> dict[str, Any]:
                 raise FileError(
                     f"{path}: {key} is {quoted(meta[key])}, {paths[0].name} has {quoted(first[key])}; re-run {MADE_BY}"
                 )
-    if not 0 <= first["bos_id"] < first["vocab_size"] <= 1 << 16:
+    if not 0 <= first["bos_id"] < first["vocab_size"] <= 1 << 18:
         raise FileError(
             f"{paths[0]}: bos_id is {first['bos_id']} and vocab_size {first['vocab_size']}, expected the first below "
-            f"the second, and that at most 65536; re-run {MADE_BY}"
+            f"the second, and that at most 262144; re-run {MADE_BY}"
         )
     return first
 
@@ -216,7 +217,7 @@ def _check_range(ids: np.ndarray, vocab_size: int, where: str) -> None:
 
 
 def _check_shard(tensors: dict[str, np.ndarray], meta: dict[str, Any], path: Path) -> None:
-    expected = {"tokens": np.uint16, "doc_starts": np.int64, "doc_bytes": np.int64}
+    expected = {"tokens": _id_type(meta["vocab_size"]), "doc_starts": np.int64, "doc_bytes": np.int64}
     for name, dtype in expected.items():
         if name not in tensors or tensors[name].dtype != dtype or tensors[name].ndim != 1:
             raise FileError(f"{path}: tensor `{name}` is not {np.dtype(dtype)} (n,); re-run {MADE_BY}")
@@ -229,11 +230,15 @@ def _check_shard(tensors: dict[str, np.ndarray], meta: dict[str, Any], path: Pat
         raise FileError(f"{path}: a document does not begin with BOS ({meta['bos_id']}); re-run {MADE_BY}")
 
 
-def _open_tokens(path: Path) -> Any:
+def _id_type(vocab_size: int) -> type[np.uint16 | np.uint32]:
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def _open_tokens(path: Path, kind: type[np.uint16 | np.uint32]) -> Any:
     """The ``tokens`` tensor of a shard, read from the memory map range by range."""
     with safe_open(path, framework="numpy") as file:
         if "tokens" in file.keys():  # noqa: SIM118 (safe_open is no dict)
             tokens = file.get_slice("tokens")
-            if tokens.get_dtype() == "U16" and len(tokens.get_shape()) == 1:
+            if tokens.get_dtype() == f"U{8 * np.dtype(kind).itemsize}" and len(tokens.get_shape()) == 1:
                 return tokens
-    raise FileError(f"{path}: tensor `tokens` is not uint16 (n,); re-run {MADE_BY}")
+    raise FileError(f"{path}: tensor `tokens` is not {np.dtype(kind)} (n,); re-run {MADE_BY}")

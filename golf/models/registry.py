@@ -25,16 +25,21 @@ from golf.base.params import Ge, Le
 from golf.models.base import LanguageModel
 
 if TYPE_CHECKING:
+    from golf.models.decoder import DecoderConfig
     from golf.models.depth_recurrent import DepthRecurrentConfig
     from golf.models.gdn_hybrid import GdnHybridConfig
     from golf.models.record import RecordConfig
     from golf.models.transformer import TransformerConfig
 
-    ModelConfig = DepthRecurrentConfig | GdnHybridConfig | RecordConfig | TransformerConfig
+    ModelConfig = DecoderConfig | DepthRecurrentConfig | GdnHybridConfig | RecordConfig | TransformerConfig
 
-__all__ = ["FAMILIES", "build_model", "config_from_dict", "config_to_dict", "empty_model", "load_weights", "model_of"]
+__all__ = [
+    "FAMILIES", "build_model", "config_from_dict", "config_to_dict", "empty_model", "empty_shapes", "load_weights",
+    "model_of",
+]  # fmt: skip
 
 FAMILIES = {  # name: module, config class, model class; `golf.base.code` reads this table without importing it
+    "decoder": ("golf.models.decoder", "DecoderConfig", "Decoder"),
     "depth_recurrent": ("golf.models.depth_recurrent", "DepthRecurrentConfig", "DepthRecurrent"),
     "gdn_hybrid": ("golf.models.gdn_hybrid", "GdnHybridConfig", "GdnHybrid"),
     "record": ("golf.models.record", "RecordConfig", "Record"),
@@ -73,6 +78,12 @@ def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     return model
 
 
+def empty_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every name of the state dict, without memory for the weights."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in build_model(config, vocab_size).state_dict().items()}
+
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -80,7 +91,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class _Meta:
     """What is read of a file's metadata, beside the configuration ``model``."""
 
-    vocab_size: Annotated[int, Ge(2), Le(1 << 16)]
+    vocab_size: Annotated[int, Ge(2), Le(1 << 18)]
 
 
 def load_weights(path: str | Path, *, made_by: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,14 +107,16 @@ def load_weights(path: str | Path, *, made_by: str) -> tuple[dict[str, Tensor], 
     return {name: tensor.float() for name, tensor in tensors.items()}, meta
 
 
-def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str) -> LanguageModel:
+def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str, device: str = "cpu") -> LanguageModel:
     """The model that the metadata of ``path`` describes, without its weights; torch's random state stays as it was.
+
+    On the ``device`` "meta" it has names, shapes and roles, and no memory.
 
     Raises ``FileError`` for metadata that describes none.
     """
     about = checked(_Meta, meta, path=path, made_by=made_by)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
             return build_model(config_from_dict(meta.get("model"), where=f"{path}: model"), about.vocab_size)
     except GolfError as error:
         raise FileError(f"{error}; re-run {made_by}") from error

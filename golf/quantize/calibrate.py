@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
-from golf.base.files import checked
+from golf.base.files import checked, read_meta
 from golf.base.params import Count, Size
 from golf.base.progress import bar
-from golf.quantize.hessian import HessianError, HessianSums, load_hessians
+from golf.quantize.hessian import HessianError, HessianSums, StoredHessians, load_hessians
 
 if TYPE_CHECKING:
     import torch
@@ -184,11 +184,26 @@ class _Calibrated:
     without: dict[str, str]  # tensors that have none, and why
 
 
-def hessians_or_none(root: Path) -> dict[str, NDArray[np.float32] | None]:
-    """What `calibrate` wrote: H (C, C) of every quantized name, ``None`` for a lookup table, which has none."""
-    path = root / "artifacts/calibrate/hessians.safetensors"
-    found, meta = load_hessians(path, made_by="`calibrate`")
-    return {**found, **dict.fromkeys(checked(_Calibrated, meta, path=path, made_by="`calibrate`").without)}
+@dataclass(frozen=True)
+class _Shared:
+    """The same of Hessians that were written layer by layer."""
+
+    leaders: dict[str, str]  # the name under which that of a name is stored
+
+
+def hessians_or_none(root: Path) -> Mapping[str, NDArray[np.float32] | None]:
+    """What `calibrate` wrote: H (C, C) of every quantized name, ``None`` for a lookup table, which has none.
+
+    Those that were written layer by layer are read when they are asked for.
+    """
+    path, made_by = root / "artifacts/calibrate/hessians.safetensors", "`calibrate`"
+    meta = read_meta(path, made_by=made_by)
+    without = checked(_Calibrated, meta, path=path, made_by=made_by).without
+    if "leaders" in meta:
+        leaders = checked(_Shared, meta, path=path, made_by=made_by).leaders
+        return StoredHessians(path, without=without, leaders=leaders, made_by=made_by)
+    found, _ = load_hessians(path, made_by=made_by)
+    return {**found, **dict.fromkeys(without)}
 
 
 def token_counts(root: Path, vocab_size: int) -> NDArray[np.int64]:

@@ -9,16 +9,20 @@ Shapes: N samples (token positions), C input channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from golf.base import files
 from golf.base.errors import GolfError
 
-__all__ = ["Factor", "HessianError", "HessianSums", "factorize", "identity_factor", "load_hessians", "save_hessians"]
+__all__ = [
+    "Factor", "HessianError", "HessianSums", "StoredHessians", "factorize", "identity_factor",
+    "load_hessians",     "save_hessians",
+]  # fmt: skip
 
 
 class HessianError(GolfError):
@@ -157,3 +161,40 @@ def load_hessians(
         if not np.isfinite(h).all():
             raise HessianError(f"{path}: {name}: holds NaN or infinity; re-run {made_by}")
     return hessians, meta
+
+
+class StoredHessians(Mapping[str, "NDArray[np.float32] | None"]):
+    """Hessians of a file, each H (C, C) read when it is asked for; ``None`` for a name of ``without``.
+
+    ``leaders`` says under which name a Hessian is stored that several names share. Raises ``HessianError`` for an H
+    that is missing, not square or not finite.
+    """
+
+    def __init__(self, path: Path, *, without: Mapping[str, str], leaders: Mapping[str, str], made_by: str) -> None:
+        from safetensors import safe_open
+
+        files.read_meta(path, made_by=made_by)  # the file is there and whole
+        self._path, self._made_by, self._without, self._leaders = path, made_by, without, leaders
+        self._file = safe_open(path, framework="numpy")
+        self._stored = set(self._file.keys())
+
+    def leader(self, name: str) -> str:
+        """The name that the Hessian of ``name`` is stored under."""
+        return self._leaders.get(name, name)
+
+    def __getitem__(self, name: str) -> NDArray[np.float32] | None:
+        if name in self._without:
+            return None
+        if self.leader(name) not in self._stored:
+            raise KeyError(name)
+        h: NDArray[np.float32] = self._file.get_tensor(self.leader(name))
+        if h.dtype != np.float32 or h.ndim != 2 or h.shape[0] != h.shape[1] or not np.isfinite(h).all():
+            found = f"{h.dtype} {h.shape} or numbers that are not finite"
+            raise HessianError(f"{self._path}: {name}: found {found}, expected square float32; re-run {self._made_by}")
+        return h
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._stored | set(self._leaders) | set(self._without)))
+
+    def __len__(self) -> int:
+        return len(self._stored | set(self._leaders) | set(self._without))

@@ -15,6 +15,7 @@ from golf.base.progress import progress
 from golf.quantize.calibrate import WEIGHTS, hessians_or_none, token_counts
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
+from golf.quantize.hessian import StoredHessians
 from golf.quantize.rounding import check_matrix, entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
 from golf.quantize.steps import token_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "output_error"]
 
+_LARGE = 1 << 24  # weights
+_KEPT = 4  # factors of a single run: those of one block
 Hessians = Mapping[str, NDArray[np.float32] | None]
 
 
@@ -49,6 +52,7 @@ class Quantizer:
         meta: dict[str, Any],
         hessians: Hessians | None = None,
         token_counts: NDArray[np.int64] | None = None,
+        once: bool = False,
     ) -> None:
         """``state`` as float32 arrays, ``model`` for roles and ties, ``hessians`` for methods of GPTQ.
 
@@ -56,6 +60,7 @@ class Quantizer:
         range), on a grid of their own with ``config.control_step``. Every storage is quantized once: names that
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
+        ``once``: no factor of a Hessian is kept for another run.
         ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
         Raises ``GolfError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
@@ -64,7 +69,7 @@ class Quantizer:
         for alias, name in self.aliases.items():
             if not np.array_equal(state[alias], state[name], equal_nan=True):
                 raise GolfError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
-        self.state, self.hessians = state, dict(hessians or {})
+        self.state, self.hessians = state, {} if hessians is None else hessians
         self.config, self.meta = config, meta
         if config.needs_token_counts and token_counts is None:
             raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
@@ -72,19 +77,24 @@ class Quantizer:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
-        self._factors: dict[str, Factor | None] = {}
+        self._factors: dict[str, Factor | None] = {}  # by the name that the Hessian is stored under
+        self._kept = _KEPT if once else len(unique)
 
     @classmethod
-    def load(cls, root: Path, config: QuantizeConfig) -> Quantizer:
-        """Of what the stages before it left below ``root``; only what ``config`` needs is read."""
+    def load(cls, root: Path, config: QuantizeConfig, *, once: bool = False) -> Quantizer:
+        """Of what the stages before it left below ``root``; only what ``config`` needs is read.
+
+        ``once``: for a single run; a large model is then described but has no weights of its own.
+        """
         from golf.models.registry import empty_model, load_weights
 
         weights, meta = load_weights(root / WEIGHTS, made_by="`average`")
         state = {name: tensor.numpy() for name, tensor in weights.items()}
-        model = empty_model(meta, path=root / WEIGHTS, made_by="`average`")
+        bare = once and sum(array.size for array in state.values()) > _LARGE
+        model = empty_model(meta, path=root / WEIGHTS, made_by="`average`", device="meta" if bare else "cpu")
         hessians = hessians_or_none(root) if config.needs_hessians else None
         counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
-        return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts)
+        return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts, once=once)
 
     def quantized_names(self) -> list[str]:
         """Names that become integers, sorted."""
@@ -117,13 +127,16 @@ class Quantizer:
         if name not in self.hessians:
             raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
         trellis = recipe.method == "gptq_trellis"
-        if name not in self._factors:
+        shared = self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
+        if shared not in self._factors or self._factors[shared] is None:
             columns, hessian = weights.shape[-1], self.hessians[name]
-            self._factors[name] = factor_of(name, columns, hessian, config=config.gptq, trellis=trellis)
+            while len(self._factors) >= self._kept:
+                del self._factors[next(iter(self._factors))]
+            self._factors[shared] = factor_of(name, columns, hessian, config=config.gptq, trellis=trellis)
         return quantize_gptq(
             name,
             weights,
-            self._factors[name],
+            self._factors[shared],
             role=role,
             levels=levels,
             clip=clip,
@@ -144,7 +157,8 @@ def _aliases(model: LanguageModel) -> dict[str, str]:
     first: dict[tuple[Any, ...], str] = {}
     aliases = {}
     for name, tensor in model.state_dict().items():
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+        storage = tensor.untyped_storage()
+        key = (storage.data_ptr() or storage._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         if tensor.numel() and key in first:
             aliases[name] = first[key]
         first.setdefault(key, name)
@@ -172,8 +186,7 @@ def _row(
 ) -> dict[str, Any]:
     rebuilt = tensor.dequantize() if tensor is not None else plain
     assert rebuilt is not None
-    exact = weights.astype(np.float64)
-    squared_error, squared_norm = float(np.square(exact - rebuilt).sum()), float(np.square(exact).sum())
+    squared_error, squared_norm = _squares(weights, rebuilt)
     stored_bits = entropy_bits(tensor.values) if tensor is not None else 8.0 * rebuilt.nbytes
     scale_bits = 8 * tensor.row_scale.nbytes if tensor is not None else 0
     return {
@@ -189,6 +202,19 @@ def _row(
         "squared_norm": squared_norm,
         "scale_bits": scale_bits,
     }
+
+
+def _squares(weights: NDArray[np.float32], rebuilt: NDArray[Any]) -> tuple[float, float]:
+    """Sums of (weights - rebuilt)^2 and weights^2, float64; of large tensors in parts."""
+    sums = [0.0, 0.0]
+    flat, found = weights.reshape(-1), rebuilt.reshape(-1)
+    for start in range(0, max(1, flat.size), _LARGE):
+        exact = flat[start : start + _LARGE].astype(np.float64)
+        if flat.size <= _LARGE:
+            exact = exact.reshape(weights.shape)
+        sums[0] += float(np.square(exact - found[start : start + _LARGE].reshape(exact.shape)).sum())
+        sums[1] += float(np.square(exact).sum())
+    return sums[0], sums[1]
 
 
 def output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: NDArray[np.float32] | None) -> float:
