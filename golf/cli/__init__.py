@@ -27,6 +27,10 @@ COMMANDS = {  # name: what it does, an example
         "audit other runs from their logs: implied bytes, size, seeds, phases that never fired",
         "golf audit train.log --tokenizer sp8192",
     ),
+    "compare": (
+        "say what two experiments did differently, which figures moved, and which of that is no gain",
+        "golf compare main workspace",
+    ),
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
     "fetch": ("get the default corpus, hash-checked", "golf fetch enwik8"),
@@ -42,6 +46,10 @@ COMMANDS = {  # name: what it does, an example
     "rehearse": (
         "run every branch of a preset in minutes, with forced triggers, before the paid run",
         "golf rehearse --preset h100x8_10min",
+    ),
+    "seeds": (
+        "run the parameters, and a change of them, from several seeds as DVC experiments; test the difference",
+        "golf seeds 3 -S quantize.clip=9 --write seeds.md",
     ),
     "unzip": ("restore a text that `golf zip` coded", f"golf unzip book.txt.golfz --artifact {_MODEL}"),
     "verify": (
