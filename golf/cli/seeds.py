@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
         names = [name for setting in compared for name in setting.names.values()]
         known = _queue(repo, compared)
         if known < len(names):
-            print(
-                f"{len(names)} experiments, {known} of them known; Ctrl-C does not stop them", file=sys.stderr
-            )
+            print(f"{len(names)} experiments, {known} of them known; Ctrl-C does not stop them", file=sys.stderr)
         _wait(repo, names, jobs=max(1, args.jobs))
         figures = {name: metrics_of(repo, name) for name in names}
         metrics = _metrics(figures, args.metric)
