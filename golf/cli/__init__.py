@@ -33,6 +33,7 @@ COMMANDS = {  # name: what it does, an example
     ),
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
+    "doctor": ("say what this machine has and lacks, and what each lack costs", "golf doctor"),
     "fetch": ("get the default corpus or shards of FineWeb, hash-checked", "golf fetch fineweb --shards 2"),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
