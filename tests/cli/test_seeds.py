@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
+import subprocess
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,7 +161,8 @@ def test_compare_calls_nothing_a_gain_without_a_standard_error(toy: Path, monkey
     name = names_of(toy)
     with dvc_repository() as repo:
         first, second = (read_experiment(repo, name[n]) for n in ("bases7", "clips7"))
-        assert set(first.data) == {"score.py", "corpus.txt"} and first.settings == {"train.seed": 7, "toy.clip": 8}
+        assert set(first.data) == {"corpus.txt"} and set(first.code) == {"hedge"}
+        assert first.settings == {"train.seed": 7, "toy.clip": 8}
         monkeypatch.setattr(first.files, "get_file", no_file)
         line = next(line for line in compare.report(first, second, times=False) if "hedge_bits" in line)
     assert "no verdict" in line and "is not in the cache (`dvc pull`)" in line and "gain" not in line
@@ -181,3 +185,52 @@ def test_the_standard_error_is_that_of_the_difference_over_documents() -> None:
         compare.document_difference((first, sizes), (second, sizes + 1))
     with pytest.raises(compare.GolfError, match="one document"):
         compare.document_difference((first[:1], sizes[:1]), (second[:1], sizes[:1]))
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep.value")  # of DVC
+def test_a_second_clone_has_every_result_without_computing_any(
+    root: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines of docs/remote.md as they stand, with folders of this test in place of its addresses."""
+    from dvc.cli import main
+
+    origin = tmp_path / "origin.git"
+    git(tmp_path, "init", "-q", "--bare", str(origin))
+    git(toy, "remote", "add", "origin", str(origin))
+    places = {
+        "/mnt/share/golf": str(tmp_path / "a store"),
+        "URL": str(origin),
+        "EXPERIMENT": "clip-5",
+        "golf": "second",
+    }
+    sections = re.findall(r"^```\n(.*?)^```$", (root / "docs/remote.md").read_text(encoding="utf-8"), re.M | re.S)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@localhost")
+    monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("PYTHONPATH", str(root))
+
+    def lines(block: str, folder: Path) -> None:
+        for line in block.splitlines():
+            words = [places.get(word, word) for word in shlex.split(line, comments=True)]
+            monkeypatch.chdir(folder)
+            if words[:1] == ["dvc"]:
+                assert main(words[1:]) == 0, (line, capsys.readouterr())
+            elif words[:1] == ["git"]:
+                subprocess.run(words, cwd=folder, check=True, capture_output=True)
+
+    lines("dvc repro\ngit add dvc.lock\ngit commit -m run", toy)  # out of the cache of the experiments
+    share, elsewhere, publish, take = sections[:4]
+    lines(share, toy)
+    lines(elsewhere.splitlines()[0], tmp_path)
+    second = tmp_path / "second"
+    assert not (second / "metrics").exists()
+    (second / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path / 'site'}\n")
+    lines(elsewhere, second)
+    figures = "metrics/evaluate_hedge.json"
+    before = (second / figures).read_bytes()
+    assert before == (toy / figures).read_bytes() and (second / "artifacts/evaluate/hedge.safetensors").is_file()
+    lines("dvc exp run -n clip-5 -S toy.clip=5\n" + publish, toy)  # as an experiment before: out of the cache
+    lines(take, second)
+    assert (second / figures).read_bytes() == (toy / figures).read_bytes() != before
+    assert not (tmp_path / "log").exists()

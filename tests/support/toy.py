@@ -1,4 +1,8 @@
-"""A DVC repository with one stage that takes no time: what experiments, queues and remotes are tried on."""
+"""A DVC repository with a pipeline that takes no time: what experiments, queues and remotes are tried on.
+
+As in golf, a stage that always runs writes fingerprints that are not in the cache. Every score that is computed adds a
+line to the file that the environment's TOY_LOG names.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from pathlib import Path
 __all__ = ["git", "toy_repository"]
 
 SCORE = """
-import json, pathlib, random
+import json, os, pathlib, random
 import numpy as np
 from golf.base.files import save_numpy
 from golf.base.params import read_params
 from golf.base.score import bits_per_byte
 
+if "TOY_LOG" in os.environ:
+    print("ran", file=open(os.environ["TOY_LOG"], "a"))
 values = read_params("params.yaml")
 rng = random.Random(values["train"]["seed"])
 sizes = np.array([100, 250, 400, 150])
@@ -27,9 +33,15 @@ pathlib.Path("metrics/evaluate_hedge.json").write_text(json.dumps(figures))
 """
 PIPELINE = """
 stages:
+  code:
+    cmd: mkdir -p artifacts/code && cksum score.py > artifacts/code/hedge.txt
+    always_changed: true
+    outs:
+      - artifacts/code:
+          cache: false
   hedge:
     cmd: python score.py
-    deps: [score.py, corpus.txt]
+    deps: [artifacts/code/hedge.txt, corpus.txt]
     params: [train, toy]
     outs: [artifacts/evaluate/hedge.safetensors]
     metrics: [metrics/evaluate_hedge.json]
