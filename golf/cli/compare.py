@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ from golf.cli.experiments import Experiment, dvc_repository, read_experiment
 __all__ = ["add_arguments", "document_difference", "report", "run"]
 
 _SCORE = "_bits_per_byte"
+_FILES = {mode: f"artifacts/evaluate/{mode}.safetensors" for mode in ("roundtrip", "sliding", "streaming", "hedge")}
+_FILES["ttt"] = "artifacts/evaluate/ttt/scores.safetensors"
 _TIMES = ("_seconds", "_per_second", "_percent_of_peak")
 
 
@@ -91,9 +92,8 @@ def _signed(value: float) -> str:
 
 def _judged(name: str, difference: float, first: Experiment, second: Experiment) -> str:
     """What may be said of a score's difference."""
-    mode = name.removesuffix(_SCORE)
     try:
-        error = document_difference(_documents(first, mode), _documents(second, mode))
+        error = document_difference(_documents(first, name), _documents(second, name))
     except GolfError as reason:
         return f"no standard error, so no verdict: {reason}"
     times = abs(difference) / error if error else math.inf
@@ -103,19 +103,24 @@ def _judged(name: str, difference: float, first: Experiment, second: Experiment)
     return f"s.e. {error:.2g}: {word if times >= 2 else f'no {word} shown'}, {times:.1f} standard errors"
 
 
-def _documents(experiment: Experiment, mode: str) -> tuple[np.ndarray, np.ndarray]:
+def _documents(experiment: Experiment, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Nats float64 (D,) and bytes int64 (D,) of every document; ``GolfError`` where they are not to be had."""
     from golf.scoring.results import load_documents
 
-    path = f"artifacts/evaluate/{mode}.safetensors"
+    scorer = name.removesuffix(_SCORE)
+    mode = scorer.partition("_")[0]
+    if mode not in _FILES:
+        raise GolfError("it is no score of documents")
     with scratch_directory("golf-compare") as folder:
-        target = Path(folder) / "scores.safetensors"
+        target = folder / "scores.safetensors"
         try:
-            experiment.files.get_file(path, str(target))
+            experiment.files.get_file(_FILES[mode], str(target))
         except FileNotFoundError as error:
-            raise GolfError(f"{path} of {experiment.name} is not in the cache (`dvc pull`)") from error
+            raise GolfError(f"{_FILES[mode]} of {experiment.name} is not in the cache (`dvc pull`)") from error
         table = load_documents({mode: target})
-    return table.nats[mode], table.doc_bytes
+    if scorer not in table.nats:
+        raise GolfError("it is no score of documents")
+    return table.nats[scorer], table.doc_bytes
 
 
 def document_difference(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
