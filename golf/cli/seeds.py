@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ __all__ = ["Setting", "add_arguments", "run", "settings"]
 
 _SEED = "train.seed"
 _SHOWN = tuple(f"{mode}_bits_per_byte" for mode in ("roundtrip", "sliding", "streaming", "hedge")) + ("total_bytes",)
-_POLL_SECONDS, _WORKER_SECONDS = 1.0, 60.0
+_POLL_SECONDS, _WORKER_SECONDS, _LOST_POLLS = 1.0, 60.0, 10
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _queue(repo: Any, compared: Sequence[Setting]) -> int:
 
     Returns the number of experiments that were there.
     """
-    there = {name for found in repo.experiments.ls().values() for name, _ in found}
+    there = _done(repo)
     there |= {name for name, (status, _) in _statuses(repo).items() if status in ("Queued", "Running")}
     known = 0
     for setting in compared:
@@ -152,6 +153,11 @@ def _queue(repo: Any, compared: Sequence[Setting]) -> int:
     return known
 
 
+def _done(repo: Any) -> set[str]:
+    """Names of the experiments that ran on this commit."""
+    return {name for found in repo.experiments.ls().values() for name, _ in found}
+
+
 def _statuses(repo: Any) -> dict[str, tuple[str, str]]:
     """Status and id of the newest task of every name in the queue."""
     tasks = sorted(repo.experiments.celery_queue.status(), key=lambda task: task["timestamp"])
@@ -161,26 +167,33 @@ def _statuses(repo: Any) -> dict[str, tuple[str, str]]:
 def _wait(repo: Any, names: Sequence[str], *, jobs: int) -> None:
     """Run the queue until every experiment of ``names`` is done; ``ExperimentError`` names those that failed."""
     queue, looked = repo.experiments.celery_queue, -math.inf
-    idle = 0  # times in a row that nobody was at work on the queue
+    idle, unseen = 0, Counter[str]()  # times in a row: nobody at work on the queue, an experiment nowhere
     with bar(what="experiments", total=len(names), unit="run", unit_scale=False) as shown:
-        while True:
-            done = {name for found in repo.experiments.ls().values() for name, _ in found}
-            found = {name: status for name, status in _statuses(repo).items() if name in names and name not in done}
-            shown.update(len(names) - sum(status != "Failed" for status, _ in found.values()) - shown.n)
-            open_ = [name for name, (status, _) in found.items() if status in ("Queued", "Running")]
-            if not open_:
-                break
+        while open_ := _open(repo, names, unseen):
+            shown.update(len(names) - len(open_) - shown.n)
             if time.monotonic() - looked >= _WORKER_SECONDS:  # DVC's workers end when they have nothing to do
                 idle = idle + 1 if queue.start_workers(jobs) and looked > 0 else 0
                 looked = time.monotonic()
             if idle > 2:
                 raise ExperimentError(f"nobody works on {', '.join(open_)}; `dvc queue kill`, then remove them")
             time.sleep(_POLL_SECONDS)
+    done, found = _done(repo), _statuses(repo)
     failed = [name for name in names if name not in done]
     if failed:
         said = _last_words(queue, found.get(failed[0]))
         others = f"; {len(failed)} of {len(names)} failed" if len(failed) > 1 else ""
         raise ExperimentError(f"{failed[0]} failed: {said}; `dvc queue logs {failed[0]}` shows all{others}")
+
+
+def _open(repo: Any, names: Sequence[str], unseen: Counter[str]) -> list[str]:
+    """The experiments that wait or run; one that is on its way from the one to the other may be nowhere for a moment."""
+    found = {name: status for name, (status, _) in _statuses(repo).items()}
+    lost = [name for name in names if name not in found]
+    if lost:
+        done = _done(repo)
+        unseen.update(name for name in lost if name not in done)
+    moving = [name for name in lost if name not in done and unseen[name] <= _LOST_POLLS] if lost else []
+    return [name for name in names if found.get(name) in ("Queued", "Running") or name in moving]
 
 
 def _last_words(queue: Any, task: tuple[str, str] | None) -> str:

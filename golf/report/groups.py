@@ -45,8 +45,8 @@ def compare_groups(first: Sequence[float], second: Sequence[float]) -> Differenc
     """
     try:
         from scipy import stats
-    except ModuleNotFoundError as error:
-        raise GolfError("scipy, which has the tests, is not installed: pip install 'golf[pipeline]'") from error
+    except ModuleNotFoundError:
+        raise GolfError("scipy, which has the tests, is not installed: pip install 'golf[pipeline]'") from None
     assert len(first) == len(second) >= 2
     pairs = [b - a for a, b in zip(first, second, strict=True)]
     error = statistics.stdev(pairs) / math.sqrt(len(pairs))

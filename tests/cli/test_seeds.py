@@ -126,6 +126,24 @@ def test_a_failed_experiment_is_named_with_the_words_of_its_stage(tmp_path: Path
         waiting(Queue(tmp_path / "none", "Failed"))
 
 
+def test_an_experiment_is_nowhere_while_a_worker_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "_POLL_SECONDS", 0.0)
+    queue = Queue(tmp_path / "none", "Running")
+    tasks, told = [[queue.task], [], [queue.task], []], []
+
+    def status() -> list[dict[str, Any]]:
+        told.append(len(tasks))
+        return tasks.pop(0) if tasks else [{**queue.task, "status": "Failed"}]
+
+    queue.status = status  # type: ignore[method-assign]
+    with pytest.raises(ExperimentError, match="a-s1 failed: no log"):
+        waiting(queue)
+    assert told == [4, 3, 2, 1, 0, 0]
+    queue.status = list  # type: ignore[method-assign]  # removed by hand: no endless wait either
+    with pytest.raises(ExperimentError, match="a-s1 failed: no log"):
+        waiting(queue)
+
+
 def test_a_queue_that_nobody_works_on_is_no_endless_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "_POLL_SECONDS", 0.0)
     monkeypatch.setattr(seeds, "_WORKER_SECONDS", 0.0)
