@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         root = Path(repo.root_dir)
         compared = settings(root, args.seeds, against=args.against, changed=args.changed)
         names = [name for setting in compared for name in setting.names.values()]
-        known = _queue(repo, compared)
-        if known < len(names):
-            print(f"{len(names)} experiments, {known} of them known; Ctrl-C does not stop them", file=sys.stderr)
-        _wait(repo, names, jobs=max(1, args.jobs))
+        open_ = _queue(repo, compared)
+        if open_:
+            print(f"{len(names)} experiments, {len(open_)} to run; Ctrl-C does not stop them", file=sys.stderr)
+        _wait(repo, open_, jobs=max(1, args.jobs))
         figures = {name: metrics_of(repo, name) for name in names}
         metrics = _metrics(figures, args.metric)
         groups = []
@@ -136,21 +136,18 @@ def _replaced(values: dict[str, Any], path: Sequence[str], value: Any) -> dict[s
     return values | {path[0]: value if len(path) == 1 else _replaced(values[path[0]], path[1:], value)}
 
 
-def _queue(repo: Any, compared: Sequence[Setting]) -> int:
+def _queue(repo: Any, compared: Sequence[Setting]) -> list[str]:
     """Queue what neither ran on this commit nor waits; all seeds of one setting first: the other finds their training.
 
-    Returns the number of experiments that were there.
+    Returns the names of the experiments that are still to be waited for.
     """
-    there = _done(repo)
-    there |= {name for name, (status, _) in _statuses(repo).items() if status in ("Queued", "Running")}
-    known = 0
+    done = _done(repo)
+    queued = {name for name, (status, _) in _statuses(repo).items() if status in ("Queued", "Running")}
     for setting in compared:
         for seed, name in setting.names.items():
-            if name in there:
-                known += 1
-            else:
+            if name not in done | queued:
                 repo.experiments.run(queue=True, name=name, params=[f"{_SEED}={seed}", *setting.overrides])
-    return known
+    return [name for setting in compared for name in setting.names.values() if name not in done]
 
 
 def _done(repo: Any) -> set[str]:
@@ -186,7 +183,7 @@ def _wait(repo: Any, names: Sequence[str], *, jobs: int) -> None:
 
 
 def _open(repo: Any, names: Sequence[str], unseen: Counter[str]) -> list[str]:
-    """The experiments that wait or run; one that is on its way from the one to the other may be nowhere for a moment."""
+    """The experiments that wait or run; one that a worker is about to take may be nowhere for a moment."""
     found = {name: status for name, (status, _) in _statuses(repo).items()}
     lost = [name for name in names if name not in found]
     if lost:
