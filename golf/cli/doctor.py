@@ -215,10 +215,10 @@ def _disk(folder: Path) -> Finding:
 
 
 def _places(environment: Mapping[str, str]) -> Iterator[Finding]:
-    home = environment.get("HOME", "")
-    if not home or not writable(Path(home)):
-        yield Finding("lack", "home", f"{home or 'HOME is not set'}" + (": cannot be written" if home else ""),
-                      "settings of git and DVC are not kept there; golf needs none of them")  # fmt: skip
+    home = environment.get("HOME")
+    if home and not writable(Path(home)) and not environment.get("MPLCONFIGDIR"):
+        cost = "matplotlib warns and lists the fonts anew every time: set MPLCONFIGDIR; golf itself needs no home"
+        yield Finding("lack", "home", f"{home}: cannot be written", cost)
     temporary = Path(tempfile.gettempdir()) if writable(Path(environment.get("TMPDIR") or "/tmp")) else None
     if temporary is None:
         yield Finding("FAIL", "temporary", "no folder for temporary files", "set TMPDIR to one that can be written")
