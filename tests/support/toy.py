@@ -59,14 +59,18 @@ def toy_repository(folder: Path) -> Path:
     """Make the repository in ``folder`` and commit it; nothing has run yet."""
     folder.mkdir(parents=True)
     (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
-    (folder / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {folder / '.dvc/tmp/site'}\n")
-    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
-    (folder / ".gitignore").write_text("/artifacts/\n/metrics/\n")
-    (folder / "score.py").write_text(SCORE)
-    (folder / "corpus.txt").write_text("a text\n")
-    (folder / "dvc.yaml").write_text(PIPELINE)
-    (folder / "params.yaml").write_text("train:\n  seed: 7  # the first\ntoy:\n  clip: 8\n")
+    files = {
+        ".dvc/config": "[core]\n    analytics = false\n    check_update = false\n",
+        ".dvc/config.local": f"[core]\n    site_cache_dir = {folder / '.dvc/tmp/site'}\n",
+        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+        ".gitignore": "/artifacts/\n/metrics/\n",
+        "score.py": SCORE,
+        "corpus.txt": "a text\n",
+        "dvc.yaml": PIPELINE,
+        "params.yaml": "train:\n  seed: 7  # the first\ntoy:\n  clip: 8\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "toy")
