@@ -27,9 +27,14 @@ COMMANDS = {  # name: what it does, an example
         "audit other runs from their logs: implied bytes, size, seeds, phases that never fired",
         "golf audit train.log --tokenizer sp8192",
     ),
+    "compare": (
+        "say what two experiments did differently, which figures moved, and which of that is no gain",
+        "golf compare main workspace",
+    ),
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
-    "fetch": ("get the default corpus or the default model of `make import`, hash-checked", "golf fetch enwik8"),
+    "doctor": ("say what this machine has and lacks, and what each lack costs", "golf doctor"),
+    "fetch": ("get a corpus or the default model of `make import`, hash-checked", "golf fetch fineweb --shards 2"),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
         "print or write the parameters of a preset",
@@ -46,6 +51,10 @@ COMMANDS = {  # name: what it does, an example
     "rehearse": (
         "run every branch of a preset in minutes, with forced triggers, before the paid run",
         "golf rehearse --preset h100x8_10min",
+    ),
+    "seeds": (
+        "run the parameters, and a change of them, from several seeds as DVC experiments; test the difference",
+        "golf seeds 3 -S quantize.clip=9 --write seeds.md",
     ),
     "unpack": (
         "write an imported model back in its origin's format: safetensors for transformers, GGUF for llama.cpp",
