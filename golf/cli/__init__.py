@@ -30,6 +30,10 @@ COMMANDS = {  # name: what it does, an example
     "completion": ("print the completion script of a shell", 'eval "$(golf completion bash)"'),
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
     "fetch": ("get the default corpus, hash-checked", "golf fetch enwik8"),
+    "generate": (
+        "write text with an artifact, token by token",
+        f'golf generate {_MODEL} --prompt "The city of" --temperature 0.7 --seed 1',
+    ),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
         "print or write the parameters of a preset",
@@ -42,6 +46,10 @@ COMMANDS = {  # name: what it does, an example
     "rehearse": (
         "run every branch of a preset in minutes, with forced triggers, before the paid run",
         "golf rehearse --preset h100x8_10min",
+    ),
+    "score": (
+        "measure bits per byte of any text under an artifact, by each scorer",
+        f"golf score {_MODEL} book.txt messages.jsonl --json scores.json",
     ),
     "unzip": ("restore a text that `golf zip` coded", f"golf unzip book.txt.golfz --artifact {_MODEL}"),
     "verify": (

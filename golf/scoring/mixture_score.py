@@ -11,7 +11,7 @@ parameters, never by the result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,10 @@ class HedgeConfig(LayerConfig):
     """``bias``: mix over the biased distribution of the record; the layers of the mixture; and what plain Hedge, scored
     beside it, has of its own."""
 
-    bias: bool
-    learning_rate: Positive
-    share: BelowOne
-    smoothing: Positive
+    bias: bool = True
+    learning_rate: Positive = 0.5
+    share: BelowOne = 0.01
+    smoothing: Positive = 0.001
 
     def simple(self, temperatures: tuple[float, ...]) -> SimpleHedgeConfig:
         """Plain Hedge over the temperatures that the streaming pass recorded."""
@@ -241,8 +241,8 @@ def _details(
 class HedgeOverStream:
     """What the mixture's score depends on: the parameters of the streaming pass and its own."""
 
-    streaming: StreamingConfig
-    hedge: HedgeConfig
+    streaming: StreamingConfig = field(default_factory=StreamingConfig)
+    hedge: HedgeConfig = field(default_factory=HedgeConfig)
 
 
 def score_mode(name: str, model: Any, text: ValidationText, config: HedgeOverStream, ranks: Ranks) -> Scored | None:

@@ -38,8 +38,8 @@ class StreamingConfig(PassConfig, RecordConfig):
     ``temperatures`` of the tempered copies, and ``sampled_rows`` targets whose whole row is recorded, on which the
     mixture proves its sum."""
 
-    temperatures: tuple[Annotated[float, Gt(0), Le(1000)], ...]
-    sampled_rows: Count
+    temperatures: tuple[Annotated[float, Gt(0), Le(1000)], ...] = (0.8, 1.25)
+    sampled_rows: Count = 256
 
     def __post_init__(self) -> None:
         PassConfig.__post_init__(self)
