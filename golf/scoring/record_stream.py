@@ -21,6 +21,7 @@ from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
+from golf.scoring.likeliest import LikeliestRows
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.results import Scored, make_score
 from golf.scoring.streaming import PassConfig, iterate_stream_rows, serve_stream
@@ -46,10 +47,18 @@ class StreamingConfig(PassConfig, RecordConfig):
         RecordConfig.__post_init__(self)
 
 
-def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, ranks: Ranks = ALONE) -> StreamRecord:
+def record_stream(
+    model: Any,
+    text: ValidationText,
+    config: StreamingConfig,
+    *,
+    ranks: Ranks = ALONE,
+    likeliest: LikeliestRows | None = None,
+) -> StreamRecord:
     """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken.
 
-    With several ``ranks`` rank 0 calls this while the others are in ``serve_stream``.
+    ``likeliest`` is filled on the way. With several ``ranks`` rank 0 calls this while the others are in
+    ``serve_stream``.
     """
     table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
     ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
@@ -72,9 +81,13 @@ def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, 
             )
         log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
         plain.add(rows, log_probs)
+        mixed = log_probs
         if biased is not None:
             bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
-            biased.add(rows, _apply_bias(bias, log_probs, rows, group))
+            mixed = _apply_bias(bias, log_probs, rows, group)
+            biased.add(rows, mixed)
+        if likeliest is not None:
+            likeliest.add(rows.targets, log_probs, mixed)
     return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
 
 
@@ -158,9 +171,11 @@ class _Gatherer:
 
 
 def score_mode(name: str, model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
-    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
+    """Each token once, and from the same logits the record for the mixture and the likeliest tokens, for the report;
+    rank 0 gathers them."""
     if ranks.rank:
         serve_stream(model, text, config, ranks)
         return None
-    record = record_stream(model, text, config, ranks=ranks)
-    return Scored(make_score(name, text, record.nats), record.tensors())
+    likeliest = LikeliestRows(text)
+    record = record_stream(model, text, config, ranks=ranks, likeliest=likeliest)
+    return Scored(make_score(name, text, record.nats), record.tensors() | likeliest.tensors())
