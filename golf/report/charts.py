@@ -84,7 +84,8 @@ def parts(values: Sequence[Row], label: str, value: str) -> dict[str, Any]:
         "encoding": {"text": {"field": value, "type": "quantitative", "format": ".4f"}},
     }
     bar = {"mark": {"type": "bar", "color": _COLORS[0]}}
-    return _lite(values, layer=[bar, text], encoding=encoding) | {"width": 300, "height": 28 * len(values)}
+    room = {"left": 45, "right": 5, "top": 5, "bottom": 5}  # a browser's letters may be wider than those measured here
+    return _lite(values, layer=[bar, text], encoding=encoding, padding=room) | {"width": 290, "height": 28 * len(values)}
 
 
 def gains(values: Sequence[Row], x: str, y: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def treemap(tree: Sequence[Row]) -> dict[str, Any]:
               "method": "squarify", "ratio": 1.6, "paddingInner": 1, "size": [width, height]}  # fmt: skip
     label = {
         "x": {"signal": "datum.x0 + 4"}, "y": {"signal": "datum.y0 + 4"}, "text": {"field": "name"},
-        "limit": {"signal": "datum.x1 - datum.x0 - 6"}, "fontSize": {"value": 11}, "baseline": {"value": "top"},
+        "limit": {"signal": "0.8 * (datum.x1 - datum.x0) - 6"}, "fontSize": {"value": 11}, "baseline": {"value": "top"},
         "fill": {"value": "#1a1a1a"},
         "opacity": {"signal": "datum.y1 - datum.y0 > 16 && datum.x1 - datum.x0 > 40 ? 1 : 0"},
     }  # fmt: skip

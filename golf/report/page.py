@@ -20,6 +20,8 @@ from golf.report.text_view import TextView, pack
 __all__ = ["MAX_PAGE_BYTES", "page"]
 
 MAX_PAGE_BYTES = 1_950_000
+MAX_DOCUMENTS = 1000
+MAX_STEPS = 1000  # drawn
 _ASSETS = Path(__file__).parent / "assets"
 _FILE_PARTS = {  # of the metrics of compress: what is no tensor in the files
     "section_tokenizer_bytes": "tokenizer",
@@ -85,9 +87,10 @@ def _curves(metrics: Metrics, history: Path, curves: Path) -> list[Chart]:
     named = {key: name for key, name in PARTS.items() if f"{key}_bits_per_byte" in score}
     by_part += [{"scorer": name, "bits per byte": score[f"{key}_bits_per_byte"]} for key, name in named.items()]
     last = training[-1]
+    training = training[:: -(-len(training) // MAX_STEPS)]
     return [
-        Chart("loss", "Training loss", f"{len(training):,} rows; the last is {last['loss (nats per token)']:.3f} nats "
-              "per token.", lines(training, "step", "loss (nats per token)")),
+        Chart("loss", "Training loss", f"The last is {last['loss (nats per token)']:.3f} nats per token.",
+              lines(training, "step", "loss (nats per token)")),
         Chart("rate", "Learning rate", "What the rates of the parameters are multiplied by at each step.",
               lines(training, "step", "multiplier", zero=True)),
         Chart("parts", "Bits per byte by part of the mixture", "All on the same logits; smaller is better.",
@@ -165,6 +168,7 @@ def _tensors(tree: Sequence[Mapping[str, Any]], total: int) -> str:
 def _documents(text: str) -> str:
     """The bits per byte of each document under every scorer, from the table of all documents (TSV)."""
     head, *rows = [line.split("\t") for line in text.splitlines()]
+    cut = f"<p>The first {MAX_DOCUMENTS:,} of {len(rows):,}; the others stand in reports/documents.tsv.</p>"
     kept = [i for i, name in enumerate(head) if not name.endswith("_nats")]
     names = [head[i].removesuffix("_bits_per_byte").replace("_", " ") for i in kept]
 
@@ -173,8 +177,8 @@ def _documents(text: str) -> str:
             return f'<a href="#text" data-document="{value}">{value}</a>'
         return f"{int(value):,}" if name in ("bytes", "tokens") else f"{float(value):.4f}" if value else ""
 
-    body = [[cell(head[i], row[i]) for i in kept] for row in rows]
-    return _table(names, body, ' data-sortable="true"')
+    body = [[cell(head[i], row[i]) for i in kept] for row in rows[:MAX_DOCUMENTS]]
+    return (cut if len(rows) > MAX_DOCUMENTS else "") + _table(names, body, ' data-sortable="true"')
 
 
 def _shown(view: TextView) -> str:

@@ -139,6 +139,13 @@ def test_the_page_is_whole_fetches_nothing_and_is_the_same_again(tmp_path: Path,
     assert len(ids) == len(set(ids)), "two charts must not share an id"
 
 
+def test_a_long_run_of_many_documents_stays_light() -> None:
+    head, row = DOCUMENTS.splitlines()[:2]
+    table = page_module._documents("\n".join([head, *[row] * 5000]))
+    assert table.count("<tr>") == page_module.MAX_DOCUMENTS + 1 and "The first 1,000 of 5,000" in table
+    assert "The first" not in page_module._documents(DOCUMENTS)
+
+
 def test_a_page_too_large_keeps_fewer_candidates(view: TextView) -> None:
     whole = len(page_module._fitting(view, 10**9))
     kept = []
