@@ -85,7 +85,8 @@ def parts(values: Sequence[Row], label: str, value: str) -> dict[str, Any]:
     }
     bar = {"mark": {"type": "bar", "color": _COLORS[0]}}
     room = {"left": 45, "right": 5, "top": 5, "bottom": 5}  # a browser's letters may be wider than those measured here
-    return _lite(values, layer=[bar, text], encoding=encoding, padding=room) | {"width": 290, "height": 28 * len(values)}
+    size = {"width": 290, "height": 28 * len(values)}
+    return _lite(values, layer=[bar, text], encoding=encoding, padding=room) | size
 
 
 def gains(values: Sequence[Row], x: str, y: str) -> dict[str, Any]:
