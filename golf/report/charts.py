@@ -64,7 +64,7 @@ def lines(values: Sequence[Row], x: str, y: str, series: str = "", *, zero: bool
     color = {} if series else {"color": _COLORS[0]}
     rows = len(values) // len({row.get(series) for row in values})
     every = max(1, rows // _POINTS)
-    ranked = [row | {"n": n} for n, row in enumerate(values)]
+    ranked = [{**row, "n": n} for n, row in enumerate(values)]
     points = {
         "transform": [{"filter": f"datum.n % {every} == 0"}],
         "mark": {"type": "point", "opacity": 0.0, "filled": True, "size": 90} | color,
@@ -96,15 +96,18 @@ def gains(values: Sequence[Row], x: str, y: str) -> dict[str, Any]:
     return _lite(values, mark={"type": "bar", "color": _COLORS[2]}, encoding=encoding)
 
 
-def sizes(tensors: Sequence[Row], parts: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The tree of the artifact's bytes: a leaf for each of ``tensors`` (``tensor``, ``role``, ``stored_bytes``, as in
-    the table of `compress`) below its role, and one for each of the other ``parts`` of the files."""
+def sizes(tensors: Sequence[Row], parts: Mapping[str, int], total: int) -> list[dict[str, Any]]:
+    """The tree of ``total`` bytes: a leaf for each of ``tensors`` (``tensor``, ``role``, ``stored_bytes``, as in the
+    table of `compress`) below its role, one for each of the other ``parts`` of the files, and one for what is left by
+    rounding and empty blocks."""
     roles = dict.fromkeys(row["role"] for row in tensors)
     tree: list[dict[str, Any]] = [{"id": "all"}, *({"id": role, "parent": "all"} for role in [*roles, "file"])]
     for row in tensors:
         size = round(float(row["stored_bytes"]))
         tree.append({"id": f"tensor {row['tensor']}", "parent": row["role"], "name": row["tensor"], "bytes": size})
-    tree += [{"id": f"part {name}", "parent": "file", "name": name, "bytes": size} for name, size in parts.items()]
+    left = {"rounding, empty blocks": total - sum(parts.values()) - sum(row.get("bytes", 0) for row in tree)}
+    named = {**parts, **{name: size for name, size in left.items() if size > 0}}
+    tree += [{"id": f"part {name}", "parent": "file", "name": name, "bytes": size} for name, size in named.items()]
     return tree
 
 

@@ -42,10 +42,10 @@ def page(
     """
     table = read_table(tensors, made_by="stage compress", words=("tensor", "role", "shape", "coder"))
     rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
-    tree = sizes(rows, {name: metrics.compress[key] for key, name in _FILE_PARTS.items()})
+    total = metrics.compress["total_bytes"]
+    tree = sizes(rows, {name: metrics.compress[key] for key, name in _FILE_PARTS.items()}, total)
     charts = [*_curves(metrics, history, curves), Chart("bytes", "", "", treemap(tree))]
     *figures, map_svg = draw(charts)
-    total = metrics.compress["total_bytes"]
     filled = {
         "STYLE": (_ASSETS / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": (_ASSETS / "page.js").read_text(encoding="utf-8"),

@@ -70,8 +70,7 @@ def pack(view: TextView, *, tokens: int, candidates: int) -> bytes:
     ``tokens`` likeliest ones are kept (K or fewer), those of the network for the first ``candidates`` targets (C).
     Bits and halvings of probabilities are rounded to eighths and end at 31.9.
     """
-    shown, arrays = view.num_shown, {}
-    arrays |= _halves("token", view.tokens[: shown + 1])
+    arrays = _halves("token", view.tokens[: view.num_shown + 1])
     base: np.ndarray | None = None
     for name, nats in view.nats.items():
         bits = np.minimum(np.rint(nats / math.log(2.0) * UNIT), 255).astype(np.uint8)
@@ -87,7 +86,7 @@ def pack(view: TextView, *, tokens: int, candidates: int) -> bytes:
             arrays[f"{name}.p{k}"] = _halvings(probs[:, k])
     head: dict[str, Any] = {
         "pieces": [piece.decode("latin-1") for piece in view.pieces],
-        "docStarts": [int(start) for start in view.doc_starts if start <= shown],
+        "docStarts": [int(start) for start in view.doc_starts if start <= view.num_shown],
         "scorers": [{"key": key, "name": view.names.get(key, key)} for key in view.nats],
         "targets": len(view.tokens) - 1,
         "tokens": min(tokens, view.network_ids.shape[1]),

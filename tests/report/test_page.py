@@ -18,6 +18,7 @@ import pytest
 
 from golf.base.errors import GolfError
 from golf.report import page as page_module
+from golf.report.charts import sizes
 from golf.report.page import page
 from golf.report.results import read_metrics
 from golf.report.text_view import UNIT, TextView, pack
@@ -137,6 +138,15 @@ def test_the_page_is_whole_fetches_nothing_and_is_the_same_again(tmp_path: Path,
     assert "big<table>" not in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids)), "two charts must not share an id"
+
+
+def test_the_areas_of_the_treemap_add_up_to_the_files() -> None:
+    rows = [{"tensor": f"t{n}", "role": "mlp" if n % 2 else "control", "stored_bytes": f"{n + 0.4}"} for n in range(9)]
+    tree = sizes(rows, {"decoder": 100, "tokenizer": 20}, 163)
+    assert sum(row.get("bytes", 0) for row in tree) == 163
+    assert (tree[-1]["name"], tree[-1]["bytes"]) == ("rounding, empty blocks", 7)
+    known = {row["id"] for row in tree}
+    assert all(row.get("parent", "all") in known for row in tree) and len(known) == len(tree)
 
 
 def test_a_long_run_of_many_documents_stays_light() -> None:
