@@ -2,7 +2,9 @@
 
 In: artifacts/evaluate/streaming_tokens.safetensors and artifacts/tokens/val.
 Out: artifacts/evaluate/hedge.safetensors (bytes, tokens and nats of each document, under every scorer),
-artifacts/evaluate/hedge/*.tsv (for plots) and metrics/evaluate_hedge.json. Environment: none.
+artifacts/evaluate/hedge_tokens.safetensors (nats of the first targets under the parts of the mixture, and the likeliest
+tokens there, for the page of `report`), artifacts/evaluate/hedge/*.tsv (for plots) and metrics/evaluate_hedge.json.
+Environment: none.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from golf.base.errors import GolfError
 from golf.base.files import FileError, atomic_directory, checked, load_numpy, save_numpy, write_json
 from golf.base.main import run_stage
 from golf.base.params import Count, load_section, to_dict
 from golf.mixture.record import StreamRecord
-from golf.scoring.mixture_score import HedgeConfig, score_mixture
+from golf.scoring.likeliest import LikeliestRows
+from golf.scoring.mixture_score import HedgeConfig, MixtureScore, score_mixture
 from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
 
@@ -41,19 +47,34 @@ def run(params: Path, root: Path) -> int:
     made = checked(Streamed, meta, path=path, made_by=MADE_BY)
     text = load_text(root / "artifacts/tokens/val", vocab_size=made.vocab_size, tokenizer_sha256=made.tokenizer_sha256)
     try:
-        record = StreamRecord.from_tensors(tensors)
+        record, likeliest = StreamRecord.from_tensors(tensors), LikeliestRows.from_tensors(tensors, text)
     except GolfError as error:
         raise FileError(f"{path}: {error}; re-run {MADE_BY}") from error
     begin = time.perf_counter()
-    result = score_mixture(text, record, made.config, config)
+    result = score_mixture(text, record, made.config, config, likeliest)
     metrics = result.score.metrics(time.perf_counter() - begin)
     meta = {"mode": "hedge", "artifact_sha256": made.artifact_sha256, "config": to_dict(config)}
     save_numpy(root / "artifacts/evaluate/hedge.safetensors", result.tensors(), meta)
+    _write_tokens(root / "artifacts/evaluate/hedge_tokens.safetensors", record, likeliest, result, meta)
     with atomic_directory(root / "artifacts/evaluate/hedge") as folder:
         result.curves.write(folder)
     write_json(root / "metrics/evaluate_hedge.json", metrics)
     print(f"hedge: {result.score.bits_per_byte:.4f} bits per byte, {metrics['hedge_seconds']:.1f} s", flush=True)
     return 0
+
+
+def _write_tokens(
+    path: Path, record: StreamRecord, likeliest: LikeliestRows, result: MixtureScore, meta: dict[str, Any]
+) -> None:
+    """Of the first targets nats float32 under streaming and each part of the mixture, and the likeliest tokens."""
+    nats = {"streaming": record.nats, "hedge": result.score.nats}
+    nats |= {name: score.nats for name, score in result.beside.items()}
+    shown = len(likeliest.network.targets)
+    tensors = {f"nats.{name}": array[:shown].astype(np.float32) for name, array in nats.items()}
+    tensors |= likeliest.network.tensors("network")
+    if result.likeliest is not None:
+        tensors |= result.likeliest.tensors("mixture")
+    save_numpy(path, tensors, meta)
 
 
 if __name__ == "__main__":

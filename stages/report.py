@@ -1,4 +1,8 @@
-"""Stage report: the results table and the plots of the run, from metrics files."""
+"""Stage report: the results table, the plots and the page of the run.
+
+In: metrics/, tables of train, compress and hedge, nats of every document and target, the validation tokens.
+Out: reports/results.md, summary.json, documents.tsv, plots/ and index.html, one file to look at. Environment: none.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,21 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from golf.base.files import atomic_directory, write_json, write_text
+import numpy as np
+
+from golf.base.errors import GolfError
+from golf.base.files import FileError, atomic_directory, load_numpy, write_json, write_text
 from golf.base.main import run_stage
 from golf.base.params import load_section
+from golf.data.shards import load_split
+from golf.data.tokenizer import Tokenizer
+from golf.report.page import page
 from golf.report.plots import draw_all
-from golf.report.results import MODES, read_metrics, results_markdown, summary
+from golf.report.results import MODES, PARTS, read_metrics, results_markdown, summary
+from golf.report.text_view import TextView
 from golf.scoring.results import load_documents
+
+SHOWN_PARTS = ("hedge_bias", "hedge_cascade", "hedge_chain", "hedge")  # of the mixture, token by token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +48,55 @@ def run(params: Path, root: Path) -> int:
             compressors=config.compressors,
         )
     names = {mode: root / "artifacts" / "evaluate" / f"{mode}.safetensors" for mode in MODES}
-    write_text(root / "reports" / "documents.tsv", load_documents(names).tsv())
+    documents = load_documents(names).tsv()
+    write_text(root / "reports" / "documents.tsv", documents)
     table = results_markdown(metrics, compressors=config.compressors)
+    write_text(
+        root / "reports" / "index.html",
+        page(
+            metrics=metrics,
+            history=root / "artifacts" / "train" / "history.tsv",
+            tensors=root / "artifacts" / "compress" / "tensors.tsv",
+            curves=root / "artifacts" / "evaluate" / "hedge",
+            compressors=config.compressors,
+            documents=documents,
+            view=_text_view(root),
+        ),
+    )
     write_text(root / "reports" / "results.md", table)
     write_json(root / "reports" / "summary.json", summary(metrics))
     print(table)
     return 0
+
+
+def _text_view(root: Path) -> TextView:
+    """The scored text with what scorers and stage hedge recorded of it; ``FileError`` where that does not fit."""
+    split = load_split(root / "artifacts" / "tokens" / "val")
+    tokenizer = Tokenizer.from_file(root / "artifacts" / "tokens" / "tokenizer.model", made_by="stage tokenize")
+    path = root / "artifacts" / "evaluate" / "hedge_tokens.safetensors"
+    found, _ = load_numpy(path, made_by="stage hedge")
+    nothing = np.zeros(0)
+    nats = {"streaming": found.get("nats.streaming", nothing)}
+    for mode in ("roundtrip", "sliding"):
+        tensors, _ = load_numpy(path.with_name(f"{mode}_tokens.safetensors"), made_by=f"stage evaluate@{mode}")
+        nats[mode] = tensors.get("nats", nothing)[: len(nats["streaming"])]
+    nats |= {part: found[f"nats.{part}"] for part in SHOWN_PARTS if f"nats.{part}" in found}
+    ids, probs = (found.get(f"network.{field}", nothing) for field in ("ids", "probs"))
+    try:
+        return TextView(
+            tokens=split.tokens,
+            doc_starts=split.doc_starts,
+            pieces=tokenizer.token_bytes,
+            nats=nats,
+            names={**MODES, **PARTS, "hedge": "online mixture"},
+            network_ids=ids,
+            network_probs=probs,
+            mixture_targets=found.get("mixture.targets", np.zeros(0, np.int64)),  # a mixture without rows has none
+            mixture_ids=found.get("mixture.ids", ids[:0]),
+            mixture_probs=found.get("mixture.probs", probs[:0]),
+        )
+    except GolfError as error:
+        raise FileError(f"{path}: {error}; re-run `dvc repro`") from error
 
 
 if __name__ == "__main__":

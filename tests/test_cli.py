@@ -38,6 +38,14 @@ def test_every_command_has_help_and_an_example_that_parses(root: Path, name: str
     assert words[0] == "golf" and args.command == name and callable(modules[name].run)
 
 
+def test_help_of_scoring_and_writing_loads_no_network(root: Path) -> None:
+    """Importing torch takes three seconds; what only prints its help must not wait for it."""
+    program = "import sys; from golf.cli import build_parser; build_parser(['score', 'generate', 'zip', 'unzip'])"
+    program += "; print([name for name in ('torch', 'numba') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])
 def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "train.log").write_text("final val_loss:2.80405024 val_bpb:1.08553523\n")

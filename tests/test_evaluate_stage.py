@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from golf.base.params import ParamsError
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.models.registry import build_model, config_from_dict
+from golf.scoring import likeliest
 from golf.scoring.text import ScoringError, load_text
 from tiny import pack_untrained, recurrent
 
@@ -57,6 +60,12 @@ def write_tokens(folder: Path, tokenizer: Tokenizer, documents: list[str]) -> No
     for document in documents:
         writer.add(*tokenizer.document(document))
     writer.close()
+
+
+@pytest.fixture(autouse=True)
+def few_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole rows of the mixture cost a millisecond each, and `hedge` runs thirty times here."""
+    monkeypatch.setattr(likeliest, "PASSAGE_TARGETS", 32)
 
 
 @pytest.fixture(scope="module")
@@ -242,18 +251,21 @@ def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path:
     assert hedge.run(tmp_path / "params.yaml", tmp_path) == 0
 
 
-def test_two_processes_of_torchrun_write_the_bytes_of_one(root: Path, project: Path, tmp_path: Path) -> None:
-    lonely = copy_inputs(project, tmp_path)
+def test_two_processes_of_torchrun_write_the_bytes_of_one(
+    root: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the other processes do not know of fewer passages
+    lonely, alone = copy_inputs(project, tmp_path / "two"), copy_inputs(project, tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
     env = os.environ | {"OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("evaluate streaming:") == 1 and "2 processes" in done.stdout
-    evaluate.run("streaming", project / "params.yaml", project)
+    evaluate.run("streaming", alone / "params.yaml", alone)
     for name in ("streaming", "streaming_tokens"):
         path = f"artifacts/evaluate/{name}.safetensors"
-        assert (lonely / path).read_bytes() == (project / path).read_bytes()
+        assert (lonely / path).read_bytes() == (alone / path).read_bytes()
 
 
 def test_test_time_training_is_off_or_a_score_of_its_own(project: Path, tmp_path: Path) -> None:
@@ -269,6 +281,132 @@ def test_test_time_training_is_off_or_a_score_of_its_own(project: Path, tmp_path
     assert evaluate.run("ttt", lonely / "params.yaml", lonely) == 0
     assert json.loads((lonely / "metrics/evaluate_ttt.json").read_text()) == {"ttt_enabled": False}
     assert list((lonely / "artifacts/evaluate/ttt").iterdir()) == []
+
+
+def golf_score(folder: Path, capsys: pytest.CaptureFixture[str], *files: Path, modes: str) -> dict[str, Any]:
+    """What `golf score` writes and prints for ``files``."""
+    from golf.cli import build_parser
+
+    artifact, figures = folder / "artifacts/compress/model.golf", folder / "score.json"
+    parser, modules = build_parser(["score"])
+    options = ["--modes", modes, "--params", str(folder / "params.yaml"), "--json", str(figures)]
+    assert modules["score"].run(parser.parse_args(["score", str(artifact), *map(str, files), *options])) == 0
+    found: dict[str, Any] = json.loads(figures.read_text())
+    rows = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert rows[0].split() == ["document", "bytes", "tokens", *modes.split(",")]
+    assert len(rows) == len(found["documents"]) + 2
+    whole = [f"{found['scores'][mode]['bits_per_byte']:.4f}" for mode in modes.split(",")]
+    counts = [str(len(found["documents"])), f"{found['bytes']:,}", f"{found['tokens']:,}"]
+    assert rows[-1].split() == ["all", *counts, *whole]
+    return found
+
+
+def test_golf_score_of_the_validation_text_is_the_number_of_each_stage(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lonely, modes = copy_inputs(project, tmp_path), ("roundtrip", "sliding", "streaming", "hedge")
+    for mode in modes:
+        assert (hedge.run if mode == "hedge" else partial(evaluate.run, mode))(lonely / "params.yaml", lonely) == 0
+    capsys.readouterr()
+    found = golf_score(lonely, capsys, lonely / "artifacts/tokens/val", modes=",".join(modes))
+    for mode in modes:
+        metrics = json.loads((lonely / f"metrics/evaluate_{mode}.json").read_text())
+        assert found["scores"][mode]["bits_per_byte"] == metrics[f"{mode}_bits_per_byte"]
+        assert (found["bytes"], found["tokens"]) == (metrics["bytes"], metrics["tokens"])
+        tensors, _ = load_numpy(lonely / f"artifacts/evaluate/{mode}.safetensors", made_by="evaluate")
+        assert [row["nats"][mode] for row in found["documents"]] == tensors["doc_nats"].tolist()
+    assert found["documents"][-1]["bytes"] == 0 and found["documents"][-1]["bits_per_byte"] == {}
+
+
+def test_golf_score_reads_the_same_text_from_shards_lines_and_files(
+    project: Path, tmp_path: Path, documents: list[str], tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lonely, texts = copy_inputs(project, tmp_path), [text for text in documents if text]
+    write_tokens(tmp_path / "shards", tokenizer, texts)
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]))
+    (tmp_path / "folder").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / f"folder/{number}.txt").write_bytes(text.encode())
+    (tmp_path / "folder/beside.md").write_text("not read")
+    ways = [
+        golf_score(lonely, capsys, path, modes="streaming,hedge")
+        for path in (tmp_path / "shards", tmp_path / "lines.jsonl", tmp_path / "folder")
+    ]
+    ways.append(golf_score(lonely, capsys, *sorted((tmp_path / "folder").glob("*.txt")), modes="streaming,hedge"))
+    for found in ways[1:]:
+        assert found["scores"] == ways[0]["scores"]
+        assert [row["nats"] for row in found["documents"]] == [row["nats"] for row in ways[0]["documents"]]
+    assert [found["left_out"] for found in ways[1:]] == [{"without text": 1}, {"files ending in .md": 1}, {}]
+    names = [str(tmp_path / f"folder/{number}.txt") for number in range(len(texts))]
+    assert [row["name"] for row in ways[3]["documents"]] == names
+
+
+def test_golf_score_takes_a_text_shorter_than_any_window(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").write_text("x")
+    lonely = copy_inputs(project, tmp_path)
+    found = golf_score(lonely, capsys, tmp_path / "x", modes="roundtrip,sliding,streaming,hedge")
+    assert (found["bytes"], found["tokens"]) == (1, 1)
+    assert len({round(score["bits_per_byte"], 9) for score in found["scores"].values()}) == 1, "nothing to learn from"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.txt", b"caf\xe9", "invalid UTF-8 at byte offset 3"),
+        ("a.jsonl", b'{"body": "x"}\n', "set --text-key to the key of the text"),
+        ("a.txt", b"", r"no text in it \(left out: 1 without text\)"),
+        ("a.gz", b"no gzip", "damaged"),
+        ("gone", None, "gone: not found; name a file of text"),
+        ("folder/a.md", b"x", "in this folder is no .txt, .jsonl"),
+    ],
+)
+def test_golf_score_refuses_what_it_cannot_count(
+    name: str, data: bytes | None, words: str, project: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    from golf.scoring.files import read_texts
+
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ScoringError, match=words):
+        read_texts([path.parent if "folder" in name else path], tokenizer)
+
+
+def test_golf_score_refuses_a_text_that_the_tokenizer_changes(tmp_path: Path, documents: list[str]) -> None:
+    """A normalizing tokenizer's ids are of another text, whose bytes a score would be divided by."""
+    import io
+
+    import sentencepiece
+
+    from golf.scoring.files import read_texts
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(documents[0].splitlines()), model_writer=model, model_type="bpe", vocab_size=350,
+        byte_fallback=True, minloglevel=3, num_threads=1,
+    )  # fmt: skip
+    normalizing = Tokenizer(model.getvalue())
+    assert not normalizing.lossless
+    (tmp_path / "kept.txt").write_text("two words")
+    (tmp_path / "changed.txt").write_text("two  words")
+    assert read_texts([tmp_path / "kept.txt"], normalizing).text.num_bytes == 9
+    with pytest.raises(ScoringError, match=r"changed\.txt.*changes this text \(it normalizes\)"):
+        read_texts([tmp_path / "changed.txt"], normalizing)
+
+
+def test_golf_score_without_parameters_takes_those_of_the_default_preset(root: Path) -> None:
+    from golf.cli.params import render
+    from golf.scoring.files import default_modes
+    from golf.scoring.modes import load_modes
+
+    modes = ("roundtrip", "sliding", "streaming", "hedge")
+    assert default_modes(modes) == load_modes(root / "params.yaml", modes)
+    assert (root / "params.yaml").read_text() == render(root / "conf")
+    with pytest.raises(ScoringError, match="ttt: its parameters have no defaults"):
+        default_modes(("ttt",))
 
 
 def test_tokens_of_another_tokenizer_are_refused(project: Path, tmp_path: Path, documents: list[str]) -> None:

@@ -235,6 +235,7 @@ def check_code_edits(project: Path) -> None:
         ("golf/artifact/rans.py", {"fit", "compress", *SCORES} - {"hedge"}),
         ("golf/scoring/ttt.py", {"ttt", "verify"}),
         ("golf/report/plots.py", {"report"}),
+        ("golf/report/assets/page.js", {"report"}),
     ]:
         with edited(project, file, lambda text: text + "PLANTED = 1\n"):
             assert repro(project, "code") == set()

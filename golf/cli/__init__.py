@@ -35,6 +35,10 @@ COMMANDS = {  # name: what it does, an example
     "deps": ("print the files whose code a stage depends on, each with its digest", "golf deps compress"),
     "doctor": ("say what this machine has and lacks, and what each lack costs", "golf doctor"),
     "fetch": ("get a corpus or the default model of `make import`, hash-checked", "golf fetch fineweb --shards 2"),
+    "generate": (
+        "write text with an artifact, token by token",
+        f'golf generate {_MODEL} --prompt "The city of" --temperature 0.7 --seed 1',
+    ),
     "inspect": ("show what the bytes of an artifact are spent on", f"golf inspect {_MODEL} --plot bytes.svg"),
     "params": (
         "print or write the parameters of a preset",
@@ -51,6 +55,10 @@ COMMANDS = {  # name: what it does, an example
     "rehearse": (
         "run every branch of a preset in minutes, with forced triggers, before the paid run",
         "golf rehearse --preset h100x8_10min",
+    ),
+    "score": (
+        "measure bits per byte of any text under an artifact, by each scorer",
+        f"golf score {_MODEL} book.txt messages.jsonl --json scores.json",
     ),
     "seeds": (
         "run the parameters, and a change of them, from several seeds as DVC experiments; test the difference",

@@ -8,6 +8,7 @@ Shapes: N tokens, K orders, X document orders, S sampled positions, L layers, V 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,12 +81,14 @@ class _Source(NamedTuple):
 def mix(
     tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig,
     documents: DocumentCounts | None = None, *, experts: tuple[Expert, ...] = EXPERTS,
+    watch: Callable[[int, np.ndarray], None] | None = None,
 ) -> MixResult:  # fmt: skip
     """Score ``tokens`` (N,) in one pass: each is scored from the state its predecessors left, then learned.
 
     ``table`` counts the same tokens with ``config.orders`` (``count_contexts``), ``record`` is what the neural pass
     hands over for the candidates of this table and configuration; ``documents`` has the counts of
-    ``config.layers.document_orders`` (``count_documents``), if any. Raises ``GolfError`` when they do not fit.
+    ``config.layers.document_orders`` (``count_documents``), if any. ``watch(i, row)`` sees the whole distribution (V,)
+    of sampled position i. Raises ``GolfError`` when they do not fit.
     """
     ids = candidates(table, count=config.record.candidates, orders=config.record.candidate_orders)
     documents = documents or count_documents(tokens, np.zeros(1, np.int64), (), near_tokens=config.layers.near_tokens)
@@ -107,6 +110,8 @@ def mix(
         if stop < len(tokens):
             assert index is not None
             rows.append(_materialize(stop, source, index, mixture, record.sample_log_probs[len(rows)]))
+            if watch is not None:
+                watch(len(rows) - 1, rows[-1].row)
     names = [expert.name for expert, runs in zip(experts, mixture.enabled, strict=True) if runs]
     nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64, copy=False)}
     nats |= {expert.name: out[k] for k, expert in enumerate(experts) if expert.name in names} | {"mixture": out[-1]}

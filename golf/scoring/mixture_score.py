@@ -11,7 +11,7 @@ parameters, never by the result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from golf.mixture.counts import CountTable, count_contexts
 from golf.mixture.document import count_documents
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
+from golf.scoring.likeliest import Likeliest, LikeliestRows, mixture_likeliest
 from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.results import Score, Scored, make_score
 from golf.scoring.streaming import serve_stream
@@ -130,10 +131,10 @@ class HedgeConfig(LayerConfig):
     """``bias``: mix over the biased distribution of the record; the layers of the mixture; and what plain Hedge, scored
     beside it, has of its own."""
 
-    bias: bool
-    learning_rate: Positive
-    share: BelowOne
-    smoothing: Positive
+    bias: bool = True
+    learning_rate: Positive = 0.5
+    share: BelowOne = 0.01
+    smoothing: Positive = 0.001
 
     def simple(self, temperatures: tuple[float, ...]) -> SimpleHedgeConfig:
         """Plain Hedge over the temperatures that the streaming pass recorded."""
@@ -143,11 +144,13 @@ class HedgeConfig(LayerConfig):
 @dataclass(frozen=True)
 class MixtureScore:
     """``score``: the headline with all figures in its details; ``curves``: where the gain comes from; ``beside``:
-    the other scorers on the same record, plain Hedge and the mixture's parts, by name."""
+    the other scorers on the same record, plain Hedge and the mixture's parts, by name; ``likeliest``: the tokens of
+    passages, where they were asked for and rows of the distribution that is mixed over were recorded."""
 
     score: Score
     curves: Curves
     beside: dict[str, Score]
+    likeliest: Likeliest | None = None
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The arrays that the stage caches: those of the headline, and ``doc_nats.NAME`` of every scorer beside it."""
@@ -155,9 +158,16 @@ class MixtureScore:
 
 
 def score_mixture(
-    text: ValidationText, record: StreamRecord, streaming: StreamingConfig, config: HedgeConfig
+    text: ValidationText,
+    record: StreamRecord,
+    streaming: StreamingConfig,
+    config: HedgeConfig,
+    likeliest: LikeliestRows | None = None,
 ) -> MixtureScore:
-    """Mix the recorded scores; raises ``ScoringError`` when the record is not of this text or lacks the bias."""
+    """Mix the recorded scores; with ``likeliest`` also find the mixture's tokens in its passages.
+
+    Raises ``ScoringError`` when the record is not of this text or lacks the bias.
+    """
     if len(record.nats) != text.num_targets:
         raise ScoringError(
             f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run `dvc repro`"
@@ -196,7 +206,10 @@ def score_mixture(
     details = _details(text, scores, headline, simple) | times
     curves = make_curves(text, nats, table, headline_record, headline, simple)
     beside = {name: score for name, score in scores.items() if name not in ("streaming", "hedge")}
-    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves, beside)
+    shown = None
+    if likeliest is not None and headline_record is (record.biased or record.plain):  # whose rows were kept
+        shown = mixture_likeliest(tokens, table, headline_record, mixture, documents, likeliest)
+    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves, beside, shown)
 
 
 def _named(
@@ -241,8 +254,8 @@ def _details(
 class HedgeOverStream:
     """What the mixture's score depends on: the parameters of the streaming pass and its own."""
 
-    streaming: StreamingConfig
-    hedge: HedgeConfig
+    streaming: StreamingConfig = field(default_factory=StreamingConfig)
+    hedge: HedgeConfig = field(default_factory=HedgeConfig)
 
 
 def score_mode(name: str, model: Any, text: ValidationText, config: HedgeOverStream, ranks: Ranks) -> Scored | None:

@@ -107,9 +107,9 @@ class Rows:
 class RoundtripConfig:
     """``window`` tokens, ``batch`` windows in a forward pass, ``precision`` of its matrix products."""
 
-    window: Size
-    batch: Size
-    precision: Precision
+    window: Size = 256
+    batch: Size = 8
+    precision: Precision = "fp32"
 
     def plan(self, num_targets: int) -> WindowPlan:
         """Windows that do not overlap; raises ``ScoringError`` when none fits."""
@@ -121,10 +121,10 @@ class SlidingConfig:
     """``window`` tokens, of which each window after the first scores the last ``stride``; ``batch`` windows in a
     forward pass; ``precision`` of its matrix products."""
 
-    window: Size
-    stride: Size
-    batch: Size
-    precision: Precision
+    window: Size = 256
+    stride: Size = 128
+    batch: Size = 8
+    precision: Precision = "fp32"
 
     def plan(self, num_targets: int) -> WindowPlan:
         """Windows ``stride`` apart; raises ``ScoringError`` when window or stride do not fit."""

@@ -21,6 +21,7 @@ from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
+from golf.scoring.likeliest import LikeliestRows
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.results import Scored, make_score
 from golf.scoring.streaming import PassConfig, iterate_stream_rows, serve_stream
@@ -38,18 +39,26 @@ class StreamingConfig(PassConfig, RecordConfig):
     ``temperatures`` of the tempered copies, and ``sampled_rows`` targets whose whole row is recorded, on which the
     mixture proves its sum."""
 
-    temperatures: tuple[Annotated[float, Gt(0), Le(1000)], ...]
-    sampled_rows: Count
+    temperatures: tuple[Annotated[float, Gt(0), Le(1000)], ...] = (0.8, 1.25)
+    sampled_rows: Count = 256
 
     def __post_init__(self) -> None:
         PassConfig.__post_init__(self)
         RecordConfig.__post_init__(self)
 
 
-def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, ranks: Ranks = ALONE) -> StreamRecord:
+def record_stream(
+    model: Any,
+    text: ValidationText,
+    config: StreamingConfig,
+    *,
+    ranks: Ranks = ALONE,
+    likeliest: LikeliestRows | None = None,
+) -> StreamRecord:
     """One neural pass over the text; raises ``ScoringError`` when the window does not fit or weights are broken.
 
-    With several ``ranks`` rank 0 calls this while the others are in ``serve_stream``.
+    ``likeliest`` is filled on the way. With several ``ranks`` rank 0 calls this while the others are in
+    ``serve_stream``.
     """
     table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
     ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
@@ -69,9 +78,11 @@ def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, 
         taken = [(logits / t).logsumexp(1) - truth / t for t in config.temperatures]
         log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
         taken += plain.take(rows, log_probs)
+        mixed = log_probs
         if biased is not None:
             bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
-            taken += biased.take(rows, _apply_bias(bias, log_probs, rows, group))
+            mixed = _apply_bias(bias, log_probs, rows, group)
+            taken += biased.take(rows, mixed)
         columns = _fetched(taken)
         for k in range(len(tempered)):
             tempered[k, rows.targets] = checked_nats(columns[k], rows.targets)
@@ -79,6 +90,8 @@ def record_stream(model: Any, text: ValidationText, config: StreamingConfig, *, 
         for gatherer in (plain, biased):
             if gatherer is not None:
                 columns = gatherer.store(rows.targets, columns)
+        if likeliest is not None:
+            likeliest.add(rows.targets, log_probs, mixed)
     return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
 
 
@@ -180,9 +193,11 @@ class _Gatherer:
 
 
 def score_mode(name: str, model: Any, text: ValidationText, config: StreamingConfig, ranks: Ranks) -> Scored | None:
-    """Each token once, and the record for the mixture from the same logits, which rank 0 gathers."""
+    """Each token once, and from the same logits the record for the mixture and the likeliest tokens, for the report;
+    rank 0 gathers them."""
     if ranks.rank:
         serve_stream(model, text, config, ranks)
         return None
-    record = record_stream(model, text, config, ranks=ranks)
-    return Scored(make_score(name, text, record.nats), record.tensors())
+    likeliest = LikeliestRows(text)
+    record = record_stream(model, text, config, ranks=ranks, likeliest=likeliest)
+    return Scored(make_score(name, text, record.nats), record.tensors() | likeliest.tensors())

@@ -51,12 +51,12 @@ class PassConfig:
     of them than have ``BAND_TOKENS`` tokens), which ``compile`` turns into a graph; the score is the same up to
     rounding."""
 
-    window: Size
-    chunk: Size
-    segment: Count
-    warmup: Natural
-    streams: Annotated[int, Ge(1), Le(4096)]
-    precision: Precision
+    window: Size = 256
+    chunk: Size = 128
+    segment: Count = 32768
+    warmup: Natural = 3072
+    streams: Annotated[int, Ge(1), Le(4096)] = 8
+    precision: Precision = "fp32"
     attention: Attention = field(default="ring", kw_only=True)
     compile: bool = field(default=False, kw_only=True)
 

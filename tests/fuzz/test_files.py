@@ -25,7 +25,8 @@ from golf.quantize.calibrate import hessians_or_none
 from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized, save_quantized
-from golf.scoring.record_stream import StreamingConfig, record_stream
+from golf.scoring.modes import run_mode
+from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
 from golf.training.checkpoint import open_checkpoints
 from hostile import damaged, lying_tensors, turns
@@ -121,8 +122,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     config = load_section(folder / "params.yaml", "evaluate.streaming", StreamingConfig)
     text = load_text(folder / "artifacts/tokens/val", vocab_size=VOCAB, tokenizer_sha256=tokenizer.sha256)
     made = {"config": to_dict(config), "artifact_sha256": "0" * 64, "mode": "streaming"}
-    record = record_stream(model.eval(), text, config)
-    save_numpy(folder / READERS["record"][0], record.tensors(), made | kept)
+    scored = run_mode("streaming", model.eval(), text, config)
+    save_numpy(folder / READERS["record"][0], dict(scored.tensors), made | kept)
     with open_checkpoints(folder / "ckpt") as checkpoints:
         checkpoints.save(7, {"a": torch.arange(6.0), "b": torch.ones(2, 2)}, {"step": 7})
     return folder

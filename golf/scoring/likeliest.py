@@ -1,0 +1,131 @@
+"""The likeliest tokens of the network and of the mixture, for people who look at a text: no score is made of them.
+
+Those of the network are taken in the streaming pass, while its rows exist. The mixture's need whole rows of the
+distribution that it mixes over: they are kept for a few passages, and the mixture is materialized there.
+
+Shapes: S targets from the first on, H of the passages, K tokens of each, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from golf.base.errors import GolfError
+from golf.mixture.batch import mix
+from golf.mixture.config import MixtureConfig
+from golf.mixture.counts import CountTable
+from golf.mixture.document import DocumentCounts
+from golf.mixture.record import NeuralRecord
+from golf.scoring.text import ValidationText
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Likeliest", "LikeliestRows", "mixture_likeliest", "passages"]
+
+TOKENS = 5
+SHOWN_TARGETS = 1 << 17  # 4 MB of ids and probabilities
+PASSAGES = 8
+PASSAGE_TARGETS = 1024  # in all passages; each costs the mixture a millisecond
+PASSAGE_PROBABILITIES = 1 << 22  # 16 MB
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Of the ``targets`` int64 (S,), rising: ``ids`` uint16 (S, K), likeliest first, and ``probs`` float32 (S, K)."""
+
+    targets: np.ndarray
+    ids: np.ndarray
+    probs: np.ndarray
+
+    @classmethod
+    def empty(cls, targets: np.ndarray, vocab_size: int) -> Likeliest:
+        """Zeros, to be filled."""
+        shape = len(targets), min(TOKENS, vocab_size)
+        return cls(targets, np.zeros(shape, np.uint16), np.zeros(shape, np.float32))
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """Flat arrays for a safetensors file."""
+        return {f"{name}.{field}": array for field, array in vars(self).items()}
+
+
+def passages(num_targets: int, vocab_size: int) -> np.ndarray:
+    """int64 (H,): targets of the passages, which are of one length and spread evenly over the text; all of a short
+    text."""
+    most = min(PASSAGE_TARGETS, PASSAGE_PROBABILITIES // vocab_size)
+    if num_targets <= most:
+        return np.arange(num_targets)
+    length = max(1, most // PASSAGES)
+    starts = np.linspace(0, num_targets - length, num=most // length).astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(length))
+
+
+class LikeliestRows:
+    """What the streaming pass gathers, from pieces of rows in reading order: the ``network``'s likeliest tokens of the
+    first targets; and ``rows`` float32 (H, V), the log-probabilities that the mixture mixes over, of ``passages``."""
+
+    def __init__(self, text: ValidationText) -> None:
+        self.network = Likeliest.empty(np.arange(min(text.num_targets, SHOWN_TARGETS)), text.vocab_size)
+        self.passages = passages(text.num_targets, text.vocab_size)
+        self.rows = np.zeros((len(self.passages), text.vocab_size), np.float32)
+
+    def add(self, targets: np.ndarray, network: torch.Tensor, mixed: torch.Tensor) -> None:
+        """Take what is kept of the rows (R, V) of ``targets`` (R,), which follow one another: those of the ``network``
+        and those under the document bias that are ``mixed``, or the same again."""
+        import torch
+
+        first = int(targets[0])
+        shown = network[: max(0, len(self.network.ids) - first)]
+        if len(shown):
+            values, ids = shown.topk(self.network.ids.shape[1], dim=1)
+            place = slice(first, first + len(shown))
+            self.network.ids[place] = ids.cpu().numpy()
+            self.network.probs[place] = values.exp().cpu().numpy()
+        here = np.flatnonzero((self.passages >= first) & (self.passages <= targets[-1]))
+        if len(here):
+            self.rows[here] = mixed[torch.from_numpy(self.passages[here] - first).to(mixed.device)].cpu().numpy()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Flat arrays that go beside the record."""
+        return self.network.tensors("network") | {"passages.targets": self.passages, "passages.rows": self.rows}
+
+    @classmethod
+    def from_tensors(cls, flat: Mapping[str, np.ndarray], text: ValidationText) -> LikeliestRows:
+        """The inverse of ``tensors``; raises ``GolfError`` for arrays that are not those of ``text``."""
+        rows = cls(text)
+        for name, array in rows.tensors().items():
+            found = flat.get(name, np.zeros(0))
+            if found.shape != array.shape or found.dtype != array.dtype:
+                raise GolfError(f"{name}: found {found.dtype} {found.shape}, expected {array.dtype} {array.shape}")
+            array[:] = found
+        sums = np.exp(np.minimum(rows.rows, 1.0)).sum(axis=1)
+        sound = (rows.network.ids < text.vocab_size).all() and (np.abs(sums - 1.0) < 1e-3).all()
+        if not sound or not np.array_equal(rows.passages, passages(text.num_targets, text.vocab_size)):
+            raise GolfError("likeliest tokens: an id outside the vocabulary, a row that is no distribution, or another "
+                            "passage")  # fmt: skip
+        return rows
+
+
+def mixture_likeliest(
+    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, documents: DocumentCounts,
+    rows: LikeliestRows,
+) -> Likeliest:  # fmt: skip
+    """The mixture's likeliest tokens in the passages; the arguments are those of ``golf.mixture.batch.mix``.
+
+    The rows are rounded to float32, so these probabilities are the score's up to some 1e-7 of them.
+    """
+    found = Likeliest.empty(rows.passages, table.vocab_size)
+    count = found.ids.shape[1]
+
+    def keep(place: int, row: np.ndarray) -> None:
+        order = np.argsort(-row, kind="stable")[:count]
+        found.ids[place], found.probs[place] = order, row[order]
+
+    whole = dataclasses.replace(record, sample_positions=rows.passages + 1, sample_log_probs=rows.rows)
+    mix(tokens, table, whole, config, documents, watch=keep)
+    return found
