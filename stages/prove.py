@@ -23,9 +23,9 @@ def run(params: Path, root: Path) -> int:
     """Code, decode, compare, write."""
     config = load_section(params, "prove", ProveConfig)
 
-    from golf.artifact.decode import load_artifact
+    from golf.textcodec.model import open_model
 
-    decoded = load_artifact(root / "artifacts/compress/model.golf")
+    decoded = open_model(root / "artifacts/compress/model.golf")
     split = load_split(root / "artifacts/tokens/val")
     threads = environment_number(os.environ, "GOLF_THREADS", usable_cores())
     metrics = prove(split, root / "artifacts/prove/sample.golfz", decoded, config, threads=threads)

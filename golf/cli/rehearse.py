@@ -263,7 +263,8 @@ def _for_a_cpu(out: dict[str, Any], length: int) -> None:
         per_head = 2 * model["heads"]  # rotary embedding turns pairs of channels
         model["width"] = max(per_head, model["width"] // per_head * per_head)
     out["verify"].update(targets=4 * length, **_at_most(out["verify"], {"choices": _CPU_CHOICES}))
-    out["prove"].update(_at_most(out["prove"], {"window": length, "max_tokens": _CPU_PROVED}))
+    proved = out["prove"]["max_tokens"] or _CPU_PROVED  # 0 is all
+    out["prove"].update(_at_most(out["prove"], {"window": length}), max_tokens=min(proved, _CPU_PROVED))
 
 
 def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:

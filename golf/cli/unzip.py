@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or args.file.with_suffix("")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
-    from golf.artifact.decode import load_artifact
     from golf.textcodec.files import unzip_file
+    from golf.textcodec.model import open_model
 
-    report = unzip_file(args.file, target, load_artifact(args.artifact), threads=args.threads)
+    report = unzip_file(args.file, target, open_model(args.artifact), threads=args.threads)
     print(f"{target}: {report.text_bytes:,} bytes, {report.tokens:,} tokens in {report.seconds:.1f} s, SHA-256 "
           f"{report.text_sha256} as coded")  # fmt: skip
     return 0

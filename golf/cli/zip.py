@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=256, help="keys of attention, the training length or less "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--mixture", choices=["on", "off"], default="on", help="n-gram mixture (default: on)")
-    parser.add_argument("--arithmetic", choices=["portable", "fast", "integer"], default="portable", help="portable "
-                        "decodes with any thread count, fast only with the one it was coded with, integer is a network "
-                        "of exact sums: coded in batches, and with --mixture off decodable on any machine (default: "
-                        "portable)")  # fmt: skip
+    parser.add_argument("--arithmetic", choices=["integer", "portable", "fast"], help="integer is a network of exact "
+                        "sums, decodable on any machine; portable decodes on this machine and build with any thread "
+                        "count, fast only with the one it was coded with (default: integer where the model's family "
+                        "has it, else portable)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: 1)")
     parser.add_argument("--block-bytes", type=int, default=2 << 20, help="text coded at a time: what an interruption "
                         "loses, and one more cold start each (default: %(default)s)")  # fmt: skip
@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or args.file.with_name(args.file.name + ".golfz")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
-    from golf.artifact.decode import load_artifact
     from golf.base.score import bits_per_byte
-    from golf.textcodec.files import CodecConfig, zip_file
+    from golf.textcodec.files import CodecConfig, default_arithmetic, zip_file
+    from golf.textcodec.model import open_model
 
-    config = CodecConfig(
-        args.streams, args.window, args.threads, args.arithmetic, args.mixture == "on", args.block_bytes
-    )
-    report = zip_file(args.file, target, load_artifact(args.artifact), config, force=args.force, check=args.check)
+    model = open_model(args.artifact)
+    arithmetic = args.arithmetic or default_arithmetic(model)
+    config = CodecConfig(args.streams, args.window, args.threads, arithmetic, args.mixture == "on", args.block_bytes)
+    report = zip_file(args.file, target, model, config, force=args.force, check=args.check)
     print(f"{target}: {report.text_bytes:,} bytes -> {report.file_bytes:,} bytes, {report.tokens:,} tokens in "
           f"{report.seconds:.1f} s{', decoded and compared' if args.check else ''}")  # fmt: skip
     if report.resumed_bytes:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from golf.base.errors import GolfError
+from golf.base.exact import exp_all
 from golf.mixture.config import MixtureConfig
 from golf.mixture.counts import CountTable, TokenIndex, candidates, recount_contexts
 from golf.mixture.document import DocumentCounts, count_documents, recount_documents
@@ -160,7 +161,7 @@ def _piece(source: _Source, piece: slice) -> Piece:
     """The record's numbers become float64 here, so one compiled form serves all records."""
     tokens, table, record, documents, ids = source
     logs = (-record.nll[piece], record.argmax_log_prob[piece], record.candidate_log_prob[piece])
-    target, top, chosen = (np.exp(array, dtype=np.float64) for array in logs)
+    target, top, chosen = (exp_all(array) for array in logs)
     return Piece(
         begin=piece.start,
         token=tokens[piece],
@@ -204,7 +205,7 @@ def _materialize(t: int, source: _Source, index: TokenIndex, mixture: Mixture, l
     tokens, table, record, documents, ids = source
     followers, agrees = recount_contexts(tokens, index, table, t)
     in_document, agrees_too = recount_documents(tokens, documents, t)
-    neural, entropy, argmax = np.exp(log_probs.astype(np.float64)), float(record.entropy[t]), int(record.argmax[t])
+    neural, entropy, argmax = exp_all(log_probs), float(record.entropy[t]), int(record.argmax[t])
     s = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))
     at = Position(
         mixture.bucket(entropy), entropy, argmax, float(neural[argmax]), ids[t],

@@ -13,11 +13,11 @@ Source: logistic mixing after PAQ8 (Mahoney 2005, "Adaptive weighing of context 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
+from golf.base.exact import exp, log, log_all
 from golf.base.jit import step
 from golf.mixture.config import MixtureConfig
 from golf.mixture.expert import Expert
@@ -64,7 +64,7 @@ def _new(config: MixtureConfig, vocab_size: int) -> Cascade:
     by_order[:, :, 0] = 1.0
     count, _, other, _ = np.meshgrid([1, 2, 3.5, 6, 12], range(4), [0, 1, 2.5, 5.5, 12], range(3), indexing="ij")
     prior = (0.4 * count / (count + other)).reshape(-1)
-    hits = np.stack([prior, np.zeros_like(prior), np.log(prior / (1.0 - prior))], axis=-1)
+    hits = np.stack([prior, np.zeros_like(prior), log_all(prior / (1.0 - prior))], axis=-1)
     return Cascade(
         by_order=by_order,
         by_entropy=np.zeros((len(config.layers.entropy_edges_nats) + 1, AGREE_BUCKETS, 2, width)),
@@ -126,7 +126,7 @@ def _decide(state, j, at, remaining):  # type: ignore[no-untyped-def]
     num_orders = len(state.enabled)
     ratio = state.chosen_prob[j] / remaining
     ratio = min(max(ratio, 1e-6), 1.0 - 1e-6)
-    slots[0], inputs[0] = 0, math.log(ratio / (1.0 - ratio))
+    slots[0], inputs[0] = 0, log(ratio / (1.0 - ratio))
     slots[1], inputs[1] = 1, 1.0
     slots[2], inputs[2] = 2, at.entropy
     size, agree, top, recency = 3, 0, 0, 0
@@ -150,7 +150,7 @@ def _decide(state, j, at, remaining):  # type: ignore[no-untyped-def]
         total += (left[slots[i]] + right[slots[i]]) * inputs[i]
     total = min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT)
     state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3] = top, recency, agree, size
-    return 1.0 / (1.0 + math.exp(-total))
+    return 1.0 / (1.0 + exp(-total))
 
 
 @step
@@ -178,7 +178,7 @@ def _learn_hits(state, text, token):  # type: ignore[no-untyped-def]
             pace = max(1.0 / (hit[1] + 1.5), HIT_RATE_FLOOR)
             hit[0] += pace * (hit_now - hit[0])
             safe = min(max(hit[0], 1e-4), 1.0 - 1e-4)
-            hit[2] = math.log(safe / (1.0 - safe))
+            hit[2] = log(safe / (1.0 - safe))
 
 
 @step

@@ -16,8 +16,12 @@ import numpy as np
 from golf.base.jit import kernel
 from golf.mixture.counts import document_of
 from golf.mixture.position import Followers, Seen
+from golf.mixture.tree import rehash, slot_of
 
-__all__ = ["DocumentCounter", "DocumentCounts", "count_documents", "recount_documents"]
+__all__ = [
+    "DocumentCounter", "DocumentCounts", "append_in_document", "count_documents", "document_room", "query_document",
+    "recount_documents",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,52 +144,122 @@ def _walk(tokens, vocab, near, at, key, out):  # type: ignore[no-untyped-def]
         previous = t
 
 
+class _Trie(NamedTuple):
+    """All arrays: a trie of n-grams for each document, (nodes,) each, as ``golf.mixture.tree`` has one for the text,
+    but not lazy. ``last_place``: index within the document of what followed last. ``sizes`` (1,) nodes; of each stream
+    ``length`` of its document (S,) and the nodes of its last tokens, ``active`` (S, longest + 1), the root first."""
+
+    token: np.ndarray
+    seen: np.ndarray
+    n: np.ndarray
+    u: np.ndarray
+    last_place: np.ndarray
+    child: np.ndarray
+    sibling: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    sizes: np.ndarray
+    length: np.ndarray
+    active: np.ndarray
+
+
 class DocumentCounter:
-    """The same counts one token at a time, for parallel streams, each with a document of its own. Dictionaries: about
-    as slow as a coder that works on whole rows."""
+    """The same counts one token at a time, for parallel streams, each with a document of its own."""
 
     def __init__(self, orders: tuple[int, ...], *, near_tokens: int, streams: int = 1) -> None:
-        self._orders, self._near = orders, near_tokens
-        self._documents: list[list[int]] = [[] for _ in range(streams)]  # the tokens of each stream's document
-        # per order and stream: context -> (followers and how often, index of the latest one in the document)
-        self._stores: list[list[dict[tuple[int, ...], tuple[dict[int, int], int]]]] = [
-            [{} for _ in range(streams)] for _ in orders
-        ]
+        self._orders, self._near = np.asarray(orders, dtype=np.int64), near_tokens
+        nodes = (np.full(1024, -1, np.int32) for _ in range(7))
+        self.arrays = _Trie(
+            *nodes, keys=np.full(4096, -1, np.int64), values=np.zeros(4096, np.int32), sizes=np.zeros(1, np.int64),
+            length=np.zeros(streams, np.int64), active=np.full((streams, max(orders, default=0) + 1), -1, np.int32),
+        )  # fmt: skip
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for the next ``tokens``; this may replace ``arrays``."""
+        trie = self.arrays
+        needed = int(trie.sizes[0]) + tokens * (trie.active.shape[1] + 1)
+        if needed > len(trie.token):
+            grown = [np.concatenate([a, np.full(2 * needed - len(a), -1, np.int32)]) for a in trie[:7]]
+            trie = _Trie(*grown, *trie[7:])
+        while 2 * needed > len(trie.keys):
+            keys, values = rehash(trie.keys, trie.values, 4 * len(trie.keys))
+            trie = trie._replace(keys=keys, values=values)
+        self.arrays = trie
 
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context, unless it begins a document."""
-        document = self._documents[stream]
-        for order, stores in zip(self._orders, self._stores, strict=True):
-            context = _last(document, order)
-            if starts_document:
-                stores[stream].clear()
-            elif context is not None:
-                followers, _ = stores[stream].setdefault(context, ({}, 0))
-                followers[token] = followers.get(token, 0) + 1
-                stores[stream][context] = (followers, len(document))
-        if starts_document:
-            document.clear()
-        document.append(token)
+        self.reserve(1)
+        append_in_document(self.arrays, stream, token, starts_document)
 
     def matches(self, *, stream: int = 0) -> tuple[Seen, Followers]:
         """Every order's counts (X,) for the next token of ``stream``, and its successors."""
-        document = self._documents[stream]
-        seen = Seen(*(np.zeros(len(self._orders), dtype) for dtype in (np.int32, np.int32, np.uint8)))
-        token: list[int] = []
-        times: list[int] = []
-        bounds = [0]
-        for i, (order, stores) in enumerate(zip(self._orders, self._stores, strict=True)):
-            context = _last(document, order)
-            if context is not None and context in stores[stream]:
-                followers, latest = stores[stream][context]
-                seen.n[i], seen.u[i] = sum(followers.values()), len(followers)
-                seen.r[i] = 2 if len(document) - latest > self._near else 3
-                token += followers.keys()
-                times += followers.values()
-            bounds.append(len(token))
-        return seen, Followers(np.array(bounds, np.int64), np.array(token, np.uint16), np.array(times, np.int32))
+        seen, followers = document_room(len(self._orders), 1 << 16)
+        query_document(self.arrays, stream, self._orders, self._near, seen, followers)
+        return seen, followers
 
 
-def _last(document: list[int], order: int) -> tuple[int, ...] | None:
-    """The last ``order`` tokens; None where the document has fewer, or none at all."""
-    return tuple(document[len(document) - order :]) if len(document) >= max(1, order) else None
+def document_room(orders: int, vocab_size: int) -> tuple[Seen, Followers]:
+    """Where ``query_document`` writes: counts (X,) and as many successors as there can be."""
+    size = orders * vocab_size
+    return Seen(*(np.zeros(orders, kind) for kind in (np.int32, np.int32, np.uint8))), Followers(
+        np.zeros(orders + 1, np.int64), np.zeros(size, np.uint16), np.zeros(size, np.int32)
+    )
+
+
+@kernel(_nrt=False)
+def _child(trie, parent, token):  # type: ignore[no-untyped-def]
+    """The node of ``token`` behind ``parent``, made when new; a new one has not been seen."""
+    key = (np.int64(parent) << 16) | np.int64(token)
+    at = slot_of(trie.keys, key)
+    if trie.keys[at] == -1:
+        node = np.int32(trie.sizes[0])
+        trie.sizes[0] += 1
+        trie.keys[at], trie.values[at] = key, node
+        trie.token[node], trie.seen[node], trie.n[node], trie.u[node] = token, 0, 0, 0
+    return trie.values[at]
+
+
+@kernel(_nrt=False)
+def append_in_document(trie, stream, token, starts_document):  # type: ignore[no-untyped-def]
+    """Append ``token`` to ``stream``."""
+    active = trie.active[stream]
+    starts = starts_document or active[0] < 0
+    if starts:
+        active[:] = -1
+        active[0] = np.int32(trie.sizes[0])
+        trie.sizes[0] += 1
+        trie.n[active[0]], trie.u[active[0]] = 0, 0
+        trie.length[stream] = 0
+    for order in range(len(active) - 1, -1, -1):
+        parent = active[order]
+        if parent < 0:
+            continue
+        node = _child(trie, parent, token)
+        if not starts:
+            if trie.seen[node] == 0:
+                trie.sibling[node], trie.child[parent] = trie.child[parent], node
+                trie.u[parent] += 1
+            trie.seen[node] += 1
+            trie.n[parent] += 1
+            trie.last_place[parent] = trie.length[stream]
+        if order + 1 < len(active):
+            active[order + 1] = node
+    trie.length[stream] += 1
+
+
+@kernel(_nrt=False)
+def query_document(trie, stream, orders, near, seen, followers):  # type: ignore[no-untyped-def]
+    """What the document knows of the next token of ``stream``, into ``seen`` (X,) and ``followers``."""
+    filled = 0
+    for i in range(len(orders)):
+        node = trie.active[stream, orders[i]]
+        seen.n[i], seen.u[i], seen.r[i] = 0, 0, 0
+        if node >= 0 and trie.n[node] > 0:
+            seen.n[i], seen.u[i] = trie.n[node], trie.u[node]
+            seen.r[i] = 2 if trie.length[stream] - trie.last_place[node] > near else 3
+            child = trie.child[node]
+            while child >= 0:
+                followers.token[filled], followers.times[filled] = trie.token[child], trie.seen[child]
+                filled += 1
+                child = trie.sibling[child]
+        followers.bounds[i + 1] = filled

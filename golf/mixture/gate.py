@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.base.exact import exp
 from golf.base.jit import step
 from golf.mixture.config import MixtureConfig
 from golf.mixture.expert import Expert
@@ -46,7 +47,7 @@ def chain_weight(state: Gate, at: Position) -> float:
 def _weight(state, at):  # type: ignore[no-untyped-def]
     """The chain's weight, and the recency of the longest match, 0 without one."""
     recency = np.int64(at.text.r[len(at.text.r) - 1]) if len(at.text.r) > 0 else 0
-    return 1.0 / (1.0 + math.exp(-state.logit[at.bucket, recency])), recency
+    return 1.0 / (1.0 + exp(-state.logit[at.bucket, recency])), recency
 
 
 @step

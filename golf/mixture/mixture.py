@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from golf.base.jit import kernel
-from golf.mixture import backoff, cascade, expert, gate
+from golf.base import exact
+from golf.base.jit import kernel, step
+from golf.mixture import backoff, cascade, document, expert, gate, tree
 from golf.mixture.config import MixtureConfig
+from golf.mixture.document import append_in_document, query_document
 from golf.mixture.expert import Expert, new_states, perceive_all, predict_all
-from golf.mixture.position import Counts, Position, Seen, Successors, Target
+from golf.mixture.position import Counts, Followers, Position, Seen, Successors, Target
+from golf.mixture.tree import append, query
 
-__all__ = ["EXPERTS", "Mixture", "Piece"]
+__all__ = ["EXPERTS", "Mixture", "Online", "Piece", "kernels"]
 
 EXPERTS: tuple[Expert, ...] = (  # each over the layers before it
     cascade.EXPERT,
@@ -33,15 +36,17 @@ class Kernels(NamedTuple):
 
     perceive: Callable[..., None]
     predict: Callable[..., None]
+    look: Callable[..., None]
+    learn: Callable[..., None]
 
 
 @functools.cache
 def kernels(experts: tuple[Expert, ...]) -> Kernels:
     """The kernels with the code of ``experts`` inside; kept on disk for as long as that code stays."""
     files = {inspect.getmodule(each.new): None for each in experts}  # a dictionary keeps their order
-    parts = tuple(file for file in (expert, *files) if file is not None)
-    functions = _perceive, _predict
-    return Kernels(*(kernel(function, parts=parts, forceinline=True, _nrt=False) for function in functions))
+    parts = tuple(file for file in (exact, expert, *files) if file is not None)
+    functions = _perceive, _predict, _look, _learn
+    return Kernels(*(kernel(function, parts=(*parts, document, tree), _nrt=False) for function in functions))
 
 
 class Mixture:
@@ -53,7 +58,6 @@ class Mixture:
         self.enabled = np.array([each.enabled(config) for each in experts])
         self.edges = np.asarray(config.layers.entropy_edges_nats, dtype=np.float64)
         self.kernels = kernels(experts)
-        self._scratch = np.empty((len(experts), 1))
 
     def state(self, name: str) -> Any:
         """That of the expert ``name``."""
@@ -73,26 +77,6 @@ class Mixture:
         rows[0] = neural
         self.kernels.predict(self.states, self.enabled, at, followers, rows)
         return np.asarray(rows[-1])
-
-    def perceive(self, at: Position, target: Target, neural: float) -> None:
-        """Learn the token that came, whose probability by the network is ``neural``."""
-        piece = Piece(
-            begin=0,
-            token=np.array([target.token], np.int32),
-            previous=np.array([at.previous], np.int32),
-            scored=np.ones(1, np.bool_),
-            start=np.zeros(1, np.int64),
-            matched=np.array([len(target.text)], np.uint8),
-            ids=at.ids[None],
-            target=np.array([neural]),
-            entropy=np.array([at.entropy]),
-            argmax=np.array([at.argmax], np.int64),
-            top=np.array([at.argmax_prob]),
-            probs=at.probs[None],
-            document=Seen(*(array[None] for array in at.document)),
-            document_hits=target.document[None],
-        )
-        self.perceive_range(at.text, target.text, piece, self._scratch)
 
     def perceive_range(self, counts: Counts, hits: np.ndarray, piece: Piece, out: np.ndarray) -> None:
         """Score, then learn the positions of ``piece``: probabilities of their targets by layer into ``out`` (L, N).
@@ -140,6 +124,11 @@ class Piece(NamedTuple):
 
 
 def _perceive(states, enabled, edges, counts, hits, piece, out):  # type: ignore[no-untyped-def]
+    _perceive_piece(states, enabled, edges, counts, hits, piece, out)
+
+
+@step
+def _perceive_piece(states, enabled, edges, counts, hits, piece, out):  # type: ignore[no-untyped-def]
     """Score and learn a piece of the text: ``out`` (L, N) are the target's probabilities by layer. ``counts`` (E,)
     and ``hits`` (E,) are of the whole text."""
     document = piece.document
@@ -157,3 +146,87 @@ def _perceive(states, enabled, edges, counts, hits, piece, out):  # type: ignore
             )
             target = Target(np.int64(piece.token[t]), hits[s:e], piece.document_hits[t])
             perceive_all(states, enabled, at, target, piece.target[t], out, piece.begin + t)
+
+
+class Online(NamedTuple):
+    """The mixture of parallel streams as kernels take it. ``text`` and ``trie`` count (``golf.mixture.tree``,
+    ``golf.mixture.document``), ``previous`` (S,) token of each stream. The rest is of the position looked at:
+    ``pending`` (1,) its stream or -1, ``known`` its counts with their ``hits`` (K,), ``piece`` of one token, ``rows``
+    (L + 1, V) by layer with the network's in front, ``out`` (L, 1)."""
+
+    states: Any
+    enabled: np.ndarray
+    edges: np.ndarray
+    text: Any
+    trie: Any
+    orders: np.ndarray
+    document_orders: np.ndarray
+    uses: np.ndarray
+    near: int
+    previous: np.ndarray
+    pending: np.ndarray
+    known: Counts
+    followers: Followers
+    in_document: Followers
+    piece: Piece
+    hits: np.ndarray
+    rows: np.ndarray
+    out: np.ndarray
+
+
+def _look(online, stream, entropy, argmax):  # type: ignore[no-untyped-def]
+    """The layers' distributions of the next token of ``stream`` into ``rows``, from the network's row 0 of them, whose
+    ``entropy`` and ``argmax`` are given."""
+    piece, known, row = online.piece, online.known, online.rows[0]
+    matched = query(online.text, stream, online.orders, online.near, known, online.followers)
+    query_document(online.trie, stream, online.document_orders, online.near,
+                   Seen(piece.document.n[0], piece.document.u[0], piece.document.r[0]), online.in_document)  # fmt: skip
+    online.pending[0] = stream
+    ids, filled = piece.ids[0], 0
+    for j in range(len(ids)):
+        ids[j] = -1
+        piece.probs[0, j] = 0.0
+    for k in range(matched - 1, -1, -1):  # the last successors of the longest contexts, each once
+        token, fresh = np.int32(known.last[k]), online.uses[k]
+        for j in range(filled):
+            fresh = fresh and ids[j] != token
+        if fresh and filled < len(ids):
+            ids[filled], piece.probs[0, filled] = token, row[token]
+            filled += 1
+    piece.matched[0], piece.previous[0] = matched, online.previous[stream]
+    piece.entropy[0], piece.argmax[0], piece.top[0] = entropy, argmax, row[argmax]
+    bucket = 0
+    while bucket < len(online.edges) and entropy > online.edges[bucket]:
+        bucket += 1
+    at = Position(
+        bucket, entropy, argmax, row[argmax], ids, piece.probs[0], np.int64(piece.previous[0]),
+        Counts(
+            known.n[:matched], known.u[:matched], known.last[:matched], known.last_count[:matched], known.r[:matched]
+        ),
+        Seen(piece.document.n[0], piece.document.u[0], piece.document.r[0]),
+    )  # fmt: skip
+    predict_all(online.states, online.enabled, at, Successors(online.followers, online.in_document), online.rows)
+
+
+def _learn(online, stream, token, starts_document):  # type: ignore[no-untyped-def]
+    """The next token of ``stream``: learned where it was looked at, counted in any case."""
+    if online.pending[0] == stream:
+        piece = online.piece
+        _count_hits(online.followers, piece.matched[0], token, online.hits)
+        _count_hits(online.in_document, len(online.document_orders), token, piece.document_hits[0])
+        piece.token[0], piece.target[0] = token, online.rows[0, token]
+        _perceive_piece(online.states, online.enabled, online.edges, online.known, online.hits, piece, online.out)
+        online.pending[0] = -1
+    append(online.text, stream, token, starts_document)
+    append_in_document(online.trie, stream, token, starts_document)
+    online.previous[stream] = token
+
+
+@kernel(_nrt=False)
+def _count_hits(followers, contexts, token, hits):  # type: ignore[no-untyped-def]
+    """How often ``token`` followed each context."""
+    for k in range(contexts):
+        hits[k] = 0
+        for i in range(followers.bounds[k], followers.bounds[k + 1]):
+            if followers.token[i] == token:
+                hits[k] = followers.times[i]

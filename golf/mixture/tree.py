@@ -18,7 +18,7 @@ import numpy as np
 from golf.base.jit import kernel
 from golf.mixture.position import Counts, Followers
 
-__all__ = ["ContextTree"]
+__all__ = ["ContextTree", "append", "query", "rehash", "room", "slot_of"]
 
 
 class _Nodes(NamedTuple):
@@ -73,7 +73,7 @@ class ContextTree:
         nodes.seen[0] = 2  # the root, the empty context, is always open
         active = np.full((streams, orders[-1] + 2), -1, np.int32)
         active[:, 0] = 0
-        self._tree = _Tree(
+        self.arrays = _Tree(
             nodes=nodes,
             history=_History(*(np.full(1024, -1, np.int32) for _ in _History._fields)),
             keys=np.full(4096, -1, np.int64),
@@ -86,35 +86,38 @@ class ContextTree:
     @property
     def num_bytes(self) -> int:
         """Memory of all arrays, bytes."""
-        tree = self._tree
+        tree = self.arrays
         return sum(a.nbytes for a in (*tree.nodes, *tree.history, tree.keys, tree.values, tree.active))
 
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context."""
-        self._grow()
-        _append(self._tree, stream, token, starts_document)
+        self.reserve(1)
+        append(self.arrays, stream, token, starts_document)
 
-    def _grow(self) -> None:
-        """Make room for the next token."""
-        tree = self._tree
-        needed = int(tree.sizes[0]) + 2 * tree.active.shape[1] + 2
+    def reserve(self, tokens: int) -> None:
+        """Make room for the next ``tokens``; this may replace ``arrays``."""
+        tree = self.arrays
+        needed = int(tree.sizes[0]) + 2 * tokens * (tree.active.shape[1] + 1)
         if needed > len(tree.nodes.token):
             tree = tree._replace(nodes=_Nodes(*_grown(tree.nodes, 2 * needed)))
-        if int(tree.sizes[1]) + 1 > len(tree.history.token):
-            tree = tree._replace(history=_History(*_grown(tree.history, 2 * len(tree.history.token))))
-        if 2 * needed > len(tree.keys):
-            keys, values = _rehash(tree.keys, tree.values, 4 * len(tree.keys))
+        if int(tree.sizes[1]) + tokens > len(tree.history.token):
+            size = 2 * (len(tree.history.token) + tokens)
+            tree = tree._replace(history=_History(*_grown(tree.history, size)))
+        while 2 * needed > len(tree.keys):
+            keys, values = rehash(tree.keys, tree.values, 4 * len(tree.keys))
             tree = tree._replace(keys=keys, values=values)
-        self._tree = tree
+        self.arrays = tree
 
     def matches(self, *, stream: int = 0) -> tuple[Counts, Followers]:
         """Counts (M,) and successors of every order whose context, the last tokens of ``stream``, was followed by
         something before."""
-        return _query(self._tree, stream, self._orders, self._near)
+        counts, followers = room(len(self._orders), 1 << 16)
+        matched = query(self.arrays, stream, self._orders, self._near, counts, followers)
+        return Counts(*(each[:matched] for each in counts)), followers._replace(bounds=followers.bounds[: matched + 1])
 
 
-@kernel
-def _slot(keys, key):  # type: ignore[no-untyped-def]
+@kernel(_nrt=False)
+def slot_of(keys, key):  # type: ignore[no-untyped-def]
     """Where ``key`` is in the table, or the empty place where it belongs."""
     mask = len(keys) - 1
     mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
@@ -125,22 +128,22 @@ def _slot(keys, key):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
+def rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
     new_keys, new_values = np.full(capacity, -1, np.int64), np.zeros(capacity, np.int32)
     for i in range(len(keys)):
         if keys[i] != -1:
-            at = _slot(new_keys, keys[i])
+            at = slot_of(new_keys, keys[i])
             new_keys[at] = keys[i]
             new_values[at] = values[i]
     return new_keys, new_values
 
 
-@kernel
+@kernel(_nrt=False)
 def _register(tree, parent, token, position):  # type: ignore[no-untyped-def]
     """Count ``token`` after the n-gram ``parent``; the child, made when new."""
     nodes = tree.nodes
     key = (np.int64(parent) << 16) | np.int64(token)
-    at = _slot(tree.keys, key)
+    at = slot_of(tree.keys, key)
     if tree.keys[at] == -1:
         child = np.int32(tree.sizes[0])
         tree.sizes[0] += 1
@@ -159,8 +162,8 @@ def _register(tree, parent, token, position):  # type: ignore[no-untyped-def]
     return child
 
 
-@kernel
-def _append(tree, stream, token, starts_document):  # type: ignore[no-untyped-def]
+@kernel(_nrt=False)
+def append(tree, stream, token, starts_document):  # type: ignore[no-untyped-def]
     nodes, history, active = tree.nodes, tree.history, tree.active
     position, before = np.int32(tree.sizes[1]), tree.tail[stream]
     tree.sizes[1] += 1
@@ -193,33 +196,38 @@ def _append(tree, stream, token, starts_document):  # type: ignore[no-untyped-de
                 active[history.stream[first], length + 1] = child
 
 
-@kernel
-def _query(tree, stream, orders, near):  # type: ignore[no-untyped-def]
+@kernel(_nrt=False)
+def query(tree, stream, orders, near, counts, followers):  # type: ignore[no-untyped-def]
+    """What the text knows of the next token of ``stream``, into ``counts`` (K,) and ``followers``; how many of the
+    ``orders`` have matched."""
     nodes, history, active, tail = tree.nodes, tree.history, tree.active[stream], tree.tail[stream]
-    matched, total = 0, 0
+    matched, filled = 0, 0
     while matched < len(orders):
         node = active[orders[matched]]
         if node < 0 or nodes.n[node] == 0:
             break
-        total += nodes.u[node]
-        matched += 1
-    n, u, last = np.zeros(matched, np.int32), np.zeros(matched, np.uint16), np.zeros(matched, np.uint16)
-    last_count, r, bounds = np.zeros(matched, np.int32), np.zeros(matched, np.uint8), np.zeros(matched + 1, np.int64)
-    successor, count = np.zeros(total, np.uint16), np.zeros(total, np.int32)
-    filled = 0
-    for k in range(matched):
-        node = active[orders[k]]
-        n[k], u[k] = nodes.n[node], nodes.u[node]
-        last[k], last_count[k] = nodes.token[nodes.last[node]], nodes.seen[nodes.last[node]]
+        k = matched
+        counts.n[k], counts.u[k] = nodes.n[node], nodes.u[node]
+        counts.last[k], counts.last_count[k] = nodes.token[nodes.last[node]], nodes.seen[nodes.last[node]]
         where = nodes.last_position[node]
         if history.document[where] != history.document[tail]:
-            r[k] = 1
+            counts.r[k] = 1
         else:
-            r[k] = 2 if history.place[tail] + 1 - history.place[where] > near else 3
+            counts.r[k] = 2 if history.place[tail] + 1 - history.place[where] > near else 3
         child = nodes.child[node]
         while child >= 0:
-            successor[filled], count[filled] = nodes.token[child], nodes.seen[child]
+            followers.token[filled], followers.times[filled] = nodes.token[child], nodes.seen[child]
             filled += 1
             child = nodes.sibling[child]
-        bounds[k + 1] = filled
-    return Counts(n, u, last, last_count, r), Followers(bounds, successor, count)
+        matched += 1
+        followers.bounds[matched] = filled
+    return matched
+
+
+def room(orders: int, vocab_size: int) -> tuple[Counts, Followers]:
+    """Where ``query`` writes: counts (K,) and as many successors as there can be."""
+    kinds = (np.int32, np.uint16, np.uint16, np.int32, np.uint8)
+    size = orders * vocab_size
+    return Counts(*(np.zeros(orders, kind) for kind in kinds)), Followers(
+        np.zeros(orders + 1, np.int64), np.zeros(size, np.uint16), np.zeros(size, np.int32)
+    )

@@ -12,14 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from golf.mixture.config import MixtureConfig
+from golf.mixture.stream import MixtureState
+from golf.textcodec import coder
 from golf.textcodec.layout import CodecError
-from golf.textcodec.predictor import new_predictor
-from golf.textcodec.range_coder import DEFAULT_BITS, RangeDecoder, RangeEncoder, RangeError, frequencies
+from golf.textcodec.range_coder import DAMAGED, DEFAULT_BITS, RangeDecoder, RangeEncoder, RangeError
 
 __all__ = ["BlockCodec", "CodedBlock", "block_streams", "check_tokens"]
 
@@ -34,48 +35,6 @@ class CodedBlock:
 
     code: bytes
     stated_bits: float
-
-
-class _Coder(Protocol):
-    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None: ...
-
-    def code(self, counts: np.ndarray, position: int) -> int: ...
-
-
-class _Encoding:
-    def __init__(self, tokens: np.ndarray) -> None:
-        self._known = np.asarray(tokens, dtype=np.int64)
-        self._tokens = tokens.tolist()
-        self.range = RangeEncoder()
-
-    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None:
-        """What the model reads at each step (S, steps): ``bos``, then the tokens before the one that is coded."""
-        read = self._known[starts[:, None] + np.maximum(np.arange(steps) - 1, 0)]
-        read[:, 0] = bos
-        return np.asarray(read)
-
-    def code(self, counts: np.ndarray, position: int) -> int:
-        token: int = self._tokens[position]
-        self.range.encode(counts, token)
-        return token
-
-
-class _Decoding:
-    """``left`` bytes of text at most, given the bytes of each token ``sizes`` (V,)."""
-
-    def __init__(self, code: bytes, sizes: np.ndarray, left: int) -> None:
-        self.range = RangeDecoder(code)
-        self._sizes, self._left = sizes, left
-
-    def inputs(self, starts: np.ndarray, steps: int, bos: int) -> np.ndarray | None:
-        return None
-
-    def code(self, counts: np.ndarray, position: int) -> int:
-        token = self.range.decode(counts)
-        self._left -= int(self._sizes[token])
-        if self._left < 0:
-            raise RangeError("the tokens decode to more bytes than the block states: damaged")
-        return token
 
 
 def block_streams(num_tokens: int, streams: int) -> int:
@@ -95,7 +54,7 @@ def check_tokens(tokens: np.ndarray, vocab_size: int) -> None:
 @dataclass(frozen=True)
 class BlockCodec:
     """``make_stepper(streams, window, inputs)`` from ``open_stepper``; ``streams`` at most, ``window`` keys, BOS id
-    ``bos``. ``probabilities``: that is what the stepper gives, not their logarithms."""
+    ``bos``."""
 
     make_stepper: Callable[[int, int, np.ndarray | None], Any]
     mixture: MixtureConfig | None
@@ -103,7 +62,6 @@ class BlockCodec:
     bos: int
     streams: int
     window: int
-    probabilities: bool = False
 
     def encode(self, tokens: np.ndarray, *, advance: Callable[[int], object] = lambda n: None) -> CodedBlock:
         """Code ``tokens`` (N,); ``advance(n)`` is called whenever n more are done.
@@ -112,9 +70,9 @@ class BlockCodec:
         carry the memory of its own decoder.
         """
         check_tokens(tokens, self.vocab_size)
-        coder = _Encoding(tokens)
-        _, bits = self._run(coder, len(tokens), advance)
-        code = coder.range.finish()
+        encoder = RangeEncoder()
+        bits = self._run(encoder, np.array(tokens, np.int64), None, advance)
+        code = encoder.finish()
         self.check_memory(len(tokens), len(code))
         return CodedBlock(code, bits)
 
@@ -132,9 +90,9 @@ class BlockCodec:
         ``sizes`` (V,) are the bytes of each token and ``num_bytes`` those of the block. Raises ``RangeError`` when it
         is not the code of so many tokens or decodes to more bytes.
         """
-        coder = _Decoding(code, sizes, num_bytes)
-        tokens, bits = self._run(coder, count, advance)
-        coder.range.finish()
+        decoder, tokens = RangeDecoder(code), np.zeros(count, np.int64)
+        bits = self._run(decoder, tokens, (np.asarray(sizes, np.int64), num_bytes), advance)
+        decoder.finish()
         return tokens, bits
 
     def check_memory(self, count: int, code_bytes: int) -> None:
@@ -158,32 +116,54 @@ class BlockCodec:
         """Keys that each stream remembers: the window, or what there can be."""
         return min(self.window, max(count // streams + 1, MIN_KEYS))
 
-    def _run(self, coder: _Coder, count: int, advance: Callable[[int], object]) -> tuple[np.ndarray, float]:
-        tokens = np.zeros(count, dtype=np.int64)
-        if count == 0:
-            return tokens, 0.0
-        streams = block_streams(count, self.streams)
-        predictor = new_predictor(
-            self.mixture, vocab_size=self.vocab_size, streams=streams, probabilities=self.probabilities
-        )
-        for stream in range(streams):
-            predictor.begin(stream, self.bos)
-        base, longer = divmod(count, streams)
-        starts = [s * base + min(s, longer) for s in range(streams)]
-        inputs = coder.inputs(np.array(starts), base + (longer > 0), self.bos)
-        stepper = self.make_stepper(streams, self._keys(count, streams), inputs)
-        last = np.full(streams, self.bos, dtype=np.int64)
-        counts = np.empty(self.vocab_size, np.uint64)
-        nats = 0.0
-        for step in range(base + (longer > 0)):
-            rows = stepper.step(last)
+    def _run(
+        self,
+        code: RangeEncoder | RangeDecoder,
+        tokens: np.ndarray,
+        limit: tuple[np.ndarray, int] | None,
+        advance: Callable[[int], object],
+    ) -> float:
+        """Code ``tokens`` (N,), or, with the bytes of each token and of all, decode them in place; stated bits."""
+        if not len(tokens):
+            return 0.0
+        streams = block_streams(len(tokens), self.streams)
+        base, longer = divmod(len(tokens), streams)
+        sizes, left = limit or (np.zeros(self.vocab_size, np.int64), 0)
+        block = coder.Block(
+            tokens, np.array([s * base + min(s, longer) for s in range(streams)]), np.full(streams, self.bos),
+            code.words, code.interval, code.place, sizes, np.array([left]), np.empty(self.vocab_size, np.uint64),
+            np.zeros(1),
+        )  # fmt: skip
+        mixer = MixtureState(self.mixture or MixtureConfig(), vocab_size=self.vocab_size, streams=streams)
+        bias = coder.new_bias(self.mixture, streams, self.vocab_size)
+        for stream in range(streams if self.mixture else 0):
+            mixer.update(self.bos, stream=stream, starts_document=True)
+        steps = base + (longer > 0)
+        inputs = None if limit else self._inputs(block, steps)
+        stepper = self.make_stepper(streams, self._keys(len(tokens), streams), inputs)
+        for step in range(steps):
+            rows = stepper.step(block.last)
             active = streams if step < base else longer  # the first streams are one token longer
-            for stream in range(active):
-                row = predictor.row(rows[stream], stream)
-                position = starts[stream] + step
-                token = coder.code(frequencies(row, out=counts), position)
-                nats -= math.log(max(float(row[token]), 1e-300))
-                predictor.learn(token, stream, starts_document=token == self.bos)
-                tokens[position] = last[stream] = token
+            if isinstance(code, RangeEncoder):
+                code.reserve(active)
+                block = block._replace(words=code.words)
+            online = mixer.reserve(active if self.mixture else 0)
+            at = (step, active, DEFAULT_BITS, self.bos)
+            _check(coder.code_step(online, self.mixture is not None, bias, block, rows, at, limit is not None))
             advance(active)
-        return tokens, nats / math.log(2.0)
+        return float(block.nats[0]) / math.log(2.0)
+
+    def _inputs(self, block: coder.Block, steps: int) -> np.ndarray:
+        """What the model reads at each step (S, steps): BOS, then the tokens before the one that is coded."""
+        read = block.tokens[block.starts[:, None] + np.maximum(np.arange(steps) - 1, 0)]
+        read[:, 0] = self.bos
+        return np.asarray(read)
+
+
+def _check(ended: int) -> None:
+    if ended == coder.BROKEN:
+        raise RangeError("the probabilities of a step are none: the artifact's weights are broken")
+    if ended == coder.DAMAGED:
+        raise RangeError(DAMAGED)
+    if ended == coder.MANY_BYTES:
+        raise RangeError("the tokens decode to more bytes than the block states: damaged")

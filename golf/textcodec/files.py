@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,23 +18,37 @@ from typing import BinaryIO
 
 import numpy as np
 
-from golf.artifact.decode import Decoded
 from golf.base.files import atomic_file, require
 from golf.base.progress import bar
 from golf.data.tokenizer import Tokenizer
 from golf.mixture.config import MixtureConfig
 from golf.textcodec.blocks import BlockCodec, check_tokens
-from golf.textcodec.layout import BLOCK, Arithmetic, BlockHead, CodecError, Header, header_size, read_heads
-from golf.textcodec.predictor import mixture_hash
+from golf.textcodec.coder import mixture_hash
+from golf.textcodec.integer.config import FAMILIES
+from golf.textcodec.layout import (
+    BLOCK,
+    SHORT_MAGIC,
+    Arithmetic,
+    BlockHead,
+    CodecError,
+    Header,
+    Short,
+    header_size,
+    read_heads,
+)
+from golf.textcodec.model import TextModel
 from golf.textcodec.range_coder import RangeError
 from golf.textcodec.resume import Part, open_part
 from golf.textcodec.stepper import machine_name, open_stepper
 from golf.textcodec.text import iterate_text
 
-__all__ = ["BLOCK_BYTES", "CodecConfig", "CodecReport", "unzip_file", "zip_file", "zip_tokens"]
+__all__ = [
+    "BLOCK_BYTES", "CodecConfig", "CodecReport", "default_arithmetic", "unzip_file", "zip_file", "zip_tokens",
+]  # fmt: skip
 
 BLOCK_BYTES = 2 << 20
-INTEGER = "integer 1"  # name of the integer network's arithmetic; its number changes with any bit of it
+SHORT_BYTES = 1 << 16  # a text of so many bytes at most, in the usual settings, has a short header
+INTEGER = "integer 2"  # name of the integer network's arithmetic; its number changes with any bit of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class CodecConfig:
     streams: int = 64
     window: int = 256
     threads: int = 1
-    arithmetic: Arithmetic = "portable"
+    arithmetic: Arithmetic = "integer"
     mixture: bool = True
     block_bytes: int = BLOCK_BYTES
 
@@ -53,6 +68,11 @@ class CodecConfig:
         for name, most in (("streams", 4096), ("window", 1 << 20), ("threads", 1024), ("block_bytes", 1 << 30)):
             if not 1 <= getattr(self, name) <= most:
                 raise CodecError(f"{name} is {getattr(self, name)}, expected 1 to {most}")
+
+    @property
+    def usual(self) -> bool:
+        """Whether a short header can stand for the settings: it names those of the defaults."""
+        return (self.streams, self.window, self.arithmetic) == (64, 256, "integer")
 
 
 @dataclass(frozen=True)
@@ -78,7 +98,7 @@ class CodecReport:
 def zip_file(
     source: str | Path,
     target: str | Path,
-    decoded: Decoded,
+    decoded: TextModel,
     config: CodecConfig,
     *,
     force: bool = False,
@@ -93,7 +113,9 @@ def zip_file(
     """
     source, target = _text_file(Path(source)), Path(os.path.realpath(target))  # a link's file, not the link
     tokenizer, begin = _lossless(decoded), time.perf_counter()
-    mixture, machine = _mixture(config), _machine(config.arithmetic, config.mixture)
+    if source.stat().st_size <= min(SHORT_BYTES, config.block_bytes) and config.usual:
+        return _zip_short(source, target, decoded, config, check=check)
+    mixture, machine = _mixture(config), _machine(config.arithmetic)
     settings = {"artifact": decoded.sha256, "machine": machine, "mixture": mixture_hash(mixture)} | asdict(config)
     if config.arithmetic != "fast":
         settings["threads"] = 0
@@ -108,19 +130,19 @@ def zip_file(
 
 
 def zip_tokens(
-    blocks: Iterable[np.ndarray], target: str | Path, decoded: Decoded, config: CodecConfig, *, total_bytes: int
+    blocks: Iterable[np.ndarray], target: str | Path, decoded: TextModel, config: CodecConfig, *, total_bytes: int
 ) -> CodecReport:
     """Code token blocks (N,) int64; a BOS among them begins a document and stands for no byte of the text."""
     begin = time.perf_counter()
     with atomic_file(target) as temporary, open(temporary, "w+b") as file:
-        part = Part(temporary, file, header_bytes=header_size(_machine(config.arithmetic, config.mixture)))
+        part = Part(temporary, file, header_bytes=header_size(_machine(config.arithmetic)))
         part.begin()
         _write_blocks(blocks, part, decoded, config, total_bytes=total_bytes)
     return _report(part, time.perf_counter() - begin, 0)
 
 
 def _write_blocks(
-    blocks: Iterable[np.ndarray], part: Part, decoded: Decoded, config: CodecConfig, *, total_bytes: int
+    blocks: Iterable[np.ndarray], part: Part, decoded: TextModel, config: CodecConfig, *, total_bytes: int
 ) -> None:
     """Code ``blocks`` behind those of ``part``, then its header."""
     tokenizer, mixture = _lossless(decoded), _mixture(config)
@@ -138,14 +160,14 @@ def _mixture(config: CodecConfig) -> MixtureConfig | None:
     return MixtureConfig() if config.mixture else None
 
 
-def _header(decoded: Decoded, config: CodecConfig, part: Part) -> Header:
+def _header(decoded: TextModel, config: CodecConfig, part: Part) -> Header:
     tally = part.tally
     return Header(
         streams=config.streams, threads=config.threads if config.arithmetic == "fast" else 0,
         window=config.window, arithmetic=config.arithmetic, text_bytes=tally.text_bytes, tokens=tally.tokens,
         blocks=tally.blocks, stated_bits=float.fromhex(tally.stated_bits), artifact_sha256=decoded.sha256,
         text_sha256=part.digest.hexdigest(), mixture=mixture_hash(_mixture(config)),
-        machine=_machine(config.arithmetic, config.mixture),
+        machine=_machine(config.arithmetic),
     )  # fmt: skip
 
 
@@ -168,7 +190,9 @@ def _text_file(path: Path) -> Path:
     return path
 
 
-def unzip_file(source: str | Path, target: str | Path, decoded: Decoded, *, threads: int | None = None) -> CodecReport:
+def unzip_file(
+    source: str | Path, target: str | Path, decoded: TextModel, *, threads: int | None = None
+) -> CodecReport:
     """Restore the text of ``source`` into ``target``, proved by its SHA-256.
 
     ``threads`` must be the recorded number, or any for portable and integer arithmetic; ``None`` takes it from the file
@@ -182,10 +206,12 @@ def unzip_file(source: str | Path, target: str | Path, decoded: Decoded, *, thre
     return _decode(source, Path(target), decoded, threads)
 
 
-def _decode(source: Path, target: Path | None, decoded: Decoded, threads: int | None) -> CodecReport:
+def _decode(source: Path, target: Path | None, decoded: TextModel, threads: int | None) -> CodecReport:
     """Decode ``source`` into ``target``, or just decode it."""
     begin = time.perf_counter()
     with open(source, "rb") as coded:
+        if coded.peek(1)[:1] == bytes([SHORT_MAGIC]):
+            return _decode_short(source, target, decoded, threads)
         header = Header.read(coded, where=str(source))
         mixture = MixtureConfig() if header.mixes else None
         _check_fit(header, decoded, mixture, threads, str(source))
@@ -219,7 +245,7 @@ def _decode(source: Path, target: Path | None, decoded: Decoded, threads: int | 
 def _decoded_blocks(
     coded: BinaryIO,
     heads: Sequence[BlockHead],
-    decoded: Decoded,
+    decoded: TextModel,
     config: CodecConfig,
     mixture: MixtureConfig | None,
     where: str,
@@ -252,21 +278,84 @@ def _steps(shown: object, num_bytes: int, tokens: int) -> Callable[[int], object
 
 
 @contextlib.contextmanager
-def _codec(decoded: Decoded, config: CodecConfig, mixture: MixtureConfig | None) -> Iterator[BlockCodec]:
-    given = config.arithmetic == "integer" and mixture is None
-    with open_stepper(decoded.model, arithmetic=config.arithmetic, threads=config.threads, probabilities=given) as make:
+def _codec(decoded: TextModel, config: CodecConfig, mixture: MixtureConfig | None) -> Iterator[BlockCodec]:
+    with open_stepper(decoded, arithmetic=config.arithmetic, threads=config.threads) as make:
         bos = Tokenizer(decoded.tokenizer_model).bos_id
-        yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window, given)
+        yield BlockCodec(make, mixture, decoded.vocab_size, bos, config.streams, config.window)
 
 
-def _machine(arithmetic: Arithmetic, mixes: bool) -> str:
-    """What the probabilities depend on; the integer network alone needs IEEE arithmetic and nothing else."""
-    if arithmetic != "integer":
-        return machine_name()
-    return f"{INTEGER}, mixture on {machine_name()}" if mixes else INTEGER
+def default_arithmetic(decoded: TextModel) -> Arithmetic:
+    """``integer`` where the artifact's family has it."""
+    return "integer" if decoded.config["family"] in FAMILIES else "portable"
 
 
-def _lossless(decoded: Decoded) -> Tokenizer:
+def _machine(arithmetic: Arithmetic) -> str:
+    """What the probabilities depend on; the integer network needs IEEE arithmetic and nothing else."""
+    return INTEGER if arithmetic == "integer" else machine_name()
+
+
+def _zip_short(source: Path, target: Path, decoded: TextModel, config: CodecConfig, *, check: bool) -> CodecReport:
+    """A text of one block behind a short header; an interruption loses nothing that another way would keep."""
+    begin, tokenizer = time.perf_counter(), _lossless(decoded)
+    text = "".join(iterate_text(source, block_bytes=BLOCK_BYTES))
+    tokens, data = np.asarray(tokenizer.encode(text), dtype=np.int64), text.encode()
+    with _codec(decoded, config, _mixture(config)) as codec, bar(what="zip", total=len(data), unit="B") as progress:
+        coded = codec.encode(tokens, advance=_steps(progress, len(data), len(tokens)))
+    head = Short(len(tokens), config.mixture, _short_name(decoded, config), zlib.crc32(data)).pack()
+    with atomic_file(target, source=source) as temporary:
+        Path(temporary).write_bytes(head + coded.code)
+        if check:
+            _decode(Path(temporary), None, decoded, config.threads)
+    return CodecReport(
+        text_bytes=len(data), tokens=len(tokens), code_bytes=len(coded.code), file_bytes=len(head) + len(coded.code),
+        stated_bits=coded.stated_bits, text_sha256=hashlib.sha256(data).hexdigest(),
+        seconds=time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def _short_name(decoded: TextModel, config: CodecConfig) -> bytes:
+    """Four bytes that name artifact, mixture and arithmetic."""
+    names = (decoded.sha256, mixture_hash(_mixture(config)), INTEGER)
+    return hashlib.sha256(" ".join(names).encode()).digest()[:4]
+
+
+def _decode_short(source: Path, target: Path | None, decoded: TextModel, threads: int | None) -> CodecReport:
+    begin = time.perf_counter()
+    if source.stat().st_size > 4 * SHORT_BYTES + 64:
+        raise CodecError(f"{source}: {source.stat().st_size} bytes are too many for a short text: damaged")
+    data = source.read_bytes()
+    header, code = Short.read(data, where=str(source))
+    config = CodecConfig(threads=threads or 1, mixture=header.mixes)
+    expected = _short_name(decoded, config)
+    if header.name != expected:
+        raise CodecError(
+            f"{source}: coded with artifact or version {header.name.hex()}, this is {expected.hex()}; give --artifact "
+            "the very same file and use the golf that coded it"
+        )
+    try:
+        tokenizer = _lossless(decoded)
+        sizes = np.array([len(piece) for piece in tokenizer.token_bytes])
+        with _codec(decoded, config, _mixture(config)) as codec, bar(what="unzip", total=header.tokens) as progress:
+            codec.check_memory(header.tokens, len(code))
+            tokens, bits = codec.decode(
+                code, header.tokens, sizes=sizes, num_bytes=SHORT_BYTES, advance=progress.update
+            )
+        text = tokenizer.decode(tokens)
+    except (RangeError, CodecError) as error:
+        raise CodecError(f"{source}: {error}") from error
+    if zlib.crc32(text) != header.crc:
+        raise CodecError(f"{source}: decoded {len(text)} bytes with CRC-32 {zlib.crc32(text):08x}, the text coded had "
+                         f"{header.crc:08x}: damaged")  # fmt: skip
+    if target is not None:
+        with atomic_file(target, source=source) as temporary:
+            Path(temporary).write_bytes(text)
+    return CodecReport(
+        text_bytes=len(text), tokens=header.tokens, code_bytes=len(code), file_bytes=len(data), stated_bits=bits,
+        text_sha256=hashlib.sha256(text).hexdigest(), seconds=time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def _lossless(decoded: TextModel) -> Tokenizer:
     tokenizer = Tokenizer(decoded.tokenizer_model, name="the artifact's tokenizer")
     if not tokenizer.lossless:
         raise CodecError(
@@ -282,14 +371,14 @@ def _lossless(decoded: Decoded) -> Tokenizer:
 
 
 def _check_fit(
-    header: Header, decoded: Decoded, mixture: MixtureConfig | None, threads: int | None, where: str
+    header: Header, decoded: TextModel, mixture: MixtureConfig | None, threads: int | None, where: str
 ) -> None:
     if header.artifact_sha256 != decoded.sha256:
         raise CodecError(
             f"{where}: coded with artifact {header.artifact_sha256[:16]}, this is artifact {decoded.sha256[:16]} "
             "(SHA-256); give --artifact the very same file"
         )
-    machine = _machine(header.arithmetic, header.mixes)
+    machine = _machine(header.arithmetic)
     if header.machine != machine:
         raise CodecError(
             f"{where}: coded in the arithmetic `{header.machine}`, this is `{machine}`; the probabilities would "

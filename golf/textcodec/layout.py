@@ -6,6 +6,10 @@
 
 Little-endian. The header is written last, in place, so a file in the making has none. Flags: 1 mixture, 2 portable,
 4 integer.
+
+A short text in the usual settings has 12 bytes or less in front of its code instead, and no block head:
+
+    0xB7, version * 16 + mixture, 4 bytes that name artifact and settings, CRC-32 of the text, tokens (7 bits a byte)
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from golf.base.errors import GolfError
 
-__all__ = ["Arithmetic", "BLOCK", "BlockHead", "CodecError", "Header", "MAGIC", "header_size", "read_heads"]
+__all__ = [
+    "Arithmetic", "BLOCK", "BlockHead", "CodecError", "Header", "MAGIC", "SHORT_MAGIC", "Short", "header_size",
+    "read_heads",
+]  # fmt: skip
 
 Arithmetic = Literal["fast", "portable", "integer"]
 MAGIC = b"GLFZ"
-VERSION = 2  # 1 had a mixture with other parameters in its hash, and codes without any of their last zeros
+SHORT_MAGIC = 0xB7  # no text in UTF-8 begins with it
+VERSION = 3  # 1 and 2 had other bits: library exp and log, other integers in the network
 BLOCK = struct.Struct("<III")
 _FIXED = struct.Struct("<4sHHHHIQQId32s32s8sB")
 _CRC = struct.Struct("<I")
@@ -90,7 +98,9 @@ class Header:
         (_, version, flags, streams, threads, window, text_bytes, tokens, blocks, bits, artifact, text, mixture,
          length) = _FIXED.unpack(data)  # fmt: skip
         if version != VERSION:
-            raise CodecError(f"{where}: format version {version}, this golf reads {VERSION}")
+            raise CodecError(
+                f"{where}: format version {version}, this golf reads {VERSION}; decode it with the golf that coded it"
+            )
         arithmetic = next((name for name, flag in _FLAGS.items() if flags & ~1 == flag), None)
         rest = file.read(length + _CRC.size)
         if len(rest) < length + _CRC.size:
@@ -105,6 +115,47 @@ class Header:
             text_bytes=text_bytes, tokens=tokens, blocks=blocks, stated_bits=bits, artifact_sha256=artifact.hex(),
             text_sha256=text.hex(), mixture=mixture.hex(), machine=rest[:length].decode("ascii", "replace"),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Short:
+    """What stands before the code of a short text: ``tokens``, whether the mixture is on, ``name`` (4 bytes) of
+    artifact and settings, CRC-32 of the text."""
+
+    tokens: int
+    mixes: bool
+    name: bytes
+    crc: int
+
+    def pack(self) -> bytes:
+        """The bytes before the code."""
+        number, left = bytearray(), self.tokens
+        while left >= 0x80:
+            number.append(0x80 | (left & 0x7F))
+            left >>= 7
+        kind = bytes((SHORT_MAGIC, VERSION << 4 | self.mixes))
+        return kind + self.name + _CRC.pack(self.crc) + bytes((*number, left))
+
+    @classmethod
+    def read(cls, data: bytes, *, where: str) -> tuple[Short, bytes]:
+        """What ``data``, a whole file, begins with, and the code behind it; ``CodecError`` when it is damaged."""
+        if len(data) < 2 or data[0] != SHORT_MAGIC:
+            raise CodecError(f"{where}: ends inside the header: truncated")
+        if data[1] >> 4 != VERSION or data[1] & 0xE:
+            raise CodecError(f"{where}: short format {data[1] >> 4}.{data[1] & 15}, this golf reads {VERSION}.0 and "
+                             f"{VERSION}.1")  # fmt: skip
+        tokens, at = 0, 10
+        while True:
+            if at >= len(data):
+                raise CodecError(f"{where}: ends inside the header: truncated")
+            byte = data[at]
+            tokens |= (byte & 0x7F) << 7 * (at - 10)
+            at += 1
+            if byte < 0x80:
+                break
+            if at > 14:
+                raise CodecError(f"{where}: the number of tokens has more than 35 bits: damaged")
+        return cls(tokens, bool(data[1] & 1), data[2:6], _CRC.unpack(data[6:10])[0]), data[at:]
 
 
 def read_heads(file: BinaryIO, header: Header, *, where: str) -> list[BlockHead]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from golf.artifact.decode import Decoded
 from golf.base.files import scratch_directory
 from golf.base.params import Ge, Le, Size
 from golf.data.shards import Split
@@ -17,15 +16,17 @@ from golf.data.tokenizer import Tokenizer
 from golf.textcodec.blocks import check_tokens
 from golf.textcodec.files import CodecConfig, CodecReport, unzip_file, zip_tokens
 from golf.textcodec.layout import Arithmetic, CodecError
+from golf.textcodec.model import TextModel
 
 __all__ = ["ProveConfig", "prove", "sample_tokens"]
 
 
 @dataclass(frozen=True)
 class ProveConfig:
-    """``max_tokens`` of the sample; ``streams``, ``window``, ``arithmetic`` and ``mixture`` as in ``CodecConfig``."""
+    """``max_tokens`` of the sample (0: the whole text); ``streams``, ``window``, ``arithmetic`` and ``mixture`` as in
+    ``CodecConfig``."""
 
-    max_tokens: Annotated[int, Ge(2), Le(10**9)]
+    max_tokens: Annotated[int, Ge(0), Le(10**9)]
     streams: Annotated[int, Ge(1), Le(4096)]
     window: Size
     arithmetic: Arithmetic
@@ -37,11 +38,12 @@ class ProveConfig:
 
 
 def sample_tokens(split: Split, max_tokens: int) -> np.ndarray:
-    """The first ``max_tokens`` tokens of the split, BOS in front of each document, int64; the last one may be cut."""
-    return np.asarray(split.tokens[:max_tokens], dtype=np.int64)
+    """The first ``max_tokens`` tokens of the split (0: all), BOS in front of each document, int64; the last document
+    may be cut."""
+    return np.asarray(split.tokens[: max_tokens or None], dtype=np.int64)
 
 
-def prove(split: Split, target: Path, decoded: Decoded, config: ProveConfig, *, threads: int) -> dict[str, Any]:
+def prove(split: Split, target: Path, decoded: TextModel, config: ProveConfig, *, threads: int) -> dict[str, Any]:
     """Code the sample into ``target``, decode it again, and return the metrics, keys with ``prove_`` in front.
 
     Raises ``CodecError`` when tokens and artifact are of different runs or when the decoded bytes are not the text's.
@@ -67,7 +69,7 @@ def prove(split: Split, target: Path, decoded: Decoded, config: ProveConfig, *, 
 
 
 def _metrics(
-    tokens: np.ndarray, split: Split, coded: CodecReport, back: CodecReport, decoded: Decoded
+    tokens: np.ndarray, split: Split, coded: CodecReport, back: CodecReport, decoded: TextModel
 ) -> dict[str, Any]:
     return {
         "prove_text_bytes": coded.text_bytes,

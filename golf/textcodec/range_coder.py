@@ -15,11 +15,16 @@ import numpy as np
 from golf.base.errors import GolfError
 from golf.base.jit import kernel
 
-__all__ = ["DEFAULT_BITS", "RangeDecoder", "RangeEncoder", "RangeError", "frequencies"]
+__all__ = [
+    "DEFAULT_BITS", "DAMAGED", "RangeDecoder", "RangeEncoder", "RangeError", "SUM_TOLERANCE", "decode_symbol",
+    "encode_symbol", "frequencies", "quantize",
+]  # fmt: skip
 
 DEFAULT_BITS = 24
 MAX_BITS = 30
 SUM_TOLERANCE = 1e-5
+DAMAGED = "range code: no symbol has this code, or the symbols go on behind its end: damaged"
+_STRIDE = 32  # symbols passed at a time
 STRIPPED_WORDS = 2  # zero words that a code may lack at its end
 _WORD = np.uint64(32)
 _BOTTOM = np.uint64(1 << 32)
@@ -45,7 +50,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     counts = np.empty(len(probs), np.uint64) if out is None else out
     if counts.shape != probs.shape:  # the kernel writes as many as it reads
         raise RangeError(f"frequencies: {counts.shape} counts for probabilities {probs.shape}, expected equal shapes")
-    total = _quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
+    total = quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise RangeError(
             f"frequencies: the row of {len(probs)} probabilities sums to {total}, expected 1; "
@@ -54,22 +59,26 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     return counts
 
 
-@kernel
-def _quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
+@kernel(_nrt=False)
+def quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
     """Fill ``counts``; the sum of ``probs``, or NaN when an entry is no probability."""
     size = len(probs)
     free = float((np.int64(1) << bits) - size)
-    total, used, best = 0.0, np.int64(0), 0
+    total, used, top, wrong = 0.0, np.int64(0), probs[0], False
     for v in range(size):
-        p = probs[v]
-        if not (p >= 0.0 and p <= 1.001):
-            return np.nan
-        count = np.int64(p * free) + 1
+        wrong = wrong | (not ((probs[v] >= 0.0) & (probs[v] <= 1.001)))
+    if wrong:
+        return np.nan
+    for v in range(size):
+        count = np.int64(np.int32(probs[v] * free)) + 1  # bits are few enough
         counts[v] = np.uint64(count)
         used += count
-        total += p
-        if p > probs[best]:
-            best = v
+    for v in range(size):
+        total += probs[v]
+        top = probs[v] if probs[v] > top else top
+    best = 0
+    while probs[best] != top:
+        best += 1
     # A sum a little above 1 makes the remainder negative; the most likely symbol has far more than that.
     rest = np.int64(counts[best]) + (np.int64(1) << bits) - used
     if rest < 1:
@@ -78,14 +87,14 @@ def _quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel
+@kernel(_nrt=False)
 def _scaled(width, cumulative, bits):  # type: ignore[no-untyped-def]
     """floor(width * cumulative / 2^bits), exact in 64 bits because cumulative <= 2^bits <= 2^30."""
     low = width & ((np.uint64(1) << bits) - np.uint64(1))
     return (width >> bits) * cumulative + ((low * cumulative) >> bits)
 
 
-@kernel
+@kernel(_nrt=False)
 def _carry(words, count):  # type: ignore[no-untyped-def]
     i = count - 1
     while words[i] == np.uint32(0xFFFFFFFF):
@@ -94,15 +103,15 @@ def _carry(words, count):  # type: ignore[no-untyped-def]
     words[i] += np.uint32(1)
 
 
-@kernel
-def _encode(state, words, count, counts, symbol, bits):  # type: ignore[no-untyped-def]
-    """Narrow the interval to ``symbol``; the new number of words."""
+@kernel(_nrt=False)
+def encode_symbol(interval, words, place, counts, symbol, bits):  # type: ignore[no-untyped-def]
+    """Narrow the interval to ``symbol``; ``place`` (1,) words are written so far."""
     below = np.uint64(0)
     for v in range(symbol):
         below += counts[v]
-    start = _scaled(state[1], below, bits)
-    width = _scaled(state[1], below + counts[symbol], bits) - start
-    low = state[0] + start
+    start = _scaled(interval[1], below, bits)
+    width = _scaled(interval[1], below + counts[symbol], bits) - start
+    low, count = interval[0] + start, place[0]
     if low < start:
         _carry(words, count)
     while width < _BOTTOM:
@@ -110,48 +119,64 @@ def _encode(state, words, count, counts, symbol, bits):  # type: ignore[no-untyp
         count += 1
         low <<= _WORD
         width <<= _WORD
-    state[0], state[1] = low, width
-    return count
+    interval[0], interval[1], place[0] = low, width, count
 
 
-@kernel
-def _decode(state, words, position, counts, bits):  # type: ignore[no-untyped-def]
-    """The symbol (-1: no valid code) and the new position in ``words``; behind their end there are zeros."""
-    offset, width = state[0], state[1]
-    below, start = np.uint64(0), np.uint64(0)
-    for v in range(len(counts)):
+@kernel(_nrt=False)
+def decode_symbol(interval, words, place, counts, bits):  # type: ignore[no-untyped-def]
+    """The symbol, or -1 when there is none or it was read further behind the end of ``words`` than an encoder leaves
+    out; behind their end there are zeros."""
+    offset, width = interval[0], interval[1]
+    below, first, size = np.uint64(0), 0, len(counts)
+    while first + _STRIDE <= size:  # whole groups of symbols that end before it
+        group = np.uint64(0)
+        for v in range(first, first + _STRIDE):
+            group += counts[v]
+        if offset < _scaled(width, below + group, bits):
+            break
+        below += group
+        first += _STRIDE
+    start = _scaled(width, below, bits)
+    for v in range(first, size):
         below += counts[v]
         end = _scaled(width, below, bits)
         if offset < end:
             offset -= start
-            width = end - start
+            width, position = end - start, place[0]
             while width < _BOTTOM:
                 word = np.uint64(words[position]) if position < len(words) else np.uint64(0)
                 position += 1
                 offset = (offset << _WORD) | word
                 width <<= _WORD
-            state[0], state[1] = offset, width
-            return v, position
+            interval[0], interval[1], place[0] = offset, width, position
+            return v if position - 2 <= len(words) + STRIPPED_WORDS else -1
         start = end
-    return -1, position
+    return -1
 
 
 class RangeEncoder:
-    """Append symbols with ``encode``, take the bytes with ``finish``; memory is the code itself."""
+    """Append symbols with ``encode``, take the bytes with ``finish``; memory is the code itself.
+
+    ``interval``, ``words`` and ``place`` are for kernels that call ``encode_symbol``, after ``reserve``.
+    """
 
     def __init__(self, *, bits: int = DEFAULT_BITS) -> None:
         self._bits = np.uint64(bits)
-        self._state = np.array([0, _FULL], dtype=np.uint64)  # low, range
-        self._words = np.zeros(1024, dtype=np.uint32)
-        self._count = 0
+        self.interval = np.array([0, _FULL], dtype=np.uint64)  # low, range
+        self.words = np.zeros(1024, dtype=np.uint32)
+        self.place = np.zeros(1, np.int64)
+
+    def reserve(self, symbols: int) -> None:
+        """Make room for the next ``symbols``; this may replace ``words``."""
+        while int(self.place[0]) + 2 * symbols > len(self.words):
+            self.words = np.concatenate([self.words, np.zeros_like(self.words)])
 
     def encode(self, counts: np.ndarray, symbol: int) -> None:
         """Code ``symbol`` under ``counts`` (V,) uint64 from ``frequencies`` with the same ``bits``."""
         if not 0 <= symbol < len(counts):
             raise RangeError(f"range code: symbol {symbol}, expected 0 to {len(counts) - 1}")
-        if self._count + 2 > len(self._words):
-            self._words = np.concatenate([self._words, np.zeros_like(self._words)])
-        self._count = _encode(self._state, self._words, self._count, counts, symbol, self._bits)
+        self.reserve(1)
+        encode_symbol(self.interval, self.words, self.place, counts, symbol, self._bits)
 
     def finish(self) -> bytes:
         """The shortest code of all symbols so far; the encoder is used up.
@@ -159,45 +184,63 @@ class RangeEncoder:
         Trailing zero bytes are left out, but no more than ``STRIPPED_WORDS`` words behind those that carry the symbols:
         a decoder that reads further behind the end knows that the code is damaged.
         """
-        low, width = int(self._state[0]), int(self._state[1])
-        for num_bytes in range(9):
-            mask = (1 << (64 - 8 * num_bytes)) - 1
-            value = (low + mask) & ~mask
-            if value - low < width:
-                break
+        count = int(self.place[0])
+        value, num_bytes = _shortest(int(self.interval[0]), int(self.interval[1]))
         if value >> 64:
-            _carry(self._words, self._count)
+            _carry(self.words, count)
         tail = (value & int(_FULL)).to_bytes(8, "big")[:num_bytes]
-        code = (self._words[: self._count].astype(">u4").tobytes() + tail).rstrip(b"\0")
-        return code.ljust(4 * max(0, self._count - STRIPPED_WORDS), b"\0")
+        return _stripped(self.words[:count].astype(">u4").tobytes() + tail, count)
+
+
+def _shortest(low: int, width: int) -> tuple[int, int]:
+    """The number of [``low``, ``low + width``) with the fewest of the last eight bytes, and how many those are."""
+    for num_bytes in range(9):
+        mask = (1 << (64 - 8 * num_bytes)) - 1
+        value = (low + mask) & ~mask
+        if value - low < width:
+            break
+    return value, num_bytes
+
+
+def _stripped(code: bytes, words: int) -> bytes:
+    """``code`` without zeros at its end, as far as ``STRIPPED_WORDS`` of its ``words``."""
+    return code.rstrip(b"\0").ljust(4 * max(0, words - STRIPPED_WORDS), b"\0")
 
 
 class RangeDecoder:
-    """Read symbols with ``decode`` in the order they were coded, under the same frequencies; then ``finish``."""
+    """Read symbols with ``decode`` in the order they were coded, under the same frequencies; then ``finish``.
+
+    ``interval``, ``words`` and ``place`` are for kernels that call ``decode_symbol``.
+    """
 
     def __init__(self, code: bytes, *, bits: int = DEFAULT_BITS) -> None:
         self._bits = np.uint64(bits)
         self._num_bytes = len(code)
         padded = code + bytes(-len(code) % 4)
-        self._words = np.frombuffer(padded, ">u4").astype(np.uint32)
+        self.words = np.frombuffer(padded, ">u4").astype(np.uint32)
         first = int.from_bytes(code[:8].ljust(8, b"\0"), "big")
-        self._state = np.array([first, _FULL], dtype=np.uint64)  # code - low, range
-        self._position = 2
-        self._zero_ending = code.endswith(b"\0")
+        self.interval = np.array([first, _FULL], dtype=np.uint64)  # code - low, range
+        self.place = np.array([2])
+        self._code = code
 
     def decode(self, counts: np.ndarray) -> int:
         """The next symbol under ``counts`` (V,) uint64. Raises ``RangeError`` when the code is impossible."""
-        symbol, self._position = _decode(self._state, self._words, self._position, counts, self._bits)
+        symbol = decode_symbol(self.interval, self.words, self.place, counts, self._bits)
         if symbol < 0:
-            raise RangeError("range code: no symbol has this code: damaged")
-        if self._position - 2 > len(self._words) + STRIPPED_WORDS:
-            raise RangeError("range code: the symbols go on behind its end: damaged")
+            raise RangeError(DAMAGED)
         return int(symbol)
 
     def finish(self) -> None:
         """Raises ``RangeError`` when bytes are left that no symbol has used, or zeros that no encoder writes."""
-        if self._num_bytes > 4 * self._position:
-            left = self._num_bytes - 4 * self._position
+        position = int(self.place[0])
+        if self._num_bytes > 4 * position:
+            left = self._num_bytes - 4 * position
             raise RangeError(f"range code: {left} bytes are left behind the last symbol: damaged")
-        if self._zero_ending and self._num_bytes > 4 * (self._position - 2 - STRIPPED_WORDS):
-            raise RangeError("range code: ends with a zero byte, which no encoder writes: damaged")
+        if self._code != self._canonical(position):
+            raise RangeError("range code: does not end as an encoder ends it: damaged")
+
+    def _canonical(self, position: int) -> bytes:
+        """The code that an encoder makes of the symbols read."""
+        whole = int.from_bytes(self._code[: 4 * position].ljust(4 * position, b"\0"), "big")
+        tail, num_bytes = _shortest(whole - int(self.interval[0]), int(self.interval[1]))
+        return _stripped(tail.to_bytes(4 * position, "big")[: 4 * (position - 2) + num_bytes], position - 2)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from golf.artifact.decode import Decoded, decode_artifact
 from golf.data.tokenizer import train_tokenizer
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
 from golf.textcodec.layout import BLOCK, CodecError, Header
+from golf.textcodec.model import TextModel, text_model
 from hostile import damaged, turns
 from tiny import pack_untrained, recurrent
 
@@ -20,9 +20,9 @@ TEXT = "A few words to be coded, and a few words more; words to be coded. " * 2
 
 
 @pytest.fixture(scope="module")
-def decoded() -> Decoded:
+def decoded() -> TextModel:
     tokenizer = train_tokenizer([TEXT * 20], 290)
-    return decode_artifact(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
+    return text_model(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
 
 
 def lying_header(data: bytes, rng: random.Random, folder: Path) -> bytes:
@@ -46,7 +46,7 @@ def lying_header(data: bytes, rng: random.Random, folder: Path) -> bytes:
 @pytest.mark.parametrize("mixture", [False, True])
 @pytest.mark.parametrize("arithmetic", ["portable", "integer"])
 def test_damaged_files_are_refused_or_the_text(
-    mixture: bool, arithmetic: str, tmp_path: Path, decoded: Decoded
+    mixture: bool, arithmetic: str, tmp_path: Path, decoded: TextModel
 ) -> None:
     rng = random.Random(f"{mixture} {arithmetic}")
     config = CodecConfig(streams=2, window=16, mixture=mixture, block_bytes=100, arithmetic=arithmetic)  # type: ignore[arg-type]

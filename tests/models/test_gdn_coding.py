@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from golf.artifact.decode import Decoded, decode_artifact
 from golf.artifact.write import pack
 from golf.base.params import read_params, to_dict
 from golf.data.tokenizer import Tokenizer, train_tokenizer
@@ -18,6 +17,7 @@ from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText
 from golf.textcodec import blocks
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
+from golf.textcodec.model import TextModel, text_model
 from tiny import quantize_config
 
 SMALL = {
@@ -27,7 +27,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def decoded(root: Path) -> Decoded:
+def decoded(root: Path) -> TextModel:
     """A model with random weights, packed and decoded."""
     trained = train_tokenizer([(root / "docs/architecture.md").read_text()], 400)
     config = config_from_dict(read_params(root / "conf/model/gdn_hybrid_small.yaml") | SMALL)
@@ -39,10 +39,10 @@ def decoded(root: Path) -> Decoded:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     method = quantize_config("sdclip", 12.85)
     meta = {"model": to_dict(config), "vocab_size": trained.vocab_size}
-    return decode_artifact(pack(Quantizer(state, model, method, meta=meta).run().model, trained.model))
+    return text_model(pack(Quantizer(state, model, method, meta=meta).run().model, trained.model))
 
 
-def test_streaming_scores_equal_one_pass_over_the_whole_text(decoded: Decoded, root: Path) -> None:
+def test_streaming_scores_equal_one_pass_over_the_whole_text(decoded: TextModel, root: Path) -> None:
     """The text is 40 windows long; each token is run once, in passes of 16."""
     tokenizer = Tokenizer(decoded.tokenizer_model)
     data = (root / "docs/architecture.md").read_text()[:500]
@@ -57,7 +57,7 @@ def test_streaming_scores_equal_one_pass_over_the_whole_text(decoded: Decoded, r
 
 
 def test_a_text_comes_back_through_the_codec(
-    decoded: Decoded, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    decoded: TextModel, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "TOKENS_PER_STREAM", 64)  # several streams, each longer than ten attention windows
     data = (root / "docs/architecture.md").read_bytes()[:600]

@@ -20,8 +20,10 @@ def write_metrics(folder: Path) -> Path:
         "average": {"heldout_raw_nats_per_token": 3.5, "heldout_mean_nats_per_token": 3.4},
         "quantize": {},
         "prove": {
-            "prove_text_bytes": 4000,
+            "prove_text_bytes": 5000,
             "prove_coded_bytes": 1000,
+            "prove_tokens": 2100,
+            "prove_bits_per_byte": 1.6,
             "prove_artifact_bytes": 1200,
             "prove_overhead_percent": 0.0123,
             "prove_zip_tokens_per_second": 500.0,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from golf.artifact.decode import Decoded, load_artifact
 from golf.data.tokenizer import train_tokenizer
+from golf.textcodec.model import TextModel, open_model
 from tiny import pack_untrained, recurrent
 
 
@@ -35,5 +35,5 @@ def other_artifact(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path
 
 
 @pytest.fixture(scope="session")
-def decoded(artifact: Path) -> Decoded:
-    return load_artifact(artifact)
+def decoded(artifact: Path) -> TextModel:
+    return open_model(artifact)

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from golf.artifact.decode import Decoded
 from golf.textcodec import blocks, layout, resume
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file, zip_tokens
 from golf.textcodec.layout import BLOCK, CodecError, Header
+from golf.textcodec.model import TextModel
 
 QUICK = CodecConfig(streams=4, window=32, mixture=False, block_bytes=60)
 
 
-def interrupted(tmp_path: Path, decoded: Decoded, data: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def interrupted(tmp_path: Path, decoded: TextModel, data: bytes, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """``text.golfz.part`` and its progress behind two blocks of ``data``."""
     (tmp_path / "text").write_bytes(data)
     append = resume.Part.append
@@ -39,19 +39,19 @@ def interrupted(tmp_path: Path, decoded: Decoded, data: bytes, monkeypatch: pyte
     return tmp_path / "text.golfz.part", tmp_path / "text.golfz.progress"
 
 
-def zipped(tmp_path: Path, decoded: Decoded, data: bytes = b"some text", **options: Any) -> Path:
+def zipped(tmp_path: Path, decoded: TextModel, data: bytes = b"some text", **options: Any) -> Path:
     (tmp_path / "text").write_bytes(data)
     zip_file(tmp_path / "text", tmp_path / "text.golfz", decoded, QUICK, **options)
     return tmp_path / "text.golfz"
 
 
-def restored(coded: Path, decoded: Decoded) -> bytes:
+def restored(coded: Path, decoded: TextModel) -> bytes:
     unzip_file(coded, coded.with_suffix(".out"), decoded)
     return coded.with_suffix(".out").read_bytes()
 
 
 def test_a_flipped_bit_in_the_part_is_coded_again(
-    tmp_path: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, decoded: TextModel, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run went on behind it, said done, and the file did not decode: the text was lost to who deleted it."""
     data = prose[:200].encode()
@@ -65,7 +65,7 @@ def test_a_flipped_bit_in_the_part_is_coded_again(
 
 
 def test_changed_numbers_in_the_progress_are_not_believed(
-    tmp_path: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, decoded: TextModel, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = prose[:200].encode()
     part, progress = interrupted(tmp_path, decoded, data, monkeypatch)
@@ -85,7 +85,7 @@ def test_progress_with_impossible_numbers_is_refused() -> None:
             resume.Tally(**wrong)
 
 
-def test_a_link_in_the_way_is_refused_and_its_target_stays(tmp_path: Path, decoded: Decoded) -> None:
+def test_a_link_in_the_way_is_refused_and_its_target_stays(tmp_path: Path, decoded: TextModel) -> None:
     """`golf zip` followed `text.golfz.part` and overwrote what it pointed to."""
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "text.golfz.part").symlink_to(tmp_path / "precious")
@@ -105,7 +105,7 @@ def test_a_link_in_the_way_is_refused_and_its_target_stays(tmp_path: Path, decod
 
 
 @pytest.mark.parametrize("name", ["text.golfz.part", "text.golfz.progress"])
-def test_a_file_of_the_user_with_such_a_name_is_not_touched(name: str, tmp_path: Path, decoded: Decoded) -> None:
+def test_a_file_of_the_user_with_such_a_name_is_not_touched(name: str, tmp_path: Path, decoded: TextModel) -> None:
     (tmp_path / name).write_bytes(b"my own")
     with pytest.raises(CodecError, match="remove both, or give --force"):
         zipped(tmp_path, decoded)
@@ -115,7 +115,7 @@ def test_a_file_of_the_user_with_such_a_name_is_not_touched(name: str, tmp_path:
 
 
 def test_a_run_that_waited_for_the_lock_leaves_the_finished_file(
-    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, decoded: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between open and lock the first run has renamed the file: the second once truncated the finished one."""
     whole, lock = zipped(tmp_path, decoded, b"an earlier text").read_bytes(), fcntl.flock
@@ -132,7 +132,7 @@ def test_a_run_that_waited_for_the_lock_leaves_the_finished_file(
     assert (tmp_path / "finished").read_bytes() == whole
 
 
-def test_check_decodes_before_it_says_done(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_decodes_before_it_says_done(tmp_path: Path, decoded: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     zipped(tmp_path, decoded, check=True).unlink()
     finish = blocks.RangeEncoder.finish
     monkeypatch.setattr(blocks.RangeEncoder, "finish", lambda self: bytes([finish(self)[0] ^ 1]) + finish(self)[1:])
@@ -141,7 +141,7 @@ def test_check_decodes_before_it_says_done(tmp_path: Path, decoded: Decoded, mon
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
-def test_what_is_on_the_disk_is_read_back(tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_on_the_disk_is_read_back(tmp_path: Path, decoded: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     finish = resume.Part.finish
 
     def damaged(part: resume.Part, header: bytes) -> None:
@@ -155,7 +155,7 @@ def test_what_is_on_the_disk_is_read_back(tmp_path: Path, decoded: Decoded, monk
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
-def test_modes_follow_the_umask_and_the_source(tmp_path: Path, decoded: Decoded) -> None:
+def test_modes_follow_the_umask_and_the_source(tmp_path: Path, decoded: TextModel) -> None:
     (tmp_path / "text").touch(mode=0o600)
     assert stat.S_IMODE(zipped(tmp_path, decoded).stat().st_mode) == 0o600
     (tmp_path / "text").chmod(0o666)
@@ -170,7 +170,7 @@ def test_modes_follow_the_umask_and_the_source(tmp_path: Path, decoded: Decoded)
         os.umask(before)
 
 
-def test_an_output_that_is_a_link_is_followed(tmp_path: Path, decoded: Decoded) -> None:
+def test_an_output_that_is_a_link_is_followed(tmp_path: Path, decoded: TextModel) -> None:
     """The link was replaced by a file, and what it pointed to stayed as it was."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "text.golfz").symlink_to(tmp_path / "elsewhere" / "coded")
@@ -180,7 +180,7 @@ def test_an_output_that_is_a_link_is_followed(tmp_path: Path, decoded: Decoded) 
     assert restored(coded, decoded) == b"some text" and (tmp_path / "elsewhere" / "text").is_file()
 
 
-def test_folders_and_pipes_are_refused_and_leave_nothing(tmp_path: Path, decoded: Decoded) -> None:
+def test_folders_and_pipes_are_refused_and_leave_nothing(tmp_path: Path, decoded: TextModel) -> None:
     with pytest.raises(CodecError, match="-: standard input is read once, .*; give a file"):
         zip_file("-", tmp_path / "out.golfz", decoded, QUICK)
     (tmp_path / "folder").mkdir()
@@ -204,7 +204,7 @@ def forged(coded: Path, heads: dict[str, int], **header: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokens", "text_bytes"])
-def test_what_the_header_states_must_be_true(name: str, tmp_path: Path, decoded: Decoded) -> None:
+def test_what_the_header_states_must_be_true(name: str, tmp_path: Path, decoded: TextModel) -> None:
     coded = zipped(tmp_path, decoded)
     forged(coded, {}, **{name: 10**9})
     with pytest.raises(CodecError, match=f"the header states 1000000000 {name}, its blocks"):
@@ -214,7 +214,7 @@ def test_what_the_header_states_must_be_true(name: str, tmp_path: Path, decoded:
     assert unzip_file(coded, tmp_path / "out", decoded).stated_bits > 10.0  # counted, not repeated
 
 
-def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path: Path, decoded: Decoded) -> None:
+def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path: Path, decoded: TextModel) -> None:
     """`window` and `streams` of a header were believed before the file's length was looked at."""
     coded = zipped(tmp_path, decoded)
     forged(coded, {}, window=1 << 20, streams=4096)
@@ -229,7 +229,7 @@ def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path: Path, decoded: Decoded) 
     tracemalloc.stop()
 
 
-def test_a_short_code_does_not_decode_for_ever(tmp_path: Path, decoded: Decoded) -> None:
+def test_a_short_code_does_not_decode_for_ever(tmp_path: Path, decoded: TextModel) -> None:
     """`tokens` of a block was compared with the header's alone, and the decoder read zeros without end."""
     coded = zipped(tmp_path, decoded)
     forged(coded, {"tokens": 100_000}, tokens=100_000, window=32)
@@ -240,7 +240,7 @@ def test_a_short_code_does_not_decode_for_ever(tmp_path: Path, decoded: Decoded)
         restored(coded, decoded)
 
 
-def test_tokens_outside_the_vocabulary_reach_no_kernel(tmp_path: Path, decoded: Decoded) -> None:
+def test_tokens_outside_the_vocabulary_reach_no_kernel(tmp_path: Path, decoded: TextModel) -> None:
     for token in (-1, decoded.vocab_size, 1 << 40):
         with pytest.raises(CodecError, match=f"expected 0 to {decoded.vocab_size - 1}"):
             zip_tokens([np.array([1, token])], tmp_path / "x.golfz", decoded, QUICK, total_bytes=1)

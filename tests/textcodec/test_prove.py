@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import stages.prove
-from golf.artifact.decode import Decoded
 from golf.base.params import ParamsError
 from golf.data.shards import ShardWriter, load_split
 from golf.data.tokenizer import Tokenizer
@@ -20,13 +19,14 @@ from golf.report.baselines import text_sizes
 from golf.textcodec import prove as library
 from golf.textcodec.files import unzip_file
 from golf.textcodec.layout import CodecError
+from golf.textcodec.model import TextModel
 from golf.textcodec.prove import sample_tokens
 
 PARAMS = "prove: {max_tokens: %d, streams: 4, window: 32, arithmetic: portable, mixture: %s}\n"
 
 
 @pytest.fixture
-def project(tmp_path: Path, decoded: Decoded, artifact: Path, prose: str) -> Path:
+def project(tmp_path: Path, decoded: TextModel, artifact: Path, prose: str) -> Path:
     tokenizer = Tokenizer(decoded.tokenizer_model)
     kept = {"vocab_size": tokenizer.vocab_size, "bos_id": tokenizer.bos_id, "tokenizer_sha256": tokenizer.sha256}
     writer = ShardWriter(tmp_path / "artifacts/tokens/val", **kept)
@@ -40,7 +40,7 @@ def project(tmp_path: Path, decoded: Decoded, artifact: Path, prose: str) -> Pat
 
 
 def test_sample_becomes_a_file_that_decodes(
-    project: Path, decoded: Decoded, prose: str, monkeypatch: pytest.MonkeyPatch
+    project: Path, decoded: TextModel, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOLF_THREADS", "1")
     tokenizer = Tokenizer(decoded.tokenizer_model)
@@ -67,7 +67,7 @@ def test_sample_is_the_head_of_the_split(project: Path) -> None:
 
 
 def test_a_text_that_does_not_come_back_fails_the_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lossy(source: Path, target: Path, decoded: Decoded, *, threads: int) -> object:
+    def lossy(source: Path, target: Path, decoded: TextModel, *, threads: int) -> object:
         report = unzip_file(source, target, decoded, threads=threads)
         target.write_bytes(target.read_bytes().replace(b"e", b"a"))
         return report
@@ -78,7 +78,7 @@ def test_a_text_that_does_not_come_back_fails_the_stage(project: Path, monkeypat
     assert not (project / "metrics/prove.json").exists()
 
 
-def test_tokens_of_another_run_are_refused(project: Path, decoded: Decoded) -> None:
+def test_tokens_of_another_run_are_refused(project: Path, decoded: TextModel) -> None:
     split = dataclasses.replace(load_split(project / "artifacts/tokens/val"), tokenizer_sha256="0" * 64)
     config = library.ProveConfig(100, 4, 32, "portable", False)
     with pytest.raises(CodecError, match="tokenizer 0000000000000000, the artifact carries"):

@@ -1,167 +1,285 @@
-"""Fused loops of the integer-exact network on a CPU; ``exact`` beside it has the same operations one by one.
+"""The integer-exact network, compiled: a pass of some streams over all layers in one call.
 
-No multiplication is fused with an addition and nothing is reordered, except in the functions marked ``_EXACT``:
-their sums are of snapped numbers (or maxima), so that order and fusion cannot change a bit.
+Every row that enters a sum is snapped first: integers of a stated number of bits times a power of two, the row's own
+or one for all rows. The sums are those of ``golf.textcodec.integer.product``; what lies between is elementwise IEEE
+arithmetic, each operation for itself. No multiplication is fused with an addition and nothing is reordered.
 
-Shapes: R rows, C columns; for attention B streams, K key/value heads, G queries of each, t tokens, C keys, E width
-of a head.
+Shapes: R rows, one for each token of each stream of a pass; D width, H query heads, K key/value heads, G = H / K, E
+head width, M MLP width, V vocabulary, L layers, N blocks, T value tables, B streams, t tokens, C slots.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from golf.base.jit import kernel, step
+from golf.textcodec.integer import attention, exact, product
+from golf.textcodec.integer.exact import (
+    ATTENTION_BITS,
+    LOGIT_STEPS,
+    MAGIC,
+    POWERS,
+    ZERO,
+    exp_nonpositive,
+    grid,
+    snap_row,
+)
+from golf.textcodec.integer.product import PANEL, product_of
 
-__all__ = [
-    "LOG2E", "LN2_HIGH", "LN2_LOW", "LOWEST", "TAYLOR", "attend_one", "cap_rows", "norm_rows", "snap_rows",
-    "snap_squares", "weigh_rows",
-]  # fmt: skip
-
-LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-LOWEST = -64.0  # exp below it is 0 at every precision used here
-TAYLOR = tuple(1.0 / math.factorial(n) for n in range(11, -1, -1))  # |r| <= ln(2) / 2: 1e-14
-_MAGIC = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer, half to even
-_MASK = np.int64(0x7FFFFFFFFFFFFFFF)
-_ZERO = 256
-_POWERS = np.array([math.ldexp(1.0, n) for n in range(-_ZERO, _ZERO + 1)])
-_EXACT = {"reassoc", "contract", "nsz", "nnan"}
-
-
-@kernel(fastmath=_EXACT)
-def _sum_squares(row):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for c in range(len(row)):
-        total += row[c] * row[c]
-    return total
+__all__ = ["Layers", "Ring", "Scratch", "Shape", "Weights", "run_pass"]
 
 
-@kernel(fastmath=_EXACT)
-def _dot(left, right):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for c in range(len(left)):
-        total += left[c] * np.float64(right[c])
-    return total
+class Shape(NamedTuple):
+    """Numbers of the model. ``key_exponent``: a bound of normalized heads, 2^that."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    key_exponent: int
+    eps: float
+    slope: float
+    cap: float
 
 
-@kernel(fastmath=_EXACT)
-def _highest(row):  # type: ignore[no-untyped-def]
-    top = row[0]
-    for c in range(1, len(row)):
-        top = row[c] if row[c] > top else top
-    return top
+class Weights(NamedTuple):
+    """Of N blocks: matrices in panels (N, P, I / 2, 16, 2) int16 with the power of two of each output, (N, O);
+    vectors float64. ``embedding`` (V, D) is normalized, ``tables`` (T, V, D); the head is (P, D / 2, 16, 2), (V,)."""
+
+    embedding: np.ndarray
+    tables: np.ndarray
+    head: np.ndarray
+    head_unit: np.ndarray
+    qkv: np.ndarray
+    qkv_unit: np.ndarray
+    output: np.ndarray
+    output_unit: np.ndarray
+    mlp_input: np.ndarray
+    mlp_input_unit: np.ndarray
+    mlp_output: np.ndarray
+    mlp_output_unit: np.ndarray
+    gain: np.ndarray  # (N, H), divided by the root of E
+    value_exponent: np.ndarray  # (N,) int64: a bound of values, 2^that
+    attention_scale: np.ndarray  # (N, D)
+    mlp_scale: np.ndarray  # (N, D)
+    mix: np.ndarray  # (N, 2, D)
 
 
-@kernel
-def _exponent(row_bits):  # type: ignore[no-untyped-def]
-    """As ``exponent_above`` of the largest magnitude, from the bits of the row: integers compare as floats do."""
-    top = np.int64(0)
-    for c in range(len(row_bits)):
-        top = max(top, row_bits[c] & _MASK)
-    return min(max((top >> 52) - 1022, -200), 200)
+class Layers(NamedTuple):
+    """What an effective layer (L,) adds to its input: ``loop`` (L, D), ``mixes`` (L, T, D) of the value tables, and
+    ``skip`` (L, D) times what was kept in place ``taken``; where its output is ``kept``. -1: nothing, nowhere."""
+
+    block: np.ndarray
+    exclusive: np.ndarray
+    loop: np.ndarray
+    mixes: np.ndarray
+    skip: np.ndarray
+    taken: np.ndarray
+    kept: np.ndarray
 
 
-@kernel
-def _snap_row(row, exponent, bits, out):  # type: ignore[no-untyped-def]
-    scale, unit = _POWERS[_ZERO + bits - exponent], _POWERS[_ZERO + exponent - bits]
-    for c in range(len(row)):
-        out[c] = ((row[c] * scale + _MAGIC) - _MAGIC) * unit
+class Ring(NamedTuple):
+    """Kept keys (L, B, K, C / 16, E / 2, 16, 2) and values (L, B, K, E / 16, C / 2, 16, 2), int16: panels of
+    ``golf.textcodec.integer.product``. The key of position p is in slot p modulo C; nothing is ever moved."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    window: int
 
 
-@kernel
-def snap_rows(x, bits, out):  # type: ignore[no-untyped-def]
-    """``snap`` of each row of ``x`` (R, C) into ``out``, which may be ``x``."""
-    views = x.view(np.int64)
-    for r in range(x.shape[0]):
-        _snap_row(x[r], _exponent(views[r]), bits, out[r])
+class Scratch(NamedTuple):
+    """Room for one pass of R rows; ``kept`` (places, R, D)."""
 
-
-@kernel
-def norm_rows(x, bits, eps, out, inverse):  # type: ignore[no-untyped-def]
-    """``snap_rows``, and the inverse root mean square (R, 1) of the snapped rows."""
-    views = x.view(np.int64)
-    for r in range(x.shape[0]):
-        _snap_row(x[r], _exponent(views[r]), bits, out[r])
-        inverse[r, 0] = 1.0 / math.sqrt(_sum_squares(out[r]) / x.shape[1] + eps)
-
-
-@kernel
-def snap_squares(x, inverse, slope, bits):  # type: ignore[no-untyped-def]
-    """In place: the rows of ``x`` (R, C) times ``inverse`` (R, 1), leaky ReLU of ``slope``, squared, snapped."""
-    views = x.view(np.int64)
-    for r in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            h = x[r, c] * inverse[r, 0]
-            h = h * slope if h < 0.0 else h
-            x[r, c] = h * h
-        _snap_row(x[r], _exponent(views[r]), bits, x[r])
+    x: np.ndarray
+    x0: np.ndarray
+    kept: np.ndarray
+    z: np.ndarray
+    left: np.ndarray
+    unit: np.ndarray
+    inverse: np.ndarray
+    q: np.ndarray
+    v: np.ndarray
+    y: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray
+    sums: np.ndarray
+    totals: np.ndarray
 
 
 @step
-def _exp(x):  # type: ignore[no-untyped-def]
-    x = x if x > LOWEST else LOWEST
-    k = (x * LOG2E + _MAGIC) - _MAGIC
-    r = (x - k * LN2_HIGH) - k * LN2_LOW
-    p = TAYLOR[0]
-    for i in range(1, 12):
-        p = p * r + TAYLOR[i]
-    return p * _POWERS[np.int64(k) + _ZERO]
+def _inverse(left, r, size, unit, eps):  # type: ignore[no-untyped-def]
+    """1 over the root mean square of a snapped row."""
+    total = np.int64(0)
+    for c in range(size):
+        value = np.int32(left[r, c])
+        total += np.int64(value * value)
+    return 1.0 / math.sqrt(np.float64(total) * (unit * unit) / size + eps)
 
 
-@kernel
-def _weigh(row, gain, seen, one):  # type: ignore[no-untyped-def]
-    """In place: products of a query with keys to integer softmax weights; returns their sum."""
-    for c in range(len(row)):
-        row[c] = row[c] * gain if seen[c] else -np.inf
-    high, total = _highest(row), 0.0
-    for c in range(len(row)):
-        row[c] = (_exp(row[c] - high) * one + _MAGIC) - _MAGIC
-    for c in range(len(row)):
-        total += row[c]
-    return total
+@kernel(_nrt=False)
+def _enter(weights, layers, scratch, layer, tokens):  # type: ignore[no-untyped-def]
+    """What the layer adds in front of its block, and the block's mix with the embedding."""
+    x, x0, mix = scratch.x, scratch.x0, weights.mix[layers.block[layer]]
+    taken, size = layers.taken[layer], scratch.x.shape[1]
+    for r in range(len(tokens)):
+        for c in range(size):
+            x[r, c] = x[r, c] + layers.loop[layer, c]
+        for i in range(weights.tables.shape[0]):
+            for c in range(size):
+                x[r, c] = x[r, c] + layers.mixes[layer, i, c] * weights.tables[i, tokens[r], c]
+        if taken >= 0:
+            for c in range(size):
+                x[r, c] = x[r, c] + layers.skip[layer, c] * scratch.kept[taken, r, c]
+        for c in range(size):
+            x[r, c] = mix[0, c] * x[r, c] + mix[1, c] * x0[r, c]
 
 
-@kernel
-def weigh_rows(scores, gain, seen, one, total):  # type: ignore[no-untyped-def]
-    """``_weigh`` of ``scores`` (B,K,G,t,C) with ``gain`` (K,G) and ``seen`` (B,t,C); sums to ``total`` (B,K,G,t)."""
-    for b in range(scores.shape[0]):
-        for k in range(scores.shape[1]):
-            for g in range(scores.shape[2]):
-                for t in range(scores.shape[3]):
-                    total[b, k, g, t] = _weigh(scores[b, k, g, t], gain[k, g], seen[b, t], one)
+@kernel(_nrt=False)
+def _norm_rows(scratch, rows, eps):  # type: ignore[no-untyped-def]
+    """Snap the rows of ``x``; whether all had a size."""
+    size, fine = scratch.x.shape[1], True
+    for r in range(rows):
+        scratch.unit[r] = snap_row(scratch.x, r, size, scratch.left)
+        fine = fine and scratch.unit[r] > 0.0
+        scratch.inverse[r] = _inverse(scratch.left, r, size, scratch.unit[r], eps)
+    return fine
 
 
-@kernel
-def attend_one(q, keys, values, gain, seen, one, out):  # type: ignore[no-untyped-def]
-    """Attention of one query per head: ``q`` and ``out`` (B,K,G,E), ``keys`` and ``values`` (B,K,C,E) float32,
-    ``seen`` (B,C)."""
-    weights = np.empty((q.shape[2], keys.shape[2]))
-    for b in range(q.shape[0]):
-        for k in range(q.shape[1]):
-            for c in range(keys.shape[2]):
-                for g in range(q.shape[2]):
-                    weights[g, c] = _dot(q[b, k, g], keys[b, k, c])
-            for g in range(q.shape[2]):
-                total, y = _weigh(weights[g], gain[k, g], seen[b], one), out[b, k, g]
-                y[:] = 0.0
-                for c in range(keys.shape[2]):
-                    weight = weights[g, c]
-                    if weight != 0.0:
-                        for e in range(len(y)):
-                            y[e] += weight * np.float64(values[b, k, c, e])
-                for e in range(len(y)):
-                    y[e] /= total
+@kernel(_nrt=False)
+def _heads(shape, weights, block, scratch, ring, layer, place):  # type: ignore[no-untyped-def]
+    """Queries, keys and values of the pass from the rows of ``z``: normalized, rotated, snapped, kept. ``place``: first
+    stream, tokens of each, position of the first, cosine, sine (t, E / 2)."""
+    stream, tokens, position, cos, sin = place
+    heads, width, half = shape.heads, shape.head_dim, shape.head_dim // 2
+    z, x, left, slots = scratch.z, scratch.y, scratch.left, 16 * ring.keys.shape[3]
+    key_scale = POWERS[ZERO + ATTENTION_BITS - shape.key_exponent]
+    value_scale = POWERS[ZERO + ATTENTION_BITS - weights.value_exponent[block]]
+    for r in range(z.shape[0]):
+        t, b = r % tokens, stream + r // tokens
+        slot, scale = (position + t) % slots, scratch.unit[r] * scratch.inverse[r]
+        for h in range(heads + 2 * shape.kv_heads):
+            for e in range(width):
+                column = h * width + e
+                x[r, e] = z[r, column] * weights.qkv_unit[block, column] * scale
+            if h >= heads + shape.kv_heads:
+                k = h - heads - shape.kv_heads
+                for e in range(width):
+                    value = grid(x[r, e], value_scale)
+                    scratch.v[r, k, e] = value
+                    ring.values[layer, b, k, e // PANEL, slot // 2, e % PANEL, slot % 2] = np.int16(np.int32(value))
+                continue
+            unit = snap_row(x, r, width, left)
+            inverse = _inverse(left, r, width, unit, shape.eps)
+            for e in range(half):
+                first = (np.float64(left[r, e]) * unit) * inverse
+                second = (np.float64(left[r, half + e]) * unit) * inverse
+                c, s = cos[t, e], sin[t, e]
+                x[r, e] = grid(first * c + second * s, key_scale)
+                x[r, half + e] = grid(second * c - first * s, key_scale)
+            if h < heads:
+                for e in range(width):
+                    scratch.q[r, h, e] = np.int16(np.int32(x[r, e]))
+            else:
+                k = h - heads
+                for e in range(width):
+                    ring.keys[layer, b, k, slot // PANEL, e // 2, slot % PANEL, e % 2] = np.int16(np.int32(x[r, e]))
 
 
-@kernel
-def cap_rows(z, cap, steps):  # type: ignore[no-untyped-def]
-    """In place: ``round(steps tanh(z / cap))`` of ``z`` (R, C); NaN stays NaN."""
-    for row in range(z.shape[0]):
-        for c in range(z.shape[1]):
-            u = abs(z[row, c]) / cap
-            decay = _exp(-2.0 * u)
-            n = (((1.0 - decay) / (1.0 + decay)) * steps + _MAGIC) - _MAGIC
-            n = n if u == u else u
-            z[row, c] = n if z[row, c] >= 0.0 else -n
+@kernel(_nrt=False)
+def _squares(shape, weights, block, scratch):  # type: ignore[no-untyped-def]
+    """The rows of ``z`` after the first matrix of the MLP: leaky ReLU, squared, snapped."""
+    z, hidden, fine = scratch.z, weights.mlp_input_unit.shape[1], True
+    for r in range(z.shape[0]):
+        scale = scratch.unit[r] * scratch.inverse[r]
+        for c in range(hidden):
+            h = z[r, c] * weights.mlp_input_unit[block, c] * scale
+            h = h * shape.slope if h < 0.0 else h
+            z[r, c] = h * h
+        scratch.unit[r] = snap_row(z, r, hidden, scratch.left)
+        fine = fine and scratch.unit[r] > 0.0
+        if hidden % 2:
+            scratch.left[r, hidden] = 0
+    return fine
+
+
+@kernel(_nrt=False)
+def _add(scratch, units, scales):  # type: ignore[no-untyped-def]
+    """The rows of ``z`` times their ``units`` (D,) and ``scales`` (D,) join the residual stream."""
+    for r in range(scratch.z.shape[0]):
+        for c in range(scratch.x.shape[1]):
+            scratch.x[r, c] = scratch.x[r, c] + scales[c] * (scratch.z[r, c] * units[c] * scratch.unit[r])
+
+
+@kernel(_nrt=False)
+def _finish(shape, weights, scratch, logits, first):  # type: ignore[no-untyped-def]
+    """Softcapped logits in whole steps from the rows of ``z``, into ``logits`` (., V) from row ``first`` on."""
+    steps, z = shape.cap * LOGIT_STEPS, scratch.z
+    for r in range(z.shape[0]):
+        for v in range(logits.shape[1]):
+            value = z[r, v] * weights.head_unit[v] * scratch.unit[r]
+            decay = exp_nonpositive(-2.0 * (abs(value) / shape.cap))
+            n = (((1.0 - decay) / (1.0 + decay)) * steps + MAGIC) - MAGIC
+            logits[first + r, v] = np.int32(n if value >= 0.0 else -n)
+
+
+@kernel(_nrt=False)
+def _normed_hidden(shape, scratch):  # type: ignore[no-untyped-def]
+    """The final norm of ``x``, snapped for the head."""
+    size, fine = scratch.x.shape[1], _norm_rows(scratch, scratch.x.shape[0], shape.eps)
+    for r in range(scratch.x.shape[0]):
+        for c in range(size):
+            scratch.x[r, c] = np.float64(scratch.left[r, c]) * scratch.unit[r] * scratch.inverse[r]
+        scratch.unit[r] = snap_row(scratch.x, r, size, scratch.left)
+        fine = fine and scratch.unit[r] > 0.0
+    return fine
+
+
+@kernel(_nrt=False)
+def _keep(kept, place, x):  # type: ignore[no-untyped-def]
+    for r in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            kept[place, r, c] = x[r, c]
+
+
+@kernel(parts=(exact, product, attention), _nrt=False)
+def run_pass(shape, weights, layers, ring, scratch, ids, place, logits):  # type: ignore[no-untyped-def]
+    """Feed ``ids`` (B' t,) to the streams from ``place[0]`` on; their logits into ``logits`` (B' t, V) int32, in whole
+    steps. ``place``: first stream, position of the first token, cosine and sine (t, E / 2) of all, and t. False when
+    numbers grew beyond what this arithmetic has."""
+    rows, tokens = len(ids), place[4]
+    work = Scratch(
+        scratch.x[:rows], scratch.x0[:rows], scratch.kept[:, :rows], scratch.z[:rows], scratch.left[:rows],
+        scratch.unit, scratch.inverse, scratch.q, scratch.v, scratch.y[:rows], scratch.scores, scratch.weights,
+        scratch.sums, scratch.totals,
+    )  # fmt: skip
+    for r in range(rows):
+        for c in range(work.x.shape[1]):
+            work.x[r, c] = weights.embedding[ids[r], c]
+            work.x0[r, c] = work.x[r, c]
+    fine = True
+    for layer in range(len(layers.block)):
+        block = layers.block[layer]
+        _enter(weights, layers, work, layer, ids)
+        fine = _norm_rows(work, rows, shape.eps) and fine
+        product_of(work.left, weights.qkv[block], work.z)
+        _heads(shape, weights, block, work, ring, layer, (place[0], tokens, place[1], place[2], place[3]))
+        for r in range(rows):
+            at = (place[0] + r // tokens, place[1] + r % tokens, layers.exclusive[layer])
+            attention.attend(shape, weights, block, work, ring, (layer, r, at[0], at[1], at[2]))
+            work.unit[r] = snap_row(work.y, r, shape.heads * shape.head_dim, work.left)
+            fine = fine and work.unit[r] > 0.0
+        product_of(work.left, weights.output[block], work.z)
+        _add(work, weights.output_unit[block], weights.attention_scale[block])
+        fine = _norm_rows(work, rows, shape.eps) and fine
+        product_of(work.left, weights.mlp_input[block], work.z)
+        fine = _squares(shape, weights, block, work) and fine
+        product_of(work.left, weights.mlp_output[block], work.z)
+        _add(work, weights.mlp_output_unit[block], weights.mlp_scale[block])
+        if layers.kept[layer] >= 0:
+            _keep(work.kept, layers.kept[layer], work.x)
+    fine = _normed_hidden(shape, work) and fine
+    product_of(work.left, weights.head, work.z)
+    _finish(shape, weights, work, logits, 0)
+    return fine

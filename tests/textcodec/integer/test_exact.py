@@ -1,109 +1,87 @@
-"""Sums that are exact in any order, elementwise functions that do not know their neighbors."""
+"""Exact products, fixed polynomials, rotations: the same numbers whatever stands beside them."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.textcodec.integer import exact
-from golf.textcodec.integer.exact import (
-    IntegerError,
-    capped_logits,
-    check_exact,
-    exp_nonpositive,
-    normed,
-    plain_normed,
-    plain_snap,
-    plain_squared,
-    plain_weights,
-    snap,
-    snap_to,
-    softmax_weights,
-    squared,
-)
+from golf.base.exact import exp_all, log_all
+from golf.base.jit import kernel
+from golf.textcodec.integer import product
+from golf.textcodec.integer.exact import exp_nonpositive, snap_row, snapped
+from golf.textcodec.integer.product import PANEL, pack_panels, product_of
 from golf.textcodec.integer.rotary import rotations
-from golf.textcodec.integer.rows import probabilities
+from plain_network import exp_nonpositive as plain_exp
+from plain_network import snap
 
-ROWS = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=9)
+
+@kernel
+def exponentials(x):  # type: ignore[no-untyped-def]
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        out[i] = exp_nonpositive(x[i])
+    return out
+
+
+@kernel
+def snap_rows(x, left, unit):  # type: ignore[no-untyped-def]
+    for r in range(len(x)):
+        unit[r] = snap_row(x, r, x.shape[1], left)
 
 
 @settings(max_examples=60)
-@given(ROWS)
+@given(st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=9))
 def test_snapped_rows_are_integers_times_one_power_of_two(row: list[float]) -> None:
-    x = torch.tensor([row], dtype=torch.float64)
-    snapped, top = snap(x), x.abs().max().item()
-    unit = math.ldexp(1.0, max(math.frexp(top)[1], -200) - exact.BITS) if top else 1.0
-    integers = snapped / unit
-    assert torch.equal(integers, integers.round())
-    assert integers.abs().max() <= 1 << exact.BITS
-    assert (snapped - x).abs().max() <= unit / 2
+    x = np.array([row])
+    left, unit = np.zeros(x.shape, np.int16), np.zeros(1)
+    snap_rows(x, left, unit)
+    expected, expected_unit = snap(x, 13)
+    assert np.array_equal(left, expected) and (unit[0] == expected_unit[0, 0] or not x.any())
+    assert np.abs(left * unit - x).max() <= unit[0] / 2 and np.abs(left).max() <= 1 << 13
+    found, again = snapped(x, 13)
+    assert np.array_equal(found, left) and (again[0] == unit[0] or not x.any())
 
 
-def test_one_grid_for_all_rows_holds_what_is_beyond_it() -> None:
-    x = torch.tensor([0.3, -7.9999, 9.0, -1e9, 0.0], dtype=torch.float64)
-    assert snap_to(x, 3, bits=4).tolist() == [0.5, -8.0, 8.0, -8.0, 0.0]
+@pytest.mark.parametrize("shape", [(1, 2, 16), (7, 64, 33), (100, 130, 16), (3, 5, 40)])
+def test_products_are_those_of_python_integers(shape: tuple[int, int, int]) -> None:
+    """Of every number of rows at a time, more terms than a 32-bit sum takes, an odd number of them, at the limits."""
+    rows, terms, columns = shape
+    rng = np.random.default_rng(rows)
+    left = rng.integers(-(1 << 13), (1 << 13) + 1, (rows, terms + terms % 2)).astype(np.int16)
+    left[0], left[:, terms:] = 1 << 13, 0
+    right = rng.integers(-(1 << 11), (1 << 11) + 1, (terms, columns)).astype(np.int16)
+    right[:, 0] = -(1 << 11)
+    panels = pack_panels(right)
+    assert panels.shape == (-(-columns // PANEL), (terms + 1) // 2, PANEL, 2)
+    out = np.full((rows, len(panels) * PANEL + 3), np.nan)
+    product_of(left, panels, out)
+    assert np.array_equal(out[:, :columns], left[:, :terms].astype(np.int64) @ right.astype(np.int64))
+    assert (out[:, columns : len(panels) * PANEL] == 0.0).all() and np.isnan(out[:, len(panels) * PANEL :]).all()
 
 
-def test_products_equal_python_integers_in_any_order() -> None:
-    torch.manual_seed(0)
-    left, right = snap(torch.randn(5, 700, dtype=torch.float64)), snap(torch.randn(3, 700, dtype=torch.float64))
-    unit = 2.0**-40  # finer than both grids
-    found = left @ right.T
-    for i in range(5):
-        for j in range(3):
-            a, b = ([int(v / unit) for v in rows.tolist()] for rows in (left[i], right[j]))
-            assert int(found[i, j].item() * 2.0**80) == sum(x * y for x, y in zip(a, b, strict=True))
-    order = torch.randperm(700)
-    assert torch.equal(left[:, order] @ right[:, order].T, found)
+def test_the_largest_sums_of_32_bits_are_exact() -> None:
+    terms = product.GROUP
+    left, right = np.full((1, terms), 1 << 13, np.int16), np.full((terms, 1), -(1 << 11), np.int16)
+    out = np.zeros((1, PANEL))
+    product_of(left, pack_panels(right), out)
+    assert out[0, 0] == -terms * (1 << 24)
 
 
-def test_bound_of_exact_sums() -> None:
-    check_exact(8191, 20, 20, what="here")
-    with pytest.raises(IntegerError, match=r"here: 8192 products of 20- and 20-bit .* 2\^53.* at most 8191 terms"):
-        check_exact(8192, 20, 20, what="here")
-    largest = torch.full((8191,), 2.0**20, dtype=torch.float64)
-    assert int((largest @ largest).item()) == 8191 << 40
-
-
-def test_exponential_is_close() -> None:
-    x = -torch.linspace(0.0, 50.0, 1003, dtype=torch.float64)
-    np.testing.assert_allclose(exp_nonpositive(x).numpy(), np.exp(x.numpy()), rtol=3e-14)
-
-
-@pytest.mark.parametrize("columns", [1, 2, 7, 8, 13, 97])  # bodies and tails of vector loops
-def test_loops_give_the_bits_of_plain_operations(columns: int) -> None:
-    torch.manual_seed(columns)
-    x = torch.randn(2, 3, 2, 5, columns, dtype=torch.float64) * 10.0 ** torch.randint(-9, 9, (2, 3, 2, 5, 1))
-    x[0, 0, 0, 0] = 0.0
-    assert torch.equal(snap(x), plain_snap(x))
-    for found, expected in zip(normed(x, 1e-6), plain_normed(x, 1e-6), strict=True):
-        assert torch.equal(found, expected)
-    inverse = torch.rand(2, 3, 2, 5, 1, dtype=torch.float64)
-    for slope in (0.0, 0.5):
-        assert torch.equal(squared(x.clone(), inverse, slope), plain_squared(x, inverse, slope))
-    gain, seen = torch.randn(3, 2, dtype=torch.float64), torch.rand(2, 5, columns) < 0.7
-    seen[:, :, 0] = True
-    products = snap(torch.randn(2, 3, 2, 5, columns, dtype=torch.float64) * 20)
-    for found, expected in zip(
-        softmax_weights(products.clone(), gain, seen), plain_weights(products, gain, seen), strict=True
-    ):
-        assert torch.equal(found, expected)
-
-
-def test_capped_logits_are_rounded_and_odd() -> None:
-    z = torch.linspace(-200.0, 200.0, 997, dtype=torch.float64)[None]
-    found = capped_logits(z.clone(), 30.0)
-    assert torch.equal(found, found.round())
-    assert (found / 1024 - 30 * torch.tanh(z / 30)).abs().max() <= 0.5001 / 1024
-    assert torch.equal(capped_logits(-z, 30.0), -found)
-    decay = exp_nonpositive(-2.0 * (z.abs() / 30.0))
-    assert torch.equal(found.abs(), (((1.0 - decay) / (1.0 + decay)) * (30.0 * 1024)).round())
-    assert torch.equal(torch.cat([capped_logits(part.clone(), 30.0) for part in z.split(5, 1)], 1), found)
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 13, 1003])  # bodies and tails of vector loops
+def test_polynomials_are_close_and_do_not_know_their_neighbors(size: int) -> None:
+    x = -np.linspace(0.0, 60.0, size)
+    np.testing.assert_allclose(exponentials(x), np.exp(x), rtol=1e-8)
+    assert np.array_equal(exponentials(x), plain_exp(x))
+    wide = np.linspace(-700.0, 700.0, size)
+    found, powers = exp_all(wide), np.exp(wide)
+    np.testing.assert_allclose(found, powers, rtol=2e-14)
+    np.testing.assert_allclose(log_all(powers), wide, rtol=1e-15, atol=2e-16)
+    for i in range(0, size, 7):
+        assert exponentials(x[i : i + 1])[0] == exponentials(x)[i]
+        assert exp_all(wide[i : i + 1])[0] == found[i] and log_all(powers[i : i + 1])[0] == log_all(powers)[i]
+    assert exp_all(np.array([-1e9, -708.0, 0.0]))[::2].tolist() == [exp_all(np.array([-708.0]))[0], 1.0]
 
 
 def test_rotations_are_those_of_the_angles_whatever_is_asked_for_beside_them() -> None:
@@ -115,12 +93,3 @@ def test_rotations_are_those_of_the_angles_whatever_is_asked_for_beside_them() -
     for i in range(len(positions)):
         alone = rotations(positions[i : i + 1], 8, 10000.0)
         assert np.array_equal(alone[0][0], cos[i]) and np.array_equal(alone[1][0], sin[i])
-
-
-@given(st.lists(st.integers(-30720, 30720), min_size=2, max_size=40))
-def test_probabilities_of_integer_logits(logits: list[int]) -> None:
-    row = np.array([logits], dtype=np.float64)
-    found = probabilities(row)[0]
-    expected = np.exp((row[0] - row.max()) / 1024)
-    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-9, atol=2.0**-40)
-    assert found.min() > 0 and abs(found.sum() - 1) < 1e-12

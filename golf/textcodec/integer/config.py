@@ -1,0 +1,76 @@
+"""Configuration and arrays of a model, compared before a kernel indexes by them. No torch.
+
+Shapes: V vocabulary, D width, H query heads, K key/value heads, E head width, M MLP width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from golf.base.params import quoted
+from golf.textcodec.integer.exact import IntegerError
+
+__all__ = ["FAMILIES", "check_arrays"]
+
+FAMILIES = ("depth_recurrent", "transformer")
+_MOST = 1 << 16
+
+
+def check_arrays(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ``IntegerError`` unless ``arrays`` are those of a model of this ``config``, by names and shapes."""
+    expected = _shapes(config, arrays["token_embedding"].shape[0] if "token_embedding" in arrays else 0)
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise IntegerError(f"{name}: found shape {found.get(name, 'none')}, expected {expected.get(name, 'none')}")
+
+
+def _shapes(config: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, ...]]:
+    recurrent = config["family"] == "depth_recurrent"
+    width, heads, kv_heads = (_whole(config, name, 1) for name in ("width", "heads", "kv_heads"))
+    blocks = _whole(config, "blocks" if recurrent else "layers", 1)
+    for name in ("mlp_ratio", "norm_eps", "softcap", "rope_base"):
+        _number(config, name, above=0.0)
+    _number(config, "negative_slope", above=-1e9)
+    hidden, size = round(width * config["mlp_ratio"]), width // heads
+    if width % heads or heads % kv_heads or size % 2 or not 1 <= hidden <= 64 * width:
+        raise IntegerError(
+            f"model: width {width}, {heads} heads, {kv_heads} key/value heads and {hidden} channels of the MLP do not "
+            "fit together"
+        )
+    shapes: dict[str, tuple[int, ...]] = {"token_embedding": (vocab_size, width)}
+    if recurrent:
+        layers, tables = blocks * _whole(config, "repeats", 1), _whole(config, "value_tables", 0)
+        _whole(config, "xsa_last", 0)
+        shapes |= {"loop_vectors": (layers, width)}
+        shapes |= {f"value_embeddings.{i}": (vocab_size, width) for i in range(tables)}
+        if tables:
+            shapes["value_scales"] = (layers, tables, width)
+        if config.get("cross_repeat_skip") and config["repeats"] > 1:
+            shapes["cross_repeat_scales"] = (blocks, config["repeats"] - 1, width)
+    else:
+        shapes["skip_scales"] = (blocks // 2 if config.get("unet_skips") else 0, width)
+    block = {
+        "attention.query.weight": (width, width), "attention.key.weight": (kv_heads * size, width),
+        "attention.value.weight": (kv_heads * size, width), "attention.output.weight": (width, width),
+        "attention.query_gain": (heads,), "mlp.input.weight": (hidden, width), "mlp.output.weight": (width, hidden),
+        "attention_scale": (width,), "mlp_scale": (width,), "residual_mix": (2, width),
+    }  # fmt: skip
+    return shapes | {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in block.items()}
+
+
+def _whole(config: Mapping[str, Any], name: str, least: int) -> int:
+    value = config.get(name)
+    if type(value) is not int or not least <= value <= _MOST:
+        raise IntegerError(f"model.{name}: found {quoted(value)}, expected a whole number from {least} to {_MOST}")
+    return value
+
+
+def _number(config: Mapping[str, Any], name: str, *, above: float) -> None:
+    value = config.get(name)
+    if type(value) not in (int, float) or not math.isfinite(value) or not above < value < 1e9:
+        raise IntegerError(f"model.{name}: found {quoted(value)}, expected a number above {above:g}")

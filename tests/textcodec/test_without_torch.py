@@ -1,0 +1,85 @@
+"""A file is decoded where torch is not there, and by code that was compiled in another way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from golf.textcodec.files import CodecConfig, zip_file
+from golf.textcodec.model import TextModel
+from hostile import turns
+
+COMMAND = """
+import sys
+sys.modules["torch"] = None
+sys.argv = ["golf", *sys.argv[1:]]
+from golf.cli import main
+main()
+"""
+
+
+def golf_without_torch(*args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", COMMAND, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def test_a_file_is_decoded_without_torch(artifact: Path, decoded: TextModel, tmp_path: Path, prose: str) -> None:
+    (tmp_path / "text").write_text(prose[:300])
+    zip_file(tmp_path / "text", tmp_path / "text.golfz", decoded, CodecConfig())
+    done = golf_without_torch("unzip", tmp_path / "text.golfz", "--artifact", artifact, "-o", tmp_path / "back")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "back").read_text() == prose[:300]
+
+
+def test_help_needs_no_torch() -> None:
+    done = golf_without_torch("--help")
+    assert done.returncode == 0 and "restore a text that `golf zip` coded" in done.stdout
+
+
+PIECES = """
+import hashlib
+import numpy as np
+from golf.base.exact import exp_all, log_all
+from golf.textcodec.coder import _soften, new_bias
+from golf.textcodec.integer.product import pack_panels, product_of
+rng = np.random.default_rng(0)
+x, logits, row = rng.normal(size=997) * 9.0, rng.normal(size=(1, 997)) * 9.0, np.empty(997)
+left, right = (rng.integers(-2048, 2049, shape).astype(np.int16) for shape in ((31, 200), (200, 70)))
+out = np.zeros((31, 80))
+product_of(left, pack_panels(right), out)
+found = _soften(new_bias(None, 1, 997), 0, logits, row)
+arrays = (exp_all(x), log_all(np.abs(x)), row, np.array(found), out)
+print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
+"""
+PLAIN = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_LOOP_VECTORIZE": "0", "NUMBA_SLP_VECTORIZE": "0"}
+
+
+def test_the_bits_do_not_depend_on_how_kernels_are_compiled(tmp_path: Path) -> None:
+    """Exp, log, a softened row and a product, for this processor's instructions and for none but the oldest."""
+    prints = []
+    for changed in ({}, {**PLAIN, "NUMBA_CACHE_DIR": str(tmp_path)}):
+        done = subprocess.run([sys.executable, "-c", PIECES], capture_output=True, text=True, env={**os.environ, **changed},
+                              check=False)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        prints.append(done.stdout)
+    assert prints[0] == prints[1] != ""
+
+
+def test_a_file_does_not_depend_on_how_kernels_are_compiled(
+    artifact: Path, decoded: TextModel, tmp_path: Path, prose: str
+) -> None:
+    """The whole codec, compiled anew without vector instructions: two minutes, so for `make fuzz`."""
+    if turns(0, 1) == 0:
+        pytest.skip("compiles everything anew: GOLF_FUZZ=1 runs it")
+    (tmp_path / "text").write_text(prose[:2000])
+    zip_file(tmp_path / "text", tmp_path / "here.golfz", decoded, CodecConfig())
+    done = golf_without_torch("zip", tmp_path / "text", "--artifact", artifact, "-o", tmp_path / "there.golfz",
+                              **PLAIN, NUMBA_CACHE_DIR=str(tmp_path))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    here, there = (hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("here.golfz", "there.golfz"))
+    assert here == there
