@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 class Chart(NamedTuple):
-    """A specification with its ``name``, a ``title`` and what it says in ``words``."""
+    """A specification, its ``name``, its ``title`` and what it says in ``words``."""
 
     name: str
     title: str

@@ -17,7 +17,6 @@
   const view = await unpack($("data").textContent);
   const { head, arrays } = view;
   const tokens = join("token");
-  const shown = tokens.length - 1;
   const bits = {};
   for (const [index, scorer] of head.scorers.entries()) {
     const own = arrays[`bits.${scorer.key}`];
@@ -144,13 +143,14 @@
       const value = cost(i, key);
       table.append(row([name, value >= 255 / head.unit ? "31.9 or more" : value.toFixed(1), percent(2 ** -value)], "td", key === state.scorer));
     }
-    box.append(candidates("The network expected", network, i - 1));
+    box.append(candidates("The network expected", network, i - 1, tokens[i]));
     const place = passagePlace(i - 1);
     if (place < 0) box.append(make("p", "What the mixture expected was not recorded here; see the passages below."));
-    else box.append(candidates("The mixture expected", mixture, place));
+    else box.append(candidates("The mixture expected", mixture, place, tokens[i]));
     box.append(table);
   }
 
+  // Where a target stands among those whose mixture is known; -1 where it is not.
   function passagePlace(target) {
     let before = 0;
     for (const [first, length] of head.passages) {
@@ -160,11 +160,10 @@
     return -1;
   }
 
-  function candidates(title, from, place) {
+  function candidates(title, from, place, truth) {
     const table = make("table");
     table.append(make("caption", title));
     if (!from.length || place >= from[0].ids.length) return make("p", `${title}: not kept for this token, so that the page stays small.`);
-    const truth = from === network ? tokens[place + 1] : tokens[state.target(place)];
     for (const { ids, halvings } of from) {
       const came = ids[place] === truth;
       const name = make("code", named(ids[place]));
@@ -174,14 +173,6 @@
     }
     return table;
   }
-
-  state.target = (place) => {
-    for (const [first, length] of head.passages) {
-      if (place < length) return first + place + 1;
-      place -= length;
-    }
-    return 0;
-  };
 
   function row(cells, kind, bold = false) {
     const line = make("tr", "", bold ? { class: "true" } : {});
