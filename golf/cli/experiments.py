@@ -41,11 +41,12 @@ def told() -> Iterator[None]:
     """DVC's refusals as ``ExperimentError``."""
     try:
         from dvc.exceptions import DvcException
+        from scmrepo.exceptions import SCMError  # what DVC lets through of git: no identity, for one
     except ModuleNotFoundError as error:
         raise ExperimentError("DVC is not installed: pip install 'golf[pipeline]'") from error
     try:
         yield
-    except DvcException as error:
+    except (DvcException, SCMError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise ExperimentError(f"DVC: {error}{cause}") from error
 
