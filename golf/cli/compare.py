@@ -59,7 +59,7 @@ def report(first: Experiment, second: Experiment, *, times: bool) -> list[str]:
     lines += [_figure(name, first, second) for name in shown] or ["  none"]
     if hidden:
         lines.append(f"  ({len(hidden)} times left out: --all)")
-    if any(name.endswith(_SCORE) for name in shown):
+    if any("s.e. " in line for line in lines):
         lines.append("\ns.e.: standard error over the documents of the text, without that of the seed (`golf seeds`)")
     return lines
 

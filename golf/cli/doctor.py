@@ -76,7 +76,7 @@ def examine(environment: Mapping[str, str], folder: Path) -> Iterator[Finding]:
     """Every finding about this machine, with ``folder`` as the place of work."""
     yield _python(sys.version_info[:2])
     yield from _packages()
-    yield _git()
+    yield _git(environment)
     yield _cores(environment)
     yield _memory()
     yield _instructions(platform.machine(), cpu_flags())
@@ -119,11 +119,15 @@ def _packages() -> Iterator[Finding]:
             yield Finding("ok", name, f"{', '.join(shown)}; all {len(found)} here")
 
 
-def _git() -> Finding:
-    version = told(["git", "--version"]).strip()
+def _git(environment: Mapping[str, str]) -> Finding:
+    version = told(["git", "--version"]).strip().removeprefix("git version ")
     if not version:
         return Finding("FAIL", "git", "not found", "DVC and its experiments need it")
-    return Finding("ok", "git", version.removeprefix("git version "))
+    for key, variable in (("user.name", "GIT_COMMITTER_NAME"), ("user.email", "GIT_COMMITTER_EMAIL")):
+        if not environment.get(variable) and not told(["git", "config", key]).strip():
+            cost = f"`dvc exp run` and `golf seeds` refuse to commit: git config --global {key} ..."
+            return Finding("lack", "git", f"{version}, no {key}", cost)
+    return Finding("ok", "git", version)
 
 
 def _cores(environment: Mapping[str, str]) -> Finding:

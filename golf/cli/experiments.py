@@ -41,11 +41,12 @@ def told() -> Iterator[None]:
     """DVC's refusals as ``ExperimentError``."""
     try:
         from dvc.exceptions import DvcException
+        from scmrepo.exceptions import SCMError  # what DVC lets through of git: no identity, for one
     except ModuleNotFoundError as error:
         raise ExperimentError("DVC is not installed: pip install 'golf[pipeline]'") from error
     try:
         yield
-    except DvcException as error:
+    except (DvcException, SCMError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise ExperimentError(f"DVC: {error}{cause}") from error
 
@@ -96,13 +97,15 @@ def read_experiment(repo: Any, name: str) -> Experiment:
     code: dict[str, str] = {}
     data: dict[str, str] = {}
     made = {out["path"] for stage, lock in stages.items() for out in lock.get("outs", []) if stage != "tokenize"}
-    for lock in stages.values():
+    for stage, lock in stages.items():
         for values in lock.get("params", {}).values():
             settings |= {key: value for key, value in flat_keys(values).items() if not isinstance(value, dict)}
         for entry in lock.get("deps", []) + lock.get("outs", []):
             path, value = entry["path"], str(entry.get("md5"))
             if path.startswith("artifacts/code/"):
                 code[Path(path).stem] = value
+            elif path.endswith(".py"):  # as dvc.lock had them before there were fingerprints
+                code[stage] = code.get(stage, "") + value
             elif path not in made and not path.startswith("metrics/"):
                 data[path] = value
     return Experiment(name, settings, code, data, metrics_of(repo, revision), files)

@@ -44,6 +44,18 @@ def test_nothing_loads_torch(root: Path) -> None:
     assert done.stdout == "False\n" and machine.torch_cuda() == torch.version.cuda
 
 
+def without_identity(command: list[str]) -> str:
+    return "git version 2.39\n" if command == ["git", "--version"] else ""
+
+
+def test_git_without_an_identity_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC commits experiments: without one `golf seeds` was once a traceback."""
+    monkeypatch.setattr(doctor, "told", without_identity)
+    assert "config --global user.name" in doctor._git({}).cost
+    assert "config --global user.email" in doctor._git({"GIT_COMMITTER_NAME": "t"}).cost
+    assert doctor._git({"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t"}) == Finding("ok", "git", "2.39")
+
+
 CASES = {
     "old python": (lambda: doctor._python((3, 10)), "FAIL", "golf needs 3.11 to 3.13"),
     "new python": (lambda: doctor._python((3, 14)), "FAIL", "golf needs 3.11 to 3.13"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from golf.cli import compare, seeds
-from golf.cli.experiments import ExperimentError, dvc_repository, read_experiment
+from golf.cli.experiments import ExperimentError, dvc_repository, read_experiment, told
 from toy import git, toy_repository
 
 
@@ -25,18 +25,38 @@ def parsed(module: Any, *words: str) -> Namespace:
     return parser.parse_args(words)
 
 
+def identify(patch: pytest.MonkeyPatch) -> None:
+    """An identity for git, as DVC commits experiments."""
+    for who in ("AUTHOR", "COMMITTER"):
+        patch.setenv(f"GIT_{who}_NAME", "t")
+        patch.setenv(f"GIT_{who}_EMAIL", "t@localhost")
+
+
+def test_bug_git_without_an_identity_was_a_traceback() -> None:
+    from scmrepo.exceptions import SCMError
+
+    with pytest.raises(ExperimentError, match="^DVC: Git user name and email must be configured$"), told():
+        raise SCMError("Git user name and email must be configured")
+
+
 @pytest.fixture(scope="module")
 def toy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of two settings, run by DVC's own workers; the page is in page.md."""
+    """Two seeds of two settings, run by DVC's own workers; the page is in page.md.
+
+    In a folder with a space, without HOME and in the C locale: what a service or a container may have.
+    """
     folder = toy_repository(tmp_path_factory.mktemp("seeds") / "with a space")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(root))
+        patch.setenv("LC_ALL", "C")
+        patch.delenv("HOME", raising=False)
+        identify(patch)
         assert seeds.run(parsed(seeds, "2", "-S", "toy.clip=5", "-j", "2", "--write", "page.md")) == 0
     return folder
 
 
-def test_seeds_run_and_are_compared(toy: Path) -> None:
+def test_seeds_run_without_a_home_in_a_folder_with_a_space(toy: Path) -> None:
     page = (toy / "page.md").read_text()
     assert page.startswith("# toy.clip=5 against params.yaml, 2 seeds\n\n`golf seeds 2 -S toy.clip=5` at commit ")
     assert f"train.seed {7} to {8}" in page and "| metric | setting | seed 7 | seed 8 |" in page
@@ -129,16 +149,16 @@ def test_a_failed_experiment_is_named_with_the_words_of_its_stage(tmp_path: Path
 def test_an_experiment_is_nowhere_while_a_worker_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "_POLL_SECONDS", 0.0)
     queue = Queue(tmp_path / "none", "Running")
-    tasks, told = [[queue.task], [], [queue.task], []], []
+    tasks, left = [[queue.task], [], [queue.task], []], []
 
     def status() -> list[dict[str, Any]]:
-        told.append(len(tasks))
+        left.append(len(tasks))
         return tasks.pop(0) if tasks else [{**queue.task, "status": "Failed"}]
 
     queue.status = status  # type: ignore[method-assign]
     with pytest.raises(ExperimentError, match="a-s1 failed: no log"):
         waiting(queue)
-    assert told == [4, 3, 2, 1, 0, 0]
+    assert left == [4, 3, 2, 1, 0, 0]
     queue.status = list  # type: ignore[method-assign]  # removed by hand: no endless wait either
     with pytest.raises(ExperimentError, match="a-s1 failed: no log"):
         waiting(queue)
@@ -209,7 +229,8 @@ def test_the_standard_error_is_that_of_the_difference_over_documents() -> None:
 def test_a_second_clone_has_every_result_without_computing_any(
     root: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The lines of docs/remote.md as they stand, with folders of this test in place of its addresses."""
+    """The lines of docs/remote.md as they stand, with folders of this test in place of its addresses, under a home that
+    cannot be written."""
     from dvc.cli import main
 
     origin = tmp_path / "origin.git"
@@ -222,10 +243,9 @@ def test_a_second_clone_has_every_result_without_computing_any(
         "golf": "second",
     }
     sections = re.findall(r"^```\n(.*?)^```$", (root / "docs/remote.md").read_text(encoding="utf-8"), re.M | re.S)
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "t")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "t@localhost")
+    identify(monkeypatch)
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.setenv("PYTHONPATH", str(root))
 
     def lines(block: str, folder: Path) -> None:
