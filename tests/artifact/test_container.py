@@ -277,7 +277,7 @@ def test_mutations_behind_a_valid_hash_end_in_the_named_error_or_a_valid_model(
     ("changes", "cause", "message"),
     [
         ({"vocab_size": 1}, "index", "vocabulary of 1"),
-        ({"vocab_size": 70000}, "index", "vocabulary of 70000"),
+        ({"vocab_size": 300000}, "index", "vocabulary of 300000"),
         ({"config": {"width": 8}}, "index", "no `family`"),
         ({"config": {"family": "x" * 70000}}, "index", "more than 65536 bytes"),
         ({"aliases": {"head": "nothing"}}, "index", "head is tied to nothing"),

@@ -42,7 +42,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     for damaged in (
         data[:-1],
         data + b"\0",
-        b"GOLF" + data[4:],
+        b"FLOG" + data[4:],
         data[:60],
         data[:-99] + bytes([data[-99] ^ 1]) + data[-98:],
     ):
