@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, required=True, help="artifacts/tokens/val")
     parser.add_argument("--coded", type=int, default=32768, help="tokens of the files (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=320, help="of 64 streams (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=512, help="of 64 streams (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = open_model(args.artifact)
@@ -72,14 +72,23 @@ def score(model: TextModel, text: ValidationText, targets: int) -> float:
 
 
 def steps(model: TextModel, text: ValidationText, count: int, arithmetic: Any, *, ahead: bool) -> float:
-    """The network alone: ``count`` steps of all streams, known to it ahead or not."""
+    """The network alone: ``count`` steps of all streams, known to it ahead or not; with the nats of the next tokens."""
     inputs = np.ascontiguousarray(text.tokens[: STREAMS * count].reshape(STREAMS, count), np.int64)
     with open_stepper(model, arithmetic=arithmetic, threads=1) as make:
         make(STREAMS, WINDOW, inputs[:, :1] if ahead else None).step(inputs[:, 0])
         stepper = make(STREAMS, WINDOW, inputs if ahead else None)
-        seconds = timed(lambda: [stepper.step(inputs[:, step]) for step in range(count)])
-    how = "64 tokens ahead" if ahead else "single steps"
-    show(what=f"{arithmetic} network, {how}", tokens=inputs.size, tokens_per_second=inputs.size / seconds)
+        seconds, nats = 0.0, 0.0
+        for step in range(count):
+            begin = time.process_time()
+            logits = stepper.step(inputs[:, step])
+            seconds += time.process_time() - begin
+            if step + 1 < count:
+                truth = np.take_along_axis(logits, inputs[:, step + 1, None], 1)[:, 0]
+                nats += float((np.log(np.exp(logits).sum(1)) - truth).sum())
+    show(
+        what=f"{arithmetic} network, {'64 tokens ahead' if ahead else 'single steps'}", tokens=inputs.size,
+        nats_per_token=nats / (STREAMS * (count - 1)), tokens_per_second=inputs.size / seconds,
+    )  # fmt: skip
     return inputs.size / seconds
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.small_texts --artifact artifacts/compress/model.golf --tokens artifacts/tokens
 
 Three kinds of real text, none of it trained on: prose (validation documents), messages (the commit messages of this
-repository, newest first) and JSON lines (the metadata of the installed Python packages). Of each kind ``--files`` texts of
-each size are cut from different places, at character ends. zstd gets a dictionary of 112,640 bytes trained on documents
-of the training split, the same text that our model has seen. Prints a Markdown table: total bytes of the files of a row.
+repository, newest first) and JSON lines (the metadata of the installed Python packages). Of each kind ``--files`` texts
+of each size are cut from different places, at character ends. zstd gets a dictionary of 112,640 bytes trained on
+documents of the training split, the text that our model has seen. Prints a Markdown table: bytes of all files of a row.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main() -> None:
     tokenizer = Tokenizer(model.tokenizer_model)
     train = documents(args.tokens / "train", tokenizer, most=8_000_000)
     dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, train)
-    kinds = {"prose": b"\n\n".join(documents(args.tokens / "val", tokenizer)), "messages": messages(), "JSON lines": rows()}
+    prose = b"\n\n".join(documents(args.tokens / "val", tokenizer))
+    kinds = {"prose": prose, "messages": messages(), "JSON lines": rows()}
     names = ["golf", "golf, model alone", "zstd -19, dictionary", "brotli -11", "PPMd", "xz -9e"]
     print("| text | files | bytes |", " | ".join(names), "|")
     print("|---|---|---|" + "---|" * len(names))

@@ -130,7 +130,7 @@ def test_calls_that_open_text_are_told(source: str, text: bool) -> None:
 
 MISUSE = {  # ValueError here says that the caller is wrong, not what a person gave: it must show its traceback
     *("artifact/columns.py", "artifact/context.py", "artifact/rans.py", "models/stream.py"),
-    *("training/muon.py", "textcodec/integer/ring.py"),
+    *("training/muon.py", "textcodec/integer/network.py"),
 }
 
 

@@ -168,11 +168,10 @@ class DocumentCounter:
 
     def __init__(self, orders: tuple[int, ...], *, near_tokens: int, streams: int = 1) -> None:
         self._orders, self._near = np.asarray(orders, dtype=np.int64), near_tokens
-        nodes = (np.full(1024, -1, np.int32) for _ in range(7))
-        self.arrays = _Trie(
-            *nodes, keys=np.full(4096, -1, np.int64), values=np.zeros(4096, np.int32), sizes=np.zeros(1, np.int64),
-            length=np.zeros(streams, np.int64), active=np.full((streams, max(orders, default=0) + 1), -1, np.int32),
-        )  # fmt: skip
+        table = np.full(4096, -1, np.int64), np.zeros(4096, np.int32)
+        places = np.zeros(streams, np.int64), np.full((streams, max(orders, default=0) + 1), -1, np.int32)
+        nodes = [np.full(1024, -1, np.int32) for _ in range(7)]
+        self.arrays = _Trie._make([*nodes, *table, np.zeros(1, np.int64), *places])
 
     def reserve(self, tokens: int) -> None:
         """Make room for the next ``tokens``; this may replace ``arrays``."""
@@ -180,7 +179,7 @@ class DocumentCounter:
         needed = int(trie.sizes[0]) + tokens * (trie.active.shape[1] + 1)
         if needed > len(trie.token):
             grown = [np.concatenate([a, np.full(2 * needed - len(a), -1, np.int32)]) for a in trie[:7]]
-            trie = _Trie(*grown, *trie[7:])
+            trie = _Trie._make([*grown, *trie[7:]])
         while 2 * needed > len(trie.keys):
             keys, values = rehash(trie.keys, trie.values, 4 * len(trie.keys))
             trie = trie._replace(keys=keys, values=values)

@@ -69,3 +69,24 @@ def test_damaged_files_are_refused_or_the_text(
             refused += 1
         assert time.process_time() - begin < 30.0
     assert refused > count // 2
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_damaged_short_files_are_refused_or_the_text(mixture: bool, tmp_path: Path, decoded: TextModel) -> None:
+    rng = random.Random(f"short {mixture}")
+    (tmp_path / "text").write_text(TEXT)
+    report = zip_file(tmp_path / "text", tmp_path / "text.golfz", decoded, CodecConfig(mixture=mixture))
+    data, refused = (tmp_path / "text.golfz").read_bytes(), 0
+    head = len(data) - report.code_bytes
+    assert head <= 12
+    count = turns(30, 1300)
+    for turn in range(count):
+        begin = 0 if turn % 3 else head  # all of it, or the code alone
+        (tmp_path / "x.golfz").write_bytes(data[:begin] + damaged(data[begin:], rng))
+        try:
+            unzip_file(tmp_path / "x.golfz", tmp_path / "out", decoded)
+            assert (tmp_path / "out").read_bytes() == TEXT.encode()
+        except CodecError as error:
+            assert "x.golfz: " in str(error) and str(error).isprintable()
+            refused += 1
+    assert refused > count // 2

@@ -138,7 +138,7 @@ def test_damage_is_refused_or_decodes_to_something_else() -> None:
     code = encode(rows, symbols)
     with pytest.raises(RangeError, match="bytes are left behind the last symbol"):
         decode(rows, code + bytes([7] * 12))
-    with pytest.raises(RangeError, match="ends with a zero byte"):
+    with pytest.raises(RangeError, match="does not end as an encoder ends it"):
         decode(rows, code + b"\0")
     with pytest.raises(RangeError, match="no symbol has this code"):
         decode(rows, b"\xff" * len(code))
@@ -157,7 +157,7 @@ def test_codes_that_end_in_zeros_come_back(symbols: list[int]) -> None:
     code = encode(rows, [*symbols, *[0] * 60])
     assert code == naive_encode(rows, [*symbols, *[0] * 60], 24)
     assert decode(rows, code) == [*symbols, *[0] * 60]
-    with pytest.raises(RangeError, match="go on behind its end|no symbol has this code|ends with a zero byte"):
+    with pytest.raises(RangeError, match="go on behind its end|no symbol has this code|does not end as an"):
         decode(rows, code.rstrip(b"\0") if code.endswith(b"\0") else code + b"\0")
 
 

@@ -5,7 +5,6 @@ Shapes: V vocabulary, D width, H query heads, K key/value heads, E head width, M
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,5 +71,5 @@ def _whole(config: Mapping[str, Any], name: str, least: int) -> int:
 
 def _number(config: Mapping[str, Any], name: str, *, above: float) -> None:
     value = config.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value) or not above < value < 1e9:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not above < value < 1e9:
         raise IntegerError(f"model.{name}: found {quoted(value)}, expected a number above {above:g}")

@@ -152,12 +152,13 @@ def _weights(arrays: Arrays, blocks: int, shape: Shape) -> Weights:
     head, head_unit = _matrix(embedding)
     tables = [arrays[name] for name in _numbered(arrays, "value_embeddings")]
     stacked = [np.stack(side) for pairs in matrices for side in zip(*pairs, strict=True)]
-    return Weights(
+    values = [arrays[f"blocks.{i}.attention.value.weight"] for i in range(blocks)]
+    return Weights._make([
         _normed(embedding, shape.eps), np.array(tables, np.float64).reshape(len(tables), *embedding.shape),
-        head, head_unit, *stacked, gain=vectors("attention.query_gain") * (1.0 / math.sqrt(shape.head_dim)),
-        value_exponent=np.array([_value_exponent(arrays[f"blocks.{i}.attention.value.weight"]) for i in range(blocks)]),
-        attention_scale=vectors("attention_scale"), mlp_scale=vectors("mlp_scale"), mix=vectors("residual_mix"),
-    )  # fmt: skip
+        head, head_unit, *stacked, vectors("attention.query_gain") * (1.0 / math.sqrt(shape.head_dim)),
+        np.array([_value_exponent(value) for value in values]),
+        vectors("attention_scale"), vectors("mlp_scale"), vectors("residual_mix"),
+    ])  # fmt: skip
 
 
 def _numbered(arrays: Arrays, name: str) -> list[str]:
@@ -195,8 +196,8 @@ def _recurrent_layers(config: Mapping[str, Any], arrays: Arrays, depth: int) -> 
     layers.loop[:] = arrays["loop_vectors"][:count]
     if tables:
         layers.mixes[:] = arrays["value_scales"][:count]
-    skips = arrays.get("cross_repeat_scales")
-    for layer in range(count if skips is not None else 0):
+    skips = arrays.get("cross_repeat_scales", np.empty(0))
+    for layer in range(count if len(skips) else 0):
         repeat, block = divmod(layer, blocks)
         layers.kept[layer] = block if repeat + 1 < depth else -1
         if repeat > 0:
