@@ -87,7 +87,7 @@ def _plain(value: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+,}" if isinstance(value, int) else f"{value:+.2g}"
+    return f"{value:+,}" if isinstance(value, int) else f"{value:+.3g}"
 
 
 def _judged(name: str, difference: float, first: Experiment, second: Experiment) -> str:

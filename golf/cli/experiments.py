@@ -62,16 +62,21 @@ def dvc_repository(folder: Path = Path(".")) -> Iterator[Any]:
 
 
 def metrics_of(repo: Any, revision: str | None) -> dict[str, float]:
-    """Figures of all metrics files by name, with the file in front where two have the same; None: the workspace."""
+    """Figures of all metrics files by name, with the file in front where two stages have the same; None: the workspace.
+
+    Of what stands in the summary below reports/ too, the stage's own figure is taken.
+    """
     with told():
         found = repo.metrics.show(revs=[revision] if revision else None)
     files = found.get(revision or "workspace", {}).get("data", {})
+    stages = {path: file.get("data", {}) for path, file in files.items() if not path.startswith("reports/")}
+    shared = Counter(name for values in stages.values() for name in values)
     figures: dict[str, float] = {}
-    shared = Counter(name for file in files.values() for name in file.get("data", {}))
-    for path, file in files.items():
-        for name, value in file.get("data", {}).items():
-            if isinstance(value, int | float):
-                figures[name if shared[name] == 1 else f"{path}:{name}"] = value
+    for path, values in {**stages, **{path: file.get("data", {}) for path, file in files.items()}}.items():
+        for name, value in values.items():
+            copy = path not in stages and name in shared  # in a summary
+            if isinstance(value, int | float) and not copy:
+                figures[name if shared[name] < 2 else f"{path}:{name}"] = value
     return figures
 
 

@@ -212,7 +212,9 @@ def _metrics(figures: Mapping[str, Mapping[str, float]], wanted: Sequence[str] |
             raise ExperimentError(f"--metric {metric}: not in every run{did_you_mean(metric, sorted(common))}")
     shown = list(wanted or [metric for metric in _SHOWN if metric in common])
     if not shown:
-        raise ExperimentError(f"the runs have none of {', '.join(_SHOWN)}; give --metric one of {sorted(common)}")
+        raise ExperimentError(
+            f"the runs have none of {', '.join(_SHOWN)}; give --metric one that `dvc metrics show` lists"
+        )
     return shown
 
 

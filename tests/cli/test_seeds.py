@@ -199,6 +199,7 @@ def test_compare_calls_nothing_a_gain_without_a_standard_error(toy: Path, monkey
     name = names_of(toy)
     with dvc_repository() as repo:
         first, second = (read_experiment(repo, name[n]) for n in ("bases7", "clips7"))
+        assert set(first.metrics) == {"hedge_bits_per_byte", "hedge_seconds", "documents"}  # the summary repeats two
         assert set(first.data) == {"corpus.txt"} and set(first.code) == {"hedge"}
         assert first.settings == {"train.seed": 7, "toy.clip": 8}
         monkeypatch.setattr(first.files, "get_file", no_file)
@@ -257,7 +258,7 @@ def test_a_second_clone_has_every_result_without_computing_any(
             elif words[:1] == ["git"]:
                 subprocess.run(words, cwd=folder, check=True, capture_output=True)
 
-    lines("dvc repro\ngit add dvc.lock\ngit commit -m run", toy)  # out of the cache of the experiments
+    lines("dvc repro\ngit add .\ngit commit -m run", toy)  # out of the cache of the experiments
     share, elsewhere, publish, take = sections[:4]
     lines(share, toy)
     lines(elsewhere.splitlines()[0], tmp_path)

@@ -30,6 +30,8 @@ save_numpy("artifacts/evaluate/hedge.safetensors", counts, {"artifact_sha256": "
 pathlib.Path("metrics").mkdir(exist_ok=True)
 figures = {"hedge_bits_per_byte": bits_per_byte(float(nats.sum()), int(sizes.sum())), "hedge_seconds": rng.random()}
 pathlib.Path("metrics/evaluate_hedge.json").write_text(json.dumps(figures))
+pathlib.Path("reports").mkdir(exist_ok=True)
+pathlib.Path("reports/summary.json").write_text(json.dumps({**figures, "documents": 4}))
 """
 PIPELINE = """
 stages:
@@ -44,7 +46,10 @@ stages:
     deps: [artifacts/code/hedge.txt, corpus.txt]
     params: [train, toy]
     outs: [artifacts/evaluate/hedge.safetensors]
-    metrics: [metrics/evaluate_hedge.json]
+    metrics:
+      - metrics/evaluate_hedge.json
+      - reports/summary.json:
+          cache: false
 """
 
 
