@@ -100,7 +100,7 @@ def _soften(bias, stream, logits, row):  # type: ignore[no-untyped-def]
         row[v] = exp(z)
         total += row[v]
         mean += row[v] * z
-    part = 1.0 / total
+    part = 1.0 / total if total >= 1.0 else np.nan  # the likeliest alone adds 1, unless logits are no numbers
     for v in range(size):
         row[v] = row[v] * part
     return log(total) - mean * part, best
