@@ -230,12 +230,13 @@ def check_code_edits(project: Path) -> None:
 
     with edited(project, "[gs]*/**/*.py", reword) as files:
         assert files > 100 and repro(project) == set()
+    with edited(project, "golf/report/assets/page.js", lambda text: text + "// and more\n"):
+        assert repro(project, "--dry") == {"report"}
     for file, expected in [
         ("golf/models/gdn_hybrid.py", set()),
         ("golf/artifact/rans.py", {"fit", "compress", *SCORES} - {"hedge"}),
         ("golf/scoring/ttt.py", {"ttt", "verify"}),
         ("golf/report/plots.py", {"report"}),
-        ("golf/report/assets/page.js", {"report"}),
     ]:
         with edited(project, file, lambda text: text + "PLANTED = 1\n"):
             assert repro(project, "code") == set()
