@@ -241,6 +241,7 @@ def check_code_edits(project: Path) -> None:
         with edited(project, file, lambda text: text + "PLANTED = 1\n"):
             assert repro(project, "code") == set()
         assert repro(project, "--dry") == expected, file
+    assert repro(project, "code") == set()  # the code as it is
 
 
 def check_hand_edit(project: Path) -> None:

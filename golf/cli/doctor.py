@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from golf.base.distributed import usable_cores
 from golf.base.main import printable
 from golf.cli import __version__
 from golf.cli.machine import (
@@ -131,7 +132,7 @@ def _git(environment: Mapping[str, str]) -> Finding:
 
 
 def _cores(environment: Mapping[str, str]) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     quota = core_quota()
     usable = min(cores, quota) if quota else float(cores)
     seen = f"{cores} for this process" + (f", a quota of {quota:g}" if quota else "")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from golf.base.jit import kernel
+from golf.mixture import counts, tree
 from golf.mixture.counts import document_of
 from golf.mixture.position import Followers, Seen
 from golf.mixture.tree import rehash, slot_of
@@ -205,7 +206,7 @@ def document_room(orders: int, vocab_size: int) -> tuple[Seen, Followers]:
     )
 
 
-@kernel(_nrt=False)
+@kernel(parts=(counts, tree), _nrt=False)
 def _child(trie, parent, token):  # type: ignore[no-untyped-def]
     """The node of ``token`` behind ``parent``, made when new; a new one has not been seen."""
     key = (np.int64(parent) << 16) | np.int64(token)
@@ -218,7 +219,7 @@ def _child(trie, parent, token):  # type: ignore[no-untyped-def]
     return trie.values[at]
 
 
-@kernel(_nrt=False)
+@kernel(parts=(counts, tree), _nrt=False)
 def append_in_document(trie, stream, token, starts_document):  # type: ignore[no-untyped-def]
     """Append ``token`` to ``stream``."""
     active = trie.active[stream]
@@ -246,7 +247,7 @@ def append_in_document(trie, stream, token, starts_document):  # type: ignore[no
     trie.length[stream] += 1
 
 
-@kernel(_nrt=False)
+@kernel(parts=(counts, tree), _nrt=False)
 def query_document(trie, stream, orders, near, seen, followers):  # type: ignore[no-untyped-def]
     """What the document knows of the next token of ``stream``, into ``seen`` (X,) and ``followers``."""
     filled = 0

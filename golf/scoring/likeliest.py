@@ -74,19 +74,24 @@ class LikeliestRows:
         self.passages = passages(text.num_targets, text.vocab_size)
         self.rows = np.zeros((len(self.passages), text.vocab_size), np.float32)
 
-    def add(self, targets: np.ndarray, network: torch.Tensor, mixed: torch.Tensor) -> None:
-        """Take what is kept of the rows (R, V) of ``targets`` (R,), which follow one another: those of the ``network``
-        and those under the document bias that are ``mixed``, or the same again."""
+    def take(self, first: int, network: torch.Tensor) -> list[torch.Tensor]:
+        """Columns (R,) on the device for ``store``, of the ``network``'s rows (R, V), targets ``first`` on."""
+        if first >= len(self.network.ids):
+            return []
+        values, ids = network.topk(self.network.ids.shape[1], dim=1)
+        return [*ids.unbind(1), *values.exp().unbind(1)]
+
+    def store(self, first: int, columns: np.ndarray, mixed: torch.Tensor) -> None:
+        """Keep the fetched ``columns``, and the rows of passages of ``mixed`` (R, V): those under the document bias, or
+        the network's."""
         import torch
 
-        first = int(targets[0])
-        shown = network[: max(0, len(self.network.ids) - first)]
-        if len(shown):
-            values, ids = shown.topk(self.network.ids.shape[1], dim=1)
-            place = slice(first, first + len(shown))
-            self.network.ids[place] = ids.cpu().numpy()
-            self.network.probs[place] = values.exp().cpu().numpy()
-        here = np.flatnonzero((self.passages >= first) & (self.passages <= targets[-1]))
+        count = self.network.ids.shape[1]
+        if len(columns):
+            place = slice(first, min(first + len(mixed), len(self.network.ids)))
+            taken = columns[:, : place.stop - first].T
+            self.network.ids[place], self.network.probs[place] = taken[:, :count], taken[:, count:]
+        here = np.flatnonzero((self.passages >= first) & (self.passages < first + len(mixed)))
         if len(here):
             self.rows[here] = mixed[torch.from_numpy(self.passages[here] - first).to(mixed.device)].cpu().numpy()
 

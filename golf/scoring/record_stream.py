@@ -83,6 +83,8 @@ def record_stream(
             bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
             mixed = _apply_bias(bias, log_probs, rows, group)
             taken += biased.take(rows, mixed)
+        first = int(rows.targets[0])
+        taken += likeliest.take(first, log_probs) if likeliest is not None else []
         columns = _fetched(taken)
         for k in range(len(tempered)):
             tempered[k, rows.targets] = checked_nats(columns[k], rows.targets)
@@ -91,7 +93,7 @@ def record_stream(
             if gatherer is not None:
                 columns = gatherer.store(rows.targets, columns)
         if likeliest is not None:
-            likeliest.add(rows.targets, log_probs, mixed)
+            likeliest.store(first, columns, mixed)
     return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
 
 

@@ -73,7 +73,7 @@ def mixture_hash(config: MixtureConfig | None) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _soften(bias, stream, logits, row):  # type: ignore[no-untyped-def]
     """The network's distribution under the bias into ``row`` (V,); entropy in nats, most likely token."""
     size, whole = len(row), len(row) // 8 * 8

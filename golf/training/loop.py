@@ -34,7 +34,7 @@ from golf.training.config import (
     qat_acts,
     seconds_left,
     snapshot_due,
-)
+)  # fmt: skip
 from golf.training.ledger import TrainState, make_ledger
 from golf.training.optimizers import OptimizerConfig, Optimizers
 from golf.training.outputs import Sink, TrainResult, weights_meta
@@ -88,8 +88,7 @@ class Trainer:
         self.schedule = config.schedule(model.max_depth)
         self.set_context: Callable[[int | None], None] | None = getattr(model, "set_context", None)
         if config.context_phases and self.set_context is None:
-            family = type(model).__name__
-            raise GolfError(f"train.context_phases: {family} attends to the whole sequence, expected [] for it")
+            raise GolfError(f"train.context_phases: expected [], {type(model).__name__} attends to the whole sequence")
         sequences = config.tokens_per_step // config.sequence_length
         self.batches = Batches(source, config.sequence_length, sequences, config.seed, model.vocab_size)
         self.batches.share(0, self.group.rank, self.group.world)  # a split too short or a world that does not divide
@@ -106,14 +105,13 @@ class Trainer:
         self.state = TrainState(model, self.optimizers, ema_decay=config.ema_decay)
         self.qat = LateQat(model, config.qat)
         self.parameters = list(model.unique_parameters().values())
-        whole = self.device.type == "cuda" and config.compile and model.whole_graph  # hands over all at its end
+        cuda = self.device.type == "cuda"
+        whole = cuda and config.compile and model.whole_graph  # hands over all at its end
         self.gradient_mean = GradientMean(self.parameters, self.group, bucket_bytes=1 << 62 if whole else BUCKET_BYTES)
-        self.context = autocast(config.precision, self.device)
-        self.strict = self.device.type == "cuda" and not config.allow_slow
+        self.context, self.strict = autocast(config.precision, self.device), cuda and not config.allow_slow
         self.pace = Pace(slowest if self.strict else None)
-        self.row_every = max(1, config.iterations // _HISTORY_ROWS)
+        self.row_every, self.stop_signal = max(1, config.iterations // _HISTORY_ROWS), 0
         self.losses: list[Tensor] = []  # on the device, not read yet
-        self.stop_signal = 0
         self.loss_fn: Callable[[Tensor, Tensor], Tensor] = model.loss
 
     def describe(self) -> list[str]:
@@ -180,9 +178,7 @@ class Trainer:
         depths = {depth for _, depth in self.schedule.depth_phases} or {self.schedule.full_depth}
         example = torch.zeros(self.micro, self.config.sequence_length, dtype=torch.int64, device=self.device)
         began = time.monotonic()
-        self.loss_fn = prepare_loss(
-            self.model, tuple(sorted(depths)), (example, example), self.context, **options
-        )
+        self.loss_fn = prepare_loss(self.model, tuple(sorted(depths)), (example, example), self.context, **options)
         self.log(f"prepared depths {sorted(depths)} in {time.monotonic() - began:.0f} s, before the clock starts")
 
     def _loop(self) -> None:

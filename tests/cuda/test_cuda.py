@@ -32,6 +32,8 @@ STEPS = {
     f"step {DR240} 0.99 7": _DR | {"depth": 5, "qat": 0, "kept_mib": 77621},
     f"step {GDN} 0 7 {_GDN_ONE}": _GDN | {"depth": 1, "qat": 0, "kept_mib": 18839},
 }
+# not checked: their step reads the lengths of the segments of attention back, which a pretended GPU does not know
+WAITING = {"record_h100x8_10min", "record12_h100x8_10min"}
 LONG_STEPS = {
     **{f"step {DR10} {at} {rank}": _DR | {"depth": depth, "qat": 0, "kept_mib": kept}
        for at, depth, kept in ((0, 2, 32013), (0.5, 3, 47216), (0.99, 4, 62418)) for rank in (0, 7)},
@@ -45,7 +47,8 @@ LONG_STEPS = {
 SCORES = {
     f"score {DR10} roundtrip 65536": {"down": 500},
     f"score {DR10} sliding 32768": {"down": 550},
-    f"score {DR10} streaming 2048 evaluate.streaming.sampled_rows=8": {"down": 1500},  # one of three; else whole rows
+    # one of four; else whole rows: those sampled, and those of the passages for the page, eight in a text of any length
+    f"score {DR10} streaming 2048 evaluate.streaming.sampled_rows=8": {"down": 2000},
     f"heldout {DR10} 32768": {"read": 31},
     f"moments {DR10} train 4": {"down": 150000},  # once for each of the 19 matrices, however many tokens
 }
@@ -126,4 +129,5 @@ def test_the_checks_find_what_is_planted(found: dict[str, Any]) -> None:
 
 def test_every_preset_of_gpus_is_checked(root: Path) -> None:
     presets = {path.stem for path in (root / "conf/preset").glob("*h100*.yaml")}
-    assert presets == {name.split()[1] for name in STEPS}, "add its steps here: `make cuda` prints what it counts"
+    checked = {name.split()[1] for name in STEPS} | WAITING
+    assert presets == checked, "add its steps here: `make cuda` prints what it counts"

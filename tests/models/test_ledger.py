@@ -117,7 +117,7 @@ def test_vocabulary_of_one_is_refused(root: Path) -> None:
 
 def test_every_family_has_a_shipped_configuration(root: Path) -> None:
     shipped = {read_params(path)["family"] for path in (root / "conf/model").glob("*.yaml")}
-    assert shipped == set(FAMILIES)
+    assert shipped == set(FAMILIES) - {"decoder"}  # whose configuration comes with the model that is imported
 
 
 def test_configurations_are_frozen(root: Path) -> None:

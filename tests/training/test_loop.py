@@ -415,9 +415,7 @@ def test_points_reach_dvclive(trainer: Callable[..., Trainer], tmp_path: Path) -
     assert float(lines[-1].split("\t")[1]) == pytest.approx(history[-1][2])
 
 
-def test_depth_and_context_move_with_progress(
-    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_depth_and_context_move_with_progress(trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     phases = {"depth_phases": [[0.5, 1], [1.0, 2]], "context_phases": [[0.25, 4], [0.75, 8], [1.0, 16]]}
     built = trainer(model=record(), iterations=8, momentum_warmup_steps=2, **phases)
     model: Any = built.model

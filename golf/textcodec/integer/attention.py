@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from golf.base.jit import kernel, step
+from golf.textcodec.integer import exact, product
 from golf.textcodec.integer.exact import ATTENTION_BITS, MAGIC, POWERS, ZERO, exp_nonpositive, grid
 from golf.textcodec.integer.product import GROUP, PANEL, panel_product
 
@@ -73,7 +74,7 @@ def _exclude(y, r, first, own, unit):  # type: ignore[no-untyped-def]
         y[r, first + e] = y[r, first + e] - share * (own[e] * unit)
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact, product), _nrt=False)
 def attend(shape, weights, block, scratch, ring, place):  # type: ignore[no-untyped-def]
     """Row ``r`` of ``scratch.y`` (R, H E) from its queries. ``place``: layer, r, stream, position, exclusive."""
     layer, r, stream, position, exclusive = place

@@ -118,7 +118,7 @@ def _inverse(left, r, size, unit, eps):  # type: ignore[no-untyped-def]
     return 1.0 / math.sqrt(np.float64(total) * (unit * unit) / size + eps)
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _enter(weights, layers, scratch, layer, tokens):  # type: ignore[no-untyped-def]
     """What the layer adds in front of its block, and the block's mix with the embedding."""
     x, x0, mix = scratch.x, scratch.x0, weights.mix[layers.block[layer]]
@@ -136,7 +136,7 @@ def _enter(weights, layers, scratch, layer, tokens):  # type: ignore[no-untyped-
             x[r, c] = mix[0, c] * x[r, c] + mix[1, c] * x0[r, c]
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _norm_rows(scratch, rows, eps):  # type: ignore[no-untyped-def]
     """Snap the rows of ``x``; whether all had a size."""
     size, fine = scratch.x.shape[1], True
@@ -147,7 +147,7 @@ def _norm_rows(scratch, rows, eps):  # type: ignore[no-untyped-def]
     return fine
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _heads(shape, weights, block, scratch, ring, layer, place):  # type: ignore[no-untyped-def]
     """Queries, keys and values of the pass from the rows of ``z``: normalized, rotated, snapped, kept. ``place``: first
     stream, tokens of each, position of the first, cosine, sine (t, E / 2)."""
@@ -187,7 +187,7 @@ def _heads(shape, weights, block, scratch, ring, layer, place):  # type: ignore[
                     ring.keys[layer, b, k, slot // PANEL, e // 2, slot % PANEL, e % 2] = np.int16(np.int32(x[r, e]))
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _squares(shape, weights, block, scratch):  # type: ignore[no-untyped-def]
     """The rows of ``z`` after the first matrix of the MLP: leaky ReLU, squared, snapped."""
     z, hidden, fine = scratch.z, weights.mlp_input_unit.shape[1], True
@@ -204,7 +204,7 @@ def _squares(shape, weights, block, scratch):  # type: ignore[no-untyped-def]
     return fine
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _add(scratch, units, scales):  # type: ignore[no-untyped-def]
     """The rows of ``z`` times their ``units`` (D,) and ``scales`` (D,) join the residual stream."""
     for r in range(scratch.z.shape[0]):
@@ -212,7 +212,7 @@ def _add(scratch, units, scales):  # type: ignore[no-untyped-def]
             scratch.x[r, c] = scratch.x[r, c] + scales[c] * (scratch.z[r, c] * units[c] * scratch.unit[r])
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _finish(shape, weights, scratch, logits, first):  # type: ignore[no-untyped-def]
     """Softcapped logits in whole steps from the rows of ``z``, into ``logits`` (., V) from row ``first`` on."""
     steps, z = shape.cap * LOGIT_STEPS, scratch.z
@@ -224,7 +224,7 @@ def _finish(shape, weights, scratch, logits, first):  # type: ignore[no-untyped-
             logits[first + r, v] = np.int32(n if value >= 0.0 else -n)
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _normed_hidden(shape, scratch):  # type: ignore[no-untyped-def]
     """The final norm of ``x``, snapped for the head."""
     size, fine = scratch.x.shape[1], _norm_rows(scratch, scratch.x.shape[0], shape.eps)
@@ -236,7 +236,7 @@ def _normed_hidden(shape, scratch):  # type: ignore[no-untyped-def]
     return fine
 
 
-@kernel(_nrt=False)
+@kernel(parts=(exact,), _nrt=False)
 def _keep(kept, place, x):  # type: ignore[no-untyped-def]
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
