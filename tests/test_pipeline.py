@@ -315,7 +315,8 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
     above = {"train", "average", "calibrate", "quantize", "fit", "compress"}
     assert repro(project, "hedge evaluate@sliding") == above | {"evaluate@streaming", "hedge", "evaluate@sliding"}
     (project / "params.yaml").write_text(render(project / "conf", preset="gdn_hybrid_cpu_small", overrides=TINY))
-    assert repro(project, "--dry") >= STAGES - {"tokenize"}
+    changed = repro(project, "--dry")
+    assert "train" in changed and "tokenize" not in changed
 
 
 def test_gdn_hybrid_goes_through_every_stage(root: Path, tmp_path: Path) -> None:
