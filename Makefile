@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro import results test lint unit cuda kills fuzz clean
+.PHONY: help setup corpus repro import results test lint unit slow cuda kills fuzz clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,7 +36,8 @@ import: corpus ## a public model of 135 M weights, compressed and judged beside 
 results: ## print the results table of the last run
 	@cat reports/results.md
 
-test: lint unit ## ruff, mypy and pytest
+test: $(STAMP) ## ruff, mypy and pytest, all but the slow tests
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 lint unit
 
 lint: $(STAMP)
 	ruff check .
@@ -44,6 +45,9 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	pytest -n 2 --dist worksteal
+
+slow: $(STAMP) ## the tests that take half a minute or more each
+	pytest -n 2 --dist worksteal -m slow
 
 cuda: $(STAMP) ## every check of the GPU presets on a pretended GPU (minutes; needs a C++ compiler, no GPU)
 	GOLF_CUDA=1 pytest --timeout 3600 tests/cuda

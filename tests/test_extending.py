@@ -28,7 +28,10 @@ def test_the_guide_has_a_section_about(title: str) -> None:
     assert title in sections()
 
 
-@pytest.mark.parametrize("title", sections())
+SLOW = {"A mixture expert"}  # compiles the whole mixture anew
+
+
+@pytest.mark.parametrize("title", [pytest.param(t, marks=[pytest.mark.slow] if t in SLOW else []) for t in sections()])
 def test_the_example_runs_as_it_stands(title: str, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(sections()[title], encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent)}

@@ -13,7 +13,7 @@ RUN = Path(__file__).with_name("run.py")
 
 def test_bug_k18_k19_kills_leave_the_old_or_the_new_and_the_next_run_ends_alike(root: Path) -> None:
     """Old outputs were gone after a kill, temporary files stayed, and a half-removed checkpoint stopped every run."""
-    command = [sys.executable, str(RUN), "tokenize", "train", "average", "--every", "7"]
+    command = [sys.executable, str(RUN), "tokenize", "train", "average", "--every", "17"]
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(root)}, cwd=root, capture_output=True, text=True, check=False
     )

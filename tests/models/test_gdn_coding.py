@@ -56,6 +56,7 @@ def test_streaming_scores_equal_one_pass_over_the_whole_text(decoded: TextModel,
     np.testing.assert_allclose(streaming_nats(decoded.model, text, config), wanted, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_text_comes_back_through_the_codec(
     decoded: TextModel, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ def wait_gone(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_though_one_and_then_the_launcher_are_killed(
     root: Path, workspace: Workspace, sections: Sections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
