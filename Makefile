@@ -50,7 +50,7 @@ slow: $(STAMP) ## the tests that take half a minute or more each
 	pytest -n 2 --dist worksteal -m slow
 
 cuda: $(STAMP) ## every check of the GPU presets on a pretended GPU (minutes; needs a C++ compiler, no GPU)
-	GOLF_CUDA=1 pytest --timeout 3600 tests/cuda
+	GOLF_CUDA=1 pytest --timeout 3600 -m slow tests/cuda
 
 kills: $(STAMP) ## kill every stage at each of its changes of a file, some 350 times (10 minutes)
 	python tests/kills/run.py

@@ -103,6 +103,7 @@ def test_artifact_holds_the_integers_of_quantize(project: Path) -> None:
         assert np.array_equal(unpacked.model.state()[name], array)
 
 
+@pytest.mark.slow
 def test_shipped_decoder_alone_gives_the_same_logits(project: Path, root: Path, tmp_path: Path) -> None:
     """In an empty directory, with nothing of this repository but the zip; streams of the compiled coders included."""
     records = unpack((project / "artifacts/compress/model.golf").read_bytes()).records
@@ -270,6 +271,7 @@ def test_decoder_holds_neither_encoders_nor_the_training_head(root: Path) -> Non
         assert f"def {name}" not in text.replace("def step(a)", ""), name
 
 
+@pytest.mark.slow
 def test_code_of_the_decoder_changes_the_zip_and_words_do_not(root: Path, tmp_path: Path) -> None:
     made_of = partial(decoder_modules, family="transformer", coders={1})
     for name in import_closure(DECODER, root):

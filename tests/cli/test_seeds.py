@@ -32,6 +32,9 @@ def identify(patch: pytest.MonkeyPatch) -> None:
         patch.setenv(f"GIT_{who}_EMAIL", "t@localhost")
 
 
+pytestmark = pytest.mark.slow  # a real queue of experiments
+
+
 def test_bug_git_without_an_identity_was_a_traceback() -> None:
     from scmrepo.exceptions import SCMError
 

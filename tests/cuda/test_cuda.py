@@ -1,7 +1,7 @@
 """The GPU presets on a pretended GPU, at their full shape: what fails here would fail on the node that is paid for.
 
 Counts are exact. They change with the code, and then belong changed here: `make cuda` runs all checks (minutes), `make
-test` those that take a second or two. All run in one process of their own, which loads the shim before torch.
+slow` those that take a second or two each. All run in one process of their own, which loads the shim before torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import pretend
 
-pytestmark = pytest.mark.timeout(3600)  # one process measures all, and machines are busy
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.slow]  # one process measures all, and machines are busy
 LONG = bool(os.environ.get("GOLF_CUDA"))
 DR10, DR240, GDN = "h100x8_10min", "h100x8_4h", "gdn_hybrid_h100x8_10min"
 _GDN_ONE = "train.tokens_per_step=262144 train.micro_batch_tokens=32768"  # one of its three micro batches

@@ -108,6 +108,7 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path: Path) -> None:
         command.run(parser.parse_args([str(path.rename(tmp_path / "plain"))]))
 
 
+@pytest.mark.slow
 def test_the_shipped_decoder_alone_gives_the_same_logits(root: Path, tmp_path: Path) -> None:
     data = artifact("qwen3", tmp_path)
     (tmp_path / "m.golf").write_bytes(data)
