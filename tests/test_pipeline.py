@@ -50,15 +50,15 @@ TINY_GDN = [
     *("model.delta_chunk=16", "model.window=16", "model.hash_rows=64", "model.hash_width=8"),
     "tokenize.vocab_size=410",
 ]
+CODE = "stages/dvc.yaml:code"
 
 
 def test_every_stage_depends_on_the_fingerprint_of_its_code(root: Path) -> None:
     for name, stage in read_params(root / "dvc.yaml")["stages"].items():
         module = re.match(r"python -m stages\.(\w+)", stage["cmd"])
         assert module is not None and (root / "stages" / f"{module[1]}.py").is_file()
-        if name != "code":
-            code = "evaluate_${item.mode}" if name == "evaluate" else "evaluate_ttt" if name == "ttt" else module[1]
-            assert f"artifacts/code/{code}.txt" in stage["deps"], name
+        code = "evaluate_${item.mode}" if name == "evaluate" else "evaluate_ttt" if name == "ttt" else module[1]
+        assert f"artifacts/code/{code}.txt" in stage["deps"], name
 
 
 def test_bug_a_replaced_tokenizer_model_re_ran_nothing(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 def repro(project: Path, target: str = "") -> set[str]:
     """Run the pipeline (up to ``target``) and return the stages that really ran besides `code`, which always does."""
     ran = set(re.findall(r"Running stage '([^']+)'", run(["dvc", "repro", *target.split()], project).stdout))
-    return ran - {"code"}
+    return ran - {CODE}
 
 
 @contextmanager
@@ -239,18 +239,18 @@ def check_code_edits(project: Path) -> None:
         ("golf/report/plots.py", {"report"}),
     ]:
         with edited(project, file, lambda text: text + "PLANTED = 1\n"):
-            assert repro(project, "code") == set()
+            assert repro(project, CODE) == set()
         assert repro(project, "--dry") == expected, file
-    assert repro(project, "code") == set()  # the code as it is
+    assert repro(project, CODE) == set()  # the code as it is
 
 
 def check_hand_edit(project: Path) -> None:
     """Bug: `dvc exp run -S` about something else composed conf/ again and undid an edit of params.yaml by hand."""
-    run(["git", "add", "dvc.yaml", "dvc.lock", "params.yaml"], project)
+    run(["git", "add", "dvc.yaml", "dvc.lock", "stages", "params.yaml"], project)
     run(["git", "commit", "-q", "-m", "run"], project)
     set_param(project, "evaluate.hedge.cascade_rate", 0.02)
     done = run(["dvc", "exp", "run", "-S", "evaluate.sliding.stride=8", "evaluate", "hedge"], project)
-    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == {"code", "evaluate@sliding", "hedge"}
+    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == {CODE, "evaluate@sliding", "hedge"}
     after = read_params(project / "params.yaml")["evaluate"]
     assert after["hedge"]["cascade_rate"] == 0.02 and after["sliding"]["stride"] == 8
     assert "# tokens of the head of the validation text" in (project / "params.yaml").read_text()

@@ -112,7 +112,7 @@ def settings(root: Path, seeds: int, *, against: Sequence[str], changed: Sequenc
 
 def _state(root: Path) -> str:
     """The commit and what was edited since, results aside, as one hash."""
-    commands = ["git rev-parse HEAD", "git diff --binary HEAD -- . :(exclude)dvc.lock :(exclude)reports"]
+    commands = ["git rev-parse HEAD", "git diff --binary HEAD -- . :(exclude)*dvc.lock :(exclude)reports"]
     told = [subprocess.run(line.split(), cwd=root, capture_output=True, check=False).stdout for line in commands]
     return hashlib.sha256(b"\n".join(told)).hexdigest()
 

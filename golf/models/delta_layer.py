@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from golf.models.attention_state import AttentionState
 from golf.models.gated_delta import delta_rule
 from golf.models.layers import Matrix
-from golf.models.stream import StreamState
 
 __all__ = [
     "ConvHistory", "DeltaInputs", "GatedDeltaNet", "HashEmbedding", "HybridState", "SmearGate", "causal_conv",
@@ -198,29 +198,16 @@ def _conv_weight(channels: int, taps: int) -> nn.Parameter:
 
 
 @dataclass
-class HybridState:
-    """What a hybrid model remembers of the tokens before: of the same size however long the text is."""
+class HybridState(AttentionState):
+    """What a hybrid model remembers of the tokens before: of the same size however long the text is.
 
-    attention: StreamState  # keys and values per swa block
+    ``attention`` and ``window`` are those of the swa blocks.
+    """
+
     delta: list[Tensor]  # per gdn block (B,H,K,V), float32
     convs: list[ConvHistory]  # per gdn block
     ids: Tensor  # (B,2) int64, the last two tokens; -1 is none
     embedded: Tensor  # (B,1,D), the last token's embedding before the smear gate
-
-    @property
-    def chunk(self) -> int:
-        """Tokens that one pass takes at most."""
-        return self.attention.chunk
-
-    @property
-    def window(self) -> int:
-        """Keys that a token attends to at most in swa blocks."""
-        return self.attention.window
-
-    @property
-    def position(self) -> int:
-        """Position of the next token."""
-        return self.attention.position
 
     def reset(self, streams: Tensor) -> None:
         """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""

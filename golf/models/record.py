@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from golf.base.errors import GolfError
 from golf.base.params import Gain, Ge, Gt, Layers, Le, Natural, Positive, Size
+from golf.models.attention_state import AttentionState
 from golf.models.base import LanguageModel, check_shape
 from golf.models.document_attention import DocumentPass, DocumentStep
 from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
@@ -93,26 +94,10 @@ class RecordConfig:
 
 
 @dataclass
-class RecordState:
+class RecordState(AttentionState):
     """What the model remembers of the tokens before: keys and values of every application, and the last token."""
 
-    attention: StreamState
     last: Tensor  # (B,1) int64, -1 is none
-
-    @property
-    def chunk(self) -> int:
-        """Tokens that one pass takes at most."""
-        return self.attention.chunk
-
-    @property
-    def window(self) -> int:
-        """Keys that a token attends to at most."""
-        return self.attention.window
-
-    @property
-    def position(self) -> int:
-        """Position of the next token."""
-        return self.attention.position
 
     def reset(self, streams: Tensor) -> None:
         """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""

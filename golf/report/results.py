@@ -180,7 +180,7 @@ def results_markdown(metrics: Metrics, *, compressors: tuple[str, ...]) -> str:
         f"{metrics.scores['hedge']['hedge_max_sum_error']:.1e}. Counting and mixing took "
         f"{metrics.scores['hedge']['hedge_counting_seconds']:.1f} and "
         f"{metrics.scores['hedge']['hedge_mixing_seconds']:.1f} s.",
-        "## The sample of the proof, as files",
+        "## The text of the proof, as files",
         _table(["compressor", "bytes", "bits per byte"], _proof_rows(metrics)),
         "## Size",
         _table(

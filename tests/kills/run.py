@@ -53,9 +53,10 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.syml
 
 
 def outputs() -> dict[str, list[str]]:
-    """Outputs and metrics of each stage of dvc.yaml, as paths below the run's folder."""
+    """Outputs and metrics of each stage, as paths below the run's folder."""
     found: dict[str, list[str]] = {}
-    for stage in read_params(REPOSITORY / "dvc.yaml")["stages"].values():
+    files = [read_params(REPOSITORY / name)["stages"] for name in ("stages/dvc.yaml", "dvc.yaml")]
+    for stage in [stage for stages in files for stage in stages.values()]:
         for mode in stage.get("matrix", {}).get("mode", [""]):
             named = [*stage.get("outs", []), *stage.get("metrics", [])]
             plain = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in named]
