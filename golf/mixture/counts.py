@@ -126,7 +126,15 @@ class TokenIndex:
 
     def counts(self, t: int) -> np.ndarray:
         """How often each token stands below ``t``, int64 (V,)."""
-        return np.array([len(self.before(token, t)) for token in range(len(self._begin) - 1)])
+        return _count_below(self._places, self._begin, t)
+
+
+@kernel
+def _count_below(places, begin, t):  # type: ignore[no-untyped-def]
+    counts = np.zeros(len(begin) - 1, np.int64)
+    for token in range(len(counts)):
+        counts[token] = np.searchsorted(places[begin[token] : begin[token + 1]], t)
+    return counts
 
 
 def recount_contexts(tokens: np.ndarray, index: TokenIndex, table: CountTable, t: int) -> tuple[Followers, bool]:
