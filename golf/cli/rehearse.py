@@ -189,7 +189,7 @@ def _stopped(command: list[str], repository: Path, root: Path) -> Branch:
             asked = True
     code = process.wait()
     said = [line for line in lines if "SIGTERM after step" in line]
-    passed = code != 0 and bool(said) and any((root / "ckpt").glob("*/checkpoint.safetensors"))
+    passed = code != 0 and bool(said) and any((root / "ckpt").glob("*/state_*.safetensors"))
     told = said or [line for line in lines if "out of memory" in line] or lines[-1:] or [""]
     return Branch("train, stopped", passed, told[0][:100], time.monotonic() - begin)
 

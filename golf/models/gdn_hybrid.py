@@ -23,18 +23,10 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.base.params import Gain, Ge, Gt, Le, Natural, Positive, Size, quoted
 from golf.models.base import LanguageModel, check_shape
-from golf.models.delta_layer import (
-    NO_TOKEN,
-    ConvHistory,
-    DeltaInputs,
-    GatedDeltaNet,
-    HashEmbedding,
-    HybridState,
-    SmearGate,
-    previous_tokens,
-)
+from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState, SmearGate
 from golf.models.gated_delta import checked_kernel, delta_rule
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
+from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
 

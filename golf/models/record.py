@@ -6,8 +6,9 @@ vocabulary. Source: openai/parameter-golf PR #1855 and its lineage.
 One pass is a list of applications of layers: 0 to the last of the loop, the loop again for every further repeat, then
 the rest. The first half of the list is the encoder, whose outputs come back last-in first-out in the decoder through a
 gated mix. From the first decoder application of layer ``lanes_from`` on the stream is two lanes: attention reads one,
-the MLP the other, and learned scalars say how much of both goes to each. Attention and the smeared embedding stop at
-the first token of a document, so no document knows what stood before it.
+the MLP the other, and learned scalars say how much of both goes to each. With ``hash_rows`` the embedding knows the
+bigram and the trigram that end at its token. Attention and the embedding stop at the first token of a document, so no
+document knows what stood before it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from golf.models.attention_state import AttentionState
 from golf.models.base import LanguageModel, check_shape
 from golf.models.document_attention import DocumentPass, DocumentStep
 from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
+from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
 from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
 from golf.models.stream import StreamState, StreamStep
 
 __all__ = ["Record", "RecordConfig", "RecordState"]
-
-NO_TOKEN = -1  # before the first token of a text
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class RecordConfig:
     skips: bool
     gate_width: Natural
     smear_width: Natural
+    hash_rows: Natural
+    hash_width: Natural
     mlp_ratio: Annotated[float, Gt(0), Le(64)]
     negative_slope: Gain
     bos_id: Annotated[int, Ge(NO_TOKEN), Le(1 << 16)]
@@ -76,6 +78,10 @@ class RecordConfig:
         for name in ("gate_width", "smear_width"):
             if getattr(self, name) > self.width:
                 raise GolfError(f"{name}: found {getattr(self, name)}, expected 0 to width ({self.width})")
+        if self.hash_rows == 1:
+            raise GolfError(f"hash_rows: found {self.hash_rows}, expected 0 (no table) or at least 2")
+        if self.hash_rows and not self.hash_width:
+            raise GolfError(f"hash_width: found {self.hash_width}, expected at least 1")
 
     @property
     def mlp_width(self) -> int:
@@ -95,9 +101,9 @@ class RecordConfig:
 
 @dataclass
 class RecordState(AttentionState):
-    """What the model remembers of the tokens before: keys and values of every application, and the last token."""
+    """What the model remembers of the tokens before: keys and values of every application, and the last two tokens."""
 
-    last: Tensor  # (B,1) int64, -1 is none
+    last: Tensor  # (B,2) int64, -1 is none
 
     def reset(self, streams: Tensor) -> None:
         """Start a new text in the streams where ``streams`` (B,) bool is true: they forget all tokens so far."""
@@ -122,6 +128,7 @@ class Record(LanguageModel):
         skips = len(full) // 2 if config.skips else 0
         self.token_embedding = nn.Parameter(torch.randn(vocab_size, width) * 0.005)
         self.smear = SmearGate(config.smear_width) if config.smear_width else None
+        self.hashes = HashEmbedding(config.hash_rows, config.hash_width, width) if config.hash_rows else None
         self.skip_scales = nn.Parameter(torch.ones(skips, width)) if skips else None
         self.skip_gates = nn.Parameter(torch.zeros(skips, width)) if skips else None
         lanes = config.lanes_from < layers
@@ -151,7 +158,7 @@ class Record(LanguageModel):
         self.context = tokens
 
     def hidden(self, ids: Tensor) -> Tensor:
-        before = torch.full_like(ids[:, :1], NO_TOKEN)
+        before = ids.new_full((ids.size(0), 2), NO_TOKEN)
         places = torch.arange(ids.size(1), device=ids.device)
         return self._run(ids, before, places, DocumentPass(ids, self.config.bos_id, self.context))
 
@@ -159,22 +166,27 @@ class Record(LanguageModel):
         config, table = self.config, self.token_embedding
         size = (self.attention_layers, batch, config.kv_heads, config.width // config.heads, window, chunk)
         attention = StreamState.empty(*size, activation_dtype(table), table.device)
-        return RecordState(attention, torch.full((batch, 1), NO_TOKEN, dtype=torch.int64, device=table.device))
+        return RecordState(attention, torch.full((batch, 2), NO_TOKEN, dtype=torch.int64, device=table.device))
 
     def _step(self, ids: Tensor, state: RecordState) -> Tensor:
         stream = DocumentStep(state.attention, ids, self.config.bos_id)
         out = self._run(ids, state.last, stream.positions, stream)
         stream.finish()
-        state.last = ids[:, -1:].clone()
+        state.last = torch.cat((state.last, ids), dim=1)[:, -2:]
         return out
 
     def _embed(self, ids: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
-        """Normed embeddings (B,T,D) of ``ids`` (B,T), smeared; ``before`` (B,1) is the token ahead of them."""
+        """Normed embeddings (B,T,D) of ``ids`` (B,T), smeared, with those of the bigram and the trigram that end there.
+
+        ``before`` (B,2) are the two tokens ahead of them.
+        """
         e = F.embedding(ids, self.token_embedding).to(dtype)
+        one, two = previous_tokens(ids, before, self.config.bos_id)
         if self.smear is not None:
-            earlier = torch.cat((F.embedding(before.clamp_min(0), self.token_embedding).to(dtype), e[:, :-1]), dim=1)
-            known = torch.cat((before, ids[:, :-1]), dim=1) != NO_TOKEN
-            e = self.smear(e, earlier, known & (ids != self.config.bos_id))
+            first = F.embedding(before[:, 1:].clamp_min(0), self.token_embedding).to(dtype)
+            e = self.smear(e, torch.cat((first, e[:, :-1]), dim=1), one != NO_TOKEN)
+        if self.hashes is not None:
+            e = e + self.hashes(ids, one, two, dtype)
         return rms_norm(e, self.config.norm_eps)
 
     def _skipped(self, x: Tensor, place: int, kept: list[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "c
 TRAIN = """
 import json, pathlib, signal, sys, time
 root = pathlib.Path(sys.argv[sys.argv.index("--root") + 1])
-saved = root / "ckpt" / "run" / "checkpoint.safetensors"
+saved = root / "ckpt" / "run" / "state_00000004.safetensors"
 train = json.loads((root / "params.json").read_text())["train"]
 if train["micro_batch_tokens"] > {fits}:
     print("train: error: out of memory on cuda"); sys.exit(1)

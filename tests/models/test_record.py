@@ -136,9 +136,13 @@ def _naive_mlp(w: dict[str, Tensor], x: Tensor, scale: float) -> Tensor:
 def _naive_embedding(s: dict[str, Tensor], ids: Tensor) -> Tensor:
     e = s["token_embedding"][ids]
     smeared = e.clone()
-    for t in range(1, len(ids)):
-        if ids[t] != 1:
+    for t in range(len(ids)):
+        if t and ids[t] != 1:
             smeared[t] += s["smear.scale"] * torch.sigmoid(s["smear.gate"][0] @ e[t, :4]) * e[t - 1]
+        known = 0 if t == 0 or ids[t] == 1 else 1 if t == 1 or ids[t - 1] == 1 else 2  # tokens before, of the document
+        pair, triple = ((36313 * int(ids[t])) ^ (27191 * int(ids[t - 1])), 51497 * int(ids[t - 2])) if known else (0, 0)
+        rows = (pair % 10 if known else 10, (pair ^ triple) % 10 if known > 1 else 10)  # of 11, the last for none
+        smeared[t] += s["hashes.scale"] * (s["hashes.projection.weight"] @ s["hashes.embedding"][list(rows)].sum(0))
     return _norm(smeared)
 
 
@@ -263,7 +267,7 @@ def test_matrices_that_read_start_orthogonal_and_those_that_write_at_zero() -> N
     torch.manual_seed(0)
     model = build_model(config_from_dict(record()), VOCAB)
     for name, parameter in model.named_parameters():
-        if model.role(name) in ("attention", "mlp"):
+        if name.startswith("blocks.") and model.role(name) in ("attention", "mlp"):
             if name.endswith("output.weight"):
                 assert not parameter.any()
             else:
@@ -295,6 +299,8 @@ def test_compiled_layers_give_the_same_gradients() -> None:
         ({"rope_dims": 3}, "rope_dims: found 3"),
         ({"gate_width": 25}, r"gate_width: found 25, expected 0 to width \(24\)"),
         ({"heads": 5}, "heads: found 5, expected a divisor of width 24"),
+        ({"hash_rows": 1}, "hash_rows: found 1, expected 0"),
+        ({"hash_width": 0}, "hash_width: found 0, expected at least 1"),
     ],
 )
 def test_wrong_configurations_name_the_key(changes: dict[str, Any], message: str) -> None:

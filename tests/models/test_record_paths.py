@@ -78,7 +78,7 @@ def test_training_sees_the_same_function_in_packed_rows() -> None:
     loss = float(model.loss(ids[:, :-1], ids[:, 1:]).detach())
     assert loss == pytest.approx(_sliding(model, text).mean(), abs=1e-5)
     model.set_context(7)  # segments of 7 tokens inside documents, each as a text of its own but for the smear
-    assert float(model.loss(ids[:, :-1], ids[:, 1:]).detach()) != pytest.approx(loss, abs=1e-4)
+    assert float(model.loss(ids[:, :-1], ids[:, 1:]).detach()) != pytest.approx(loss, abs=2e-5)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ def record(**changes: Any) -> dict[str, Any]:
     """Config of a record stack with everything it can have, in its smallest form."""
     shape = {"family": "record", "width": 24, "layers": 4, "loop": [1, 2], "repeats": 2, "untied": False}
     shape |= {"lanes_from": 3, "rope_dims": 4, "exclusive": True, "layer_scale": True, "skips": True}
-    return shape | {"gate_width": 4, "smear_width": 4, "bos_id": 1, **_COMMON} | changes
+    shape |= {"gate_width": 4, "smear_width": 4, "hash_rows": 11, "hash_width": 5, "bos_id": 1}
+    return shape | _COMMON | changes
 
 
 def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: float = 0.1) -> LanguageModel:

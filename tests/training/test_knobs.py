@@ -81,14 +81,14 @@ OTHER_MODEL: dict[str, Any] = {
 RECORD_MODEL: dict[str, Any] = {
     "family": "record", "width": 24, "layers": 4, "loop": [1, 1], "repeats": 2, "untied": False, "lanes_from": 3,
     "heads": 2, "kv_heads": 1, "rope_dims": 4, "rope_base": 10000.0, "qk_gain": 1.5, "exclusive": True,
-    "layer_scale": True, "skips": True, "gate_width": 4, "smear_width": 4, "mlp_ratio": 2.0, "negative_slope": 0.5,
-    "bos_id": 1, "softcap": 30.0, "norm_eps": 1e-6,
+    "layer_scale": True, "skips": True, "gate_width": 4, "smear_width": 4, "hash_rows": 20, "hash_width": 4,
+    "mlp_ratio": 2.0, "negative_slope": 0.5, "bos_id": 1, "softcap": 30.0, "norm_eps": 1e-6,
 }  # fmt: skip
 OTHER_RECORD: dict[str, Any] = {
     "width": 32, "layers": 5, "loop": [1, 2], "repeats": 3, "untied": True, "lanes_from": 4, "heads": 3, "kv_heads": 2,
     "rope_dims": 8, "rope_base": 100.0, "qk_gain": 3.0, "exclusive": False, "layer_scale": False, "skips": False,
-    "gate_width": 0, "smear_width": 0, "mlp_ratio": 3.0, "negative_slope": 0.1, "bos_id": 2, "softcap": 4.0,
-    "norm_eps": 1e-2,
+    "gate_width": 0, "smear_width": 0, "hash_rows": 10, "hash_width": 5, "mlp_ratio": 3.0, "negative_slope": 0.1,
+    "bos_id": 2, "softcap": 4.0, "norm_eps": 1e-2,
 }  # fmt: skip
 FLAT_MODEL: dict[str, Any] = {
     "family": "transformer", "width": 16, "layers": 3, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "unet_skips": True,
