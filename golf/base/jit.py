@@ -2,7 +2,8 @@
 
 ``kernel`` is called from Python and stored on disk; ``part`` is called by kernels and compiled with each of them;
 ``step`` is a part of a hot loop. Division by zero follows numpy (no exception) and nothing is reordered unless a kernel
-asks for it, so results have the same bits in every run.
+asks for it, so results have the same bits in every run. numba optimizes every function for itself, with all that it
+calls, and again in each caller; a part is optimized once, in its kernel (half of the time to compile).
 
 numba notices changes of a kernel's own file only. A kernel that calls functions of other modules, or reads their
 constants, names these modules in ``parts``: a checksum of their sources is in the key of its stored code.
@@ -20,10 +21,44 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
 __all__ = ["INLINED", "kernel", "part", "step"]
 
-INLINED: Any = {"error_model": "numpy", "forceinline": True, "_nrt": False}  # how a step is compiled
+
+class _Joined(JITCodeLibrary):
+    """Code of a part, which only joins that of kernels: not optimized and no machine code by itself."""
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, name: str, env: Any) -> None:
+        """Nothing: what a function without exceptions and Python objects does not read."""
+
+    def finalize(self) -> None:
+        """Link what the part calls."""
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """0: there is none."""
+        return 0
+
+
+class _PartCompiler(Compiler):
+    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
+        library = _Joined(targetctx.codegen(), "part") if library is None else library
+        super().__init__(typingctx, targetctx, library, *rest)
+
+
+_PART: Any = {
+    "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _PartCompiler,
+}  # fmt: skip
+INLINED: Any = {**_PART, "forceinline": True, "_nrt": False}  # how a step is compiled
 
 _jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
 
@@ -34,12 +69,15 @@ def kernel(
 ) -> Any:  # fmt: skip
     """Compile a function that Python calls, with or without arguments; ``options`` are numba's.
 
-    Its code is stored on disk where that is possible and true; otherwise it is compiled anew in every process.
+    A part given is compiled once more, for Python. Its code is stored on disk where that is possible and true;
+    otherwise it is compiled anew in every process.
     """
     if function is None:
         return lambda function: kernel(function, parts=parts, parallel=parallel, **options)
+    function = getattr(function, "py_func", function)
     # one parallel loop at a time: numba's portable threading layer has no locks
-    compiled = _jit(error_model="numpy", parallel=parallel, nogil=not parallel, **options)(function)
+    options |= {"error_model": "numpy", "parallel": parallel, "nogil": not parallel, "no_cfunc_wrapper": True}
+    compiled = _jit(**options)(function)
     compiled.parts = parts
     _store(compiled, function, parts)
     return compiled
@@ -51,9 +89,11 @@ def _store(compiled: Any, function: Callable[..., Any], parts: tuple[ModuleType,
         compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
 
 
-def part(function: Callable[..., Any]) -> Any:
-    """Compile a function that kernels call; it may allocate."""
-    return _jit(error_model="numpy", nogil=True)(function)
+def part(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function that kernels call, not Python; it may allocate. ``options`` are numba's."""
+    if function is None:
+        return lambda function: part(function, **options)
+    return _jit(**_PART, **options)(function)
 
 
 def step(function: Callable[..., Any]) -> Any:

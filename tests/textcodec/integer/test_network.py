@@ -20,6 +20,9 @@ SHARED |= {"norm_eps": 1e-6, "width": 32}
 FAMILIES: dict[str, dict[str, Any]] = {
     "depth_recurrent": {"blocks": 2, "repeats": 2, "value_tables": 2, "cross_repeat_skip": True, "xsa_last": 2,
                         "negative_slope": 0.5},
+    "record": {"layers": 5, "loop": [1, 2], "repeats": 2, "untied": False, "lanes_from": 3, "rope_dims": 4,
+               "exclusive": True, "layer_scale": True, "skips": True, "gate_width": 5, "smear_width": 6, "bos_id": 1,
+               "negative_slope": 0.5},
     "transformer": {"layers": 5, "unet_skips": True, "negative_slope": 0.0},
 }  # fmt: skip
 
@@ -50,7 +53,9 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture
 def ids() -> np.ndarray:
-    return np.random.default_rng(5).integers(0, VOCAB, (5, TOKENS))
+    ids = np.random.default_rng(5).integers(0, VOCAB, (5, TOKENS))
+    ids[:2, [3, 17]] = 1  # BOS of the families that know it
+    return ids
 
 
 def run(network: IntegerNetwork, ids: np.ndarray, chunk: int) -> np.ndarray:
