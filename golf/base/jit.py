@@ -7,20 +7,29 @@ calls, and again in each caller; a part is optimized once, in its kernel (half o
 
 numba notices changes of a kernel's own file only. A kernel that calls functions of other modules, or reads their
 constants, names these modules in ``parts``: a checksum of their sources is in the key of its stored code.
+
+Code is stored in a folder of the user's own, by the sources that it was made of, so that every copy of them finds it;
+where numba is told a folder, or that one cannot be trusted, in that of numba: beside the sources or where it is told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
+import os
+import shutil
+import stat
 import sys
+import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
@@ -60,6 +69,9 @@ _PART: Any = {
 }  # fmt: skip
 INLINED: Any = {**_PART, "forceinline": True, "_nrt": False}  # how a step is compiled
 
+STORE = "~/.cache/golf/kernels"
+_KEPT = 30 * 86400  # seconds that code of sources which nobody has any more stays, at least
+
 _jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
 
 
@@ -86,7 +98,8 @@ def kernel(
 def _store(compiled: Any, function: Callable[..., Any], parts: tuple[ModuleType, ...]) -> None:
     """Have the code of ``compiled`` stored on disk, if a folder can be written and the source is in a file."""
     with contextlib.suppress(Exception):
-        compiled._cache = _Cache(function, _source_stamp(sys.modules[__name__], *parts))
+        parts = (sys.modules[__name__], *parts)
+        compiled._cache = _Cache(function, _source_stamp(*parts), _own_folder(function, parts))
 
 
 def part(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -109,15 +122,44 @@ def _source_stamp(*modules: ModuleType) -> int:
         return 0
 
 
+def _own_folder(function: Callable[..., Any], parts: tuple[ModuleType, ...]) -> Path | None:
+    """Where code of these very sources is stored: below ``STORE``, if nobody but the user can write there."""
+    if numba.config.CACHE_DIR:
+        return None
+    try:
+        files = [inspect.getfile(each) for each in (function, *parts)]
+        digest = hashlib.sha256(numba.__version__.encode())
+        for file in files:
+            digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        store = Path(STORE).expanduser()
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = store.lstat()
+        trusted = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+        return store / digest.hexdigest()[:32] if trusted and os.access(store, os.W_OK) else None
+    except (OSError, TypeError, RuntimeError, AttributeError):  # the last: a system without users
+        return None
+
+
+def _make_room(folder: Path) -> None:
+    """Make ``folder`` of the store; what has not been changed for ``_KEPT`` goes."""
+    folder.mkdir(mode=0o700)
+    for other in folder.parent.iterdir():
+        if other.stat().st_mtime < time.time() - _KEPT:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 class _Cache(FunctionCache):
     """numba's store of compiled code, except that no fault of it stops a run.
 
     What cannot be read (damaged, unreadable) is dropped and compiled again; what cannot be written is not stored.
     """
 
-    def __init__(self, function: Callable[..., Any], stamp: int) -> None:
-        self._stamp = stamp
+    def __init__(self, function: Callable[..., Any], stamp: int, folder: Path | None) -> None:
+        self._stamp, self._folder = stamp, folder
         super().__init__(function)
+        if folder is not None:
+            self._cache_path = str(folder)
+            self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, source_stamp="")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), self._stamp)
@@ -134,4 +176,6 @@ class _Cache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         """Store the code of one signature if that is possible."""
         with contextlib.suppress(Exception):
+            if self._folder is not None and not self._folder.is_dir():
+                _make_room(self._folder)
             super().save_overload(sig, data)

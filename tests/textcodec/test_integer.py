@@ -51,7 +51,7 @@ def test_texts_coded_in_batches_come_back_token_by_token(
 
 @pytest.mark.parametrize("changes", [{}, {"untied": True, "smear_width": 0, "gate_width": 0, "skips": False}])
 def test_record_stacks_code_and_decode_whatever_they_have(changes: dict[str, Any], tmp_path: Path, prose: str) -> None:
-    tokenizer = train_tokenizer([prose], 300)
+    tokenizer = train_tokenizer([prose], 400)
     data = pack_untrained(record(**changes), tokenizer.vocab_size, tokenizer.model)
     (tmp_path / "model.golf").write_bytes(data)
     model = open_model(tmp_path / "model.golf")
