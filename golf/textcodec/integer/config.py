@@ -45,8 +45,8 @@ def _shapes(config: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, 
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (vocab_size, width)}
     extra: dict[str, tuple[int, ...]] = {}
     if family == "record":
-        blocks = 1 + max(block for _, block in record_applications(config))
         shapes |= _record_shapes(config)
+        blocks = 1 + max(block for _, block in record_applications(config))
         if config["gate_width"]:
             extra["attention.gate"] = (heads, config["gate_width"])
     elif family == "depth_recurrent":

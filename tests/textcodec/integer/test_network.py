@@ -121,6 +121,18 @@ def test_depth_in_use_is_that_of_the_model(ids: np.ndarray) -> None:
     assert np.array_equal(shallow[0], expected)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"loop": [3, 9]}, r"model.loop: found \[3, 9\], expected first and last layer"),
+     ({"rope_dims": 3}, "model.rope_dims: found 3, expected an even one"),
+     ({"gate_width": 99}, "gate_width or smear_width are larger"),
+     ({"gate_width": 2}, r"blocks.0.attention.gate: found shape \(4, 5\), expected \(4, 2\)")],
+)  # fmt: skip
+def test_configurations_that_are_no_record_stack_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntegerError, match=message):
+        integer(make_model("record"), **changed)
+
+
 def test_what_has_no_exact_form_is_refused(ids: np.ndarray) -> None:
     with pytest.raises(IntegerError, match="family odd has no integer-exact network, expected depth_recurrent or"):
         IntegerNetwork({"family": "odd"}, {})
