@@ -124,10 +124,11 @@ def _source_stamp(*modules: ModuleType) -> int:
 
 def _own_folder(function: Callable[..., Any], parts: tuple[ModuleType, ...]) -> Path | None:
     """Where code of these very sources is stored: below ``STORE``, if nobody but the user can write there."""
-    if numba.config.CACHE_DIR:
+    config: Any = numba.config
+    if config.CACHE_DIR:
         return None
     try:
-        files = [inspect.getfile(each) for each in (function, *parts)]
+        files = [inspect.getfile(function), *(inspect.getfile(module) for module in parts)]
         digest = hashlib.sha256(numba.__version__.encode())
         for file in files:
             digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
