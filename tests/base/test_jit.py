@@ -116,7 +116,7 @@ def test_a_store_that_others_may_have_written_is_not_read(
     if fault == "others write":
         store.chmod(0o770)
     elif fault == "another owner":
-        monkeypatch.setattr(jit.os, "getuid", lambda: store.stat().st_uid + 1)
+        monkeypatch.setattr(os, "getuid", lambda: store.stat().st_uid + 1)
     assert load(modules, 3)(5) == 16
     assert list((modules / "__pycache__").glob("*.nbi")) and not list((modules / "elsewhere").iterdir())
 
