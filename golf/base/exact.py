@@ -10,14 +10,27 @@ import numpy as np
 
 from golf.base.jit import kernel, step
 
-__all__ = ["LOWEST", "exp", "exp_all", "log", "log_all"]
+__all__ = ["LOWEST", "MAGIC", "exp", "exp_all", "log", "log_all", "power_of_two", "reduced"]
 
 LOWEST = -708.0  # exp below it is that of it, 3e-308: the least number with all its digits
 _HIGHEST = 709.0
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_MAGIC = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer, half to even
+MAGIC = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer, half to even
 _HALF = np.int64(0x3FE6A09E667F3BCD)  # bits of the root of 1/2
 _FRACTION = np.int64(0xFFFFFFFFFFFFF)
+
+
+@step
+def reduced(x):  # type: ignore[no-untyped-def]
+    """``k`` and ``r``: ``x`` is ``k`` times the logarithm of 2 and ``r``, within half of it."""
+    k = (x * _LOG2E + MAGIC) - MAGIC
+    return k, (x - k * _LN2_HIGH) - k * _LN2_LOW
+
+
+@step
+def power_of_two(k):  # type: ignore[no-untyped-def]
+    """2^``k`` of a whole float64 ``k`` from -1022 to 1023."""
+    return np.int64((np.int64(np.int32(k)) + 1023) << 52).view(np.float64)
 
 
 @step
@@ -25,8 +38,7 @@ def exp(x):  # type: ignore[no-untyped-def]
     """e^``x``, relative error below 1e-14, for float64 held within -708 to 709."""
     x = x if x > LOWEST else LOWEST
     x = x if x < _HIGHEST else _HIGHEST
-    k = (x * _LOG2E + _MAGIC) - _MAGIC
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    k, r = reduced(x)
     p = 1.0 / 39916800.0
     p = p * r + 1.0 / 3628800.0
     p = p * r + 1.0 / 362880.0
@@ -39,7 +51,7 @@ def exp(x):  # type: ignore[no-untyped-def]
     p = p * r + 0.5
     p = p * r + 1.0
     p = p * r + 1.0
-    return p * np.int64((np.int64(np.int32(k)) + 1023) << 52).view(np.float64)
+    return p * power_of_two(k)
 
 
 @step

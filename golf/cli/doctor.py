@@ -197,11 +197,14 @@ def _gpu(found: list[str], cuda: str | None) -> Finding:
 
 
 def _kernels(environment: Mapping[str, str]) -> Finding:
-    """Where numba keeps compiled kernels: the folder it is told, beside the sources, or the user's cache."""
+    """Where numba keeps compiled kernels: the folder it is told, the user's own, or beside the sources."""
+    from golf.base.jit import STORE  # imports numba
+
     told = environment.get("NUMBA_CACHE_DIR")
     beside = SOURCES / "golf" / "mixture"
     home = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    places = [Path(told)] if told else [beside / "__pycache__", Path(home) / "numba"]
+    own = Path(STORE).expanduser()
+    places = [Path(told)] if told else [own, beside / "__pycache__", Path(home) / "numba"]
     for place in places:
         if writable(place):
             stored = sum(1 for _ in place.rglob("*.nbc")) if told or place == places[0] else 0

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from golf.base.jit import kernel
-from golf.mixture import counts, tree
+from golf.base.jit import kernel, part
+from golf.mixture import tree
 from golf.mixture.counts import document_of
 from golf.mixture.position import Followers, Seen
 from golf.mixture.tree import rehash, slot_of
@@ -189,12 +189,12 @@ class DocumentCounter:
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context, unless it begins a document."""
         self.reserve(1)
-        append_in_document(self.arrays, stream, token, starts_document)
+        _append(self.arrays, stream, token, starts_document)
 
     def matches(self, *, stream: int = 0) -> tuple[Seen, Followers]:
         """Every order's counts (X,) for the next token of ``stream``, and its successors."""
         seen, followers = document_room(len(self._orders), 1 << 16)
-        query_document(self.arrays, stream, self._orders, self._near, seen, followers)
+        _query(self.arrays, stream, self._orders, self._near, seen, followers)
         return seen, followers
 
 
@@ -206,7 +206,7 @@ def document_room(orders: int, vocab_size: int) -> tuple[Seen, Followers]:
     )
 
 
-@kernel(parts=(counts, tree), _nrt=False)
+@part(_nrt=False)
 def _child(trie, parent, token):  # type: ignore[no-untyped-def]
     """The node of ``token`` behind ``parent``, made when new; a new one has not been seen."""
     key = (np.int64(parent) << 16) | np.int64(token)
@@ -219,7 +219,7 @@ def _child(trie, parent, token):  # type: ignore[no-untyped-def]
     return trie.values[at]
 
 
-@kernel(parts=(counts, tree), _nrt=False)
+@part(_nrt=False)
 def append_in_document(trie, stream, token, starts_document):  # type: ignore[no-untyped-def]
     """Append ``token`` to ``stream``."""
     active = trie.active[stream]
@@ -247,7 +247,7 @@ def append_in_document(trie, stream, token, starts_document):  # type: ignore[no
     trie.length[stream] += 1
 
 
-@kernel(parts=(counts, tree), _nrt=False)
+@part(_nrt=False)
 def query_document(trie, stream, orders, near, seen, followers):  # type: ignore[no-untyped-def]
     """What the document knows of the next token of ``stream``, into ``seen`` (X,) and ``followers``."""
     filled = 0
@@ -263,3 +263,8 @@ def query_document(trie, stream, orders, near, seen, followers):  # type: ignore
                 filled += 1
                 child = trie.sibling[child]
         followers.bounds[i + 1] = filled
+
+
+_append, _query = (  # for Python
+    kernel(each, parts=(tree,), _nrt=False) for each in (append_in_document, query_document)
+)

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from golf.base import exact
 from golf.base.exact import exp
-from golf.base.jit import step
+from golf.base.jit import kernel, step
 from golf.mixture.config import MixtureConfig
 from golf.mixture.expert import Expert
 from golf.mixture.position import Position
@@ -40,7 +41,7 @@ def _new(config: MixtureConfig, vocab_size: int) -> Gate:
 
 def chain_weight(state: Gate, at: Position) -> float:
     """Weight of the chain at a position; the cascade has the rest."""
-    return float(_weight(state, at)[0])
+    return float(_weight_of(state, at)[0])
 
 
 @step
@@ -71,4 +72,5 @@ def _predict(state, at, followers, below, row):  # type: ignore[no-untyped-def]
         row[v] = weight * chain[v] + (1.0 - weight) * cascade[v]
 
 
+_weight_of = kernel(_weight, parts=(exact,))  # for Python
 EXPERT = Expert("final", _new, _perceive, _predict, lambda config: config.layers.final)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from golf.base import exact
-from golf.base.jit import kernel, step
+from golf.base.jit import kernel, part, step
 from golf.mixture import backoff, cascade, document, expert, gate, tree
 from golf.mixture.config import MixtureConfig
 from golf.mixture.document import append_in_document, query_document
@@ -21,7 +21,7 @@ from golf.mixture.expert import Expert, new_states, perceive_all, predict_all
 from golf.mixture.position import Counts, Followers, Position, Seen, Successors, Target
 from golf.mixture.tree import append, query
 
-__all__ = ["EXPERTS", "Mixture", "Online", "Piece", "kernels"]
+__all__ = ["EXPERTS", "Mixture", "Online", "Piece", "kernels", "learn", "look"]
 
 EXPERTS: tuple[Expert, ...] = (  # each over the layers before it
     cascade.EXPERT,
@@ -45,7 +45,7 @@ def kernels(experts: tuple[Expert, ...]) -> Kernels:
     """The kernels with the code of ``experts`` inside; kept on disk for as long as that code stays."""
     files = {inspect.getmodule(each.new): None for each in experts}  # a dictionary keeps their order
     parts = tuple(file for file in (exact, expert, *files) if file is not None)
-    functions = _perceive, _predict, _look, _learn
+    functions = _perceive, _predict, look, learn
     return Kernels(*(kernel(function, parts=(*parts, document, tree), _nrt=False) for function in functions))
 
 
@@ -174,7 +174,8 @@ class Online(NamedTuple):
     out: np.ndarray
 
 
-def _look(online, stream, entropy, argmax):  # type: ignore[no-untyped-def]
+@part(_nrt=False)
+def look(online, stream, entropy, argmax):  # type: ignore[no-untyped-def]
     """The layers' distributions of the next token of ``stream`` into ``rows``, from the network's row 0 of them, whose
     ``entropy`` and ``argmax`` are given."""
     piece, known, row = online.piece, online.known, online.rows[0]
@@ -208,7 +209,8 @@ def _look(online, stream, entropy, argmax):  # type: ignore[no-untyped-def]
     predict_all(online.states, online.enabled, at, Successors(online.followers, online.in_document), online.rows)
 
 
-def _learn(online, stream, token, starts_document):  # type: ignore[no-untyped-def]
+@part(_nrt=False)
+def learn(online, stream, token, starts_document):  # type: ignore[no-untyped-def]
     """The next token of ``stream``: learned where it was looked at, counted in any case."""
     if online.pending[0] == stream:
         piece = online.piece
@@ -222,7 +224,7 @@ def _learn(online, stream, token, starts_document):  # type: ignore[no-untyped-d
     online.previous[stream] = token
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def _count_hits(followers, contexts, token, hits):  # type: ignore[no-untyped-def]
     """How often ``token`` followed each context."""
     for k in range(contexts):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from golf.base.jit import kernel
+from golf.base.jit import kernel, part
 from golf.mixture.position import Counts, Followers
 
 __all__ = ["ContextTree", "append", "query", "rehash", "room", "slot_of"]
@@ -92,7 +92,7 @@ class ContextTree:
     def update(self, token: int, *, stream: int = 0, starts_document: bool = False) -> None:
         """Append ``token`` to ``stream`` and count it in every context."""
         self.reserve(1)
-        append(self.arrays, stream, token, starts_document)
+        _append(self.arrays, stream, token, starts_document)
 
     def reserve(self, tokens: int) -> None:
         """Make room for the next ``tokens``; this may replace ``arrays``."""
@@ -112,11 +112,11 @@ class ContextTree:
         """Counts (M,) and successors of every order whose context, the last tokens of ``stream``, was followed by
         something before."""
         counts, followers = room(len(self._orders), 1 << 16)
-        matched = query(self.arrays, stream, self._orders, self._near, counts, followers)
+        matched = _query(self.arrays, stream, self._orders, self._near, counts, followers)
         return Counts(*(each[:matched] for each in counts)), followers._replace(bounds=followers.bounds[: matched + 1])
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def slot_of(keys, key):  # type: ignore[no-untyped-def]
     """Where ``key`` is in the table, or the empty place where it belongs."""
     mask = len(keys) - 1
@@ -138,7 +138,7 @@ def rehash(keys, values, capacity):  # type: ignore[no-untyped-def]
     return new_keys, new_values
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def _register(tree, parent, token, position):  # type: ignore[no-untyped-def]
     """Count ``token`` after the n-gram ``parent``; the child, made when new."""
     nodes = tree.nodes
@@ -162,7 +162,7 @@ def _register(tree, parent, token, position):  # type: ignore[no-untyped-def]
     return child
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def append(tree, stream, token, starts_document):  # type: ignore[no-untyped-def]
     nodes, history, active = tree.nodes, tree.history, tree.active
     position, before = np.int32(tree.sizes[1]), tree.tail[stream]
@@ -196,7 +196,7 @@ def append(tree, stream, token, starts_document):  # type: ignore[no-untyped-def
                 active[history.stream[first], length + 1] = child
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def query(tree, stream, orders, near, counts, followers):  # type: ignore[no-untyped-def]
     """What the text knows of the next token of ``stream``, into ``counts`` (K,) and ``followers``; how many of the
     ``orders`` have matched."""
@@ -222,6 +222,9 @@ def query(tree, stream, orders, near, counts, followers):  # type: ignore[no-unt
         matched += 1
         followers.bounds[matched] = filled
     return matched
+
+
+_append, _query = kernel(append, _nrt=False), kernel(query, _nrt=False)  # for Python
 
 
 def room(orders: int, vocab_size: int) -> tuple[Counts, Followers]:

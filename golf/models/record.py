@@ -26,6 +26,7 @@ from golf.models.attention_state import AttentionState
 from golf.models.base import LanguageModel, check_shape
 from golf.models.document_attention import DocumentPass, DocumentStep
 from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
+from golf.models.loop import applications
 from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
 from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
 from golf.models.stream import StreamState, StreamStep
@@ -90,13 +91,7 @@ class RecordConfig:
 
     def applications(self, depth: int) -> list[tuple[int, int]]:
         """``(layer, block)`` of each application when the loop runs ``depth`` times; tied repeats share a block."""
-        first, last = self.loop
-        length = last - first + 1
-        out = [(layer, layer) for layer in range(last + 1)]
-        for repeat in range(1, depth):
-            behind = self.layers + (repeat - 1) * length if self.untied else first
-            out += [(first + i, behind + i) for i in range(length)]
-        return out + [(layer, layer) for layer in range(last + 1, self.layers)]
+        return applications(self.layers, self.loop, depth, untied=self.untied)
 
 
 @dataclass

@@ -19,18 +19,17 @@ import numpy as np
 
 from golf.base import exact
 from golf.base.exact import exp, log
-from golf.base.jit import kernel, step
+from golf.base.jit import kernel, part, step
 from golf.base.params import to_dict
 from golf.mixture import backoff, cascade, document, expert, gate, mixture, tree
 from golf.mixture.config import MixtureConfig
-from golf.mixture.mixture import EXPERTS, kernels
+from golf.mixture.mixture import learn, look
 from golf.textcodec import range_coder
 from golf.textcodec.range_coder import SUM_TOLERANCE, decode_symbol, encode_symbol, quantize
 
 __all__ = ["BROKEN", "DAMAGED", "MANY_BYTES", "Bias", "Block", "code_step", "mixture_hash", "new_bias"]
 
 BROKEN, DAMAGED, MANY_BYTES = 1, 2, 3  # what ends a step: a row that is no distribution; the code; the text's bytes
-_look, _learn = kernels(EXPERTS).look, kernels(EXPERTS).learn
 _PARTS = (exact, range_coder, backoff, cascade, document, expert, gate, mixture, tree)
 
 
@@ -73,7 +72,7 @@ def mixture_hash(config: MixtureConfig | None) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-@kernel(parts=(exact,), _nrt=False)
+@part(_nrt=False)
 def _soften(bias, stream, logits, row):  # type: ignore[no-untyped-def]
     """The network's distribution under the bias into ``row`` (V,); entropy in nats, most likely token."""
     size, whole = len(row), len(row) // 8 * 8
@@ -130,7 +129,7 @@ def code_step(online, mixes, bias, block, logits, at, decoding):  # type: ignore
         entropy, best = _soften(bias, stream, logits, row)
         coded = row
         if mixes:
-            _look(online, stream, entropy, best)
+            look(online, stream, entropy, best)
             coded = online.rows[len(online.rows) - 1]
         if not abs(quantize(coded, bits, block.counts) - 1.0) <= SUM_TOLERANCE:
             return BROKEN
@@ -149,6 +148,6 @@ def code_step(online, mixes, bias, block, logits, at, decoding):  # type: ignore
         block.nats[0] -= log(max(coded[token], 1e-300))
         if mixes:
             _learn_bias(bias, stream, row, token, token == bos)
-            _learn(online, stream, token, token == bos)
+            learn(online, stream, token, token == bos)
         block.last[stream] = token
     return 0

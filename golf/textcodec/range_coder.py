@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.base.jit import kernel
+from golf.base.jit import kernel, part
 
 __all__ = [
     "DEFAULT_BITS", "DAMAGED", "RangeDecoder", "RangeEncoder", "RangeError", "SUM_TOLERANCE", "decode_symbol",
@@ -50,7 +50,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     counts = np.empty(len(probs), np.uint64) if out is None else out
     if counts.shape != probs.shape:  # the kernel writes as many as it reads
         raise RangeError(f"frequencies: {counts.shape} counts for probabilities {probs.shape}, expected equal shapes")
-    total = quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
+    total = _quantize(np.ascontiguousarray(probs, dtype=np.float64), np.int64(bits), counts)
     if not abs(total - 1.0) <= SUM_TOLERANCE:
         raise RangeError(
             f"frequencies: the row of {len(probs)} probabilities sums to {total}, expected 1; "
@@ -59,7 +59,7 @@ def frequencies(probs: np.ndarray, *, bits: int = DEFAULT_BITS, out: np.ndarray 
     return counts
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
     """Fill ``counts``; the sum of ``probs``, or NaN when an entry is no probability."""
     size = len(probs)
@@ -87,14 +87,14 @@ def quantize(probs, bits, counts):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def _scaled(width, cumulative, bits):  # type: ignore[no-untyped-def]
     """floor(width * cumulative / 2^bits), exact in 64 bits because cumulative <= 2^bits <= 2^30."""
     low = width & ((np.uint64(1) << bits) - np.uint64(1))
     return (width >> bits) * cumulative + ((low * cumulative) >> bits)
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def _carry(words, count):  # type: ignore[no-untyped-def]
     i = count - 1
     while words[i] == np.uint32(0xFFFFFFFF):
@@ -103,7 +103,7 @@ def _carry(words, count):  # type: ignore[no-untyped-def]
     words[i] += np.uint32(1)
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def encode_symbol(interval, words, place, counts, symbol, bits):  # type: ignore[no-untyped-def]
     """Narrow the interval to ``symbol``; ``place`` (1,) words are written so far."""
     below = np.uint64(0)
@@ -122,7 +122,7 @@ def encode_symbol(interval, words, place, counts, symbol, bits):  # type: ignore
     interval[0], interval[1], place[0] = low, width, count
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def decode_symbol(interval, words, place, counts, bits):  # type: ignore[no-untyped-def]
     """The symbol, or -1 when there is none or it was read further behind the end of ``words`` than an encoder leaves
     out; behind their end there are zeros."""
@@ -154,6 +154,11 @@ def decode_symbol(interval, words, place, counts, bits):  # type: ignore[no-unty
     return -1
 
 
+_quantize, _carry_words, _encode_symbol, _decode_symbol = (  # for Python
+    kernel(each, _nrt=False) for each in (quantize, _carry, encode_symbol, decode_symbol)
+)
+
+
 class RangeEncoder:
     """Append symbols with ``encode``, take the bytes with ``finish``; memory is the code itself.
 
@@ -176,7 +181,7 @@ class RangeEncoder:
         if not 0 <= symbol < len(counts):
             raise RangeError(f"range code: symbol {symbol}, expected 0 to {len(counts) - 1}")
         self.reserve(1)
-        encode_symbol(self.interval, self.words, self.place, counts, symbol, self._bits)
+        _encode_symbol(self.interval, self.words, self.place, counts, symbol, self._bits)
 
     def finish(self) -> bytes:
         """The shortest code of all symbols so far; the encoder is used up.
@@ -187,7 +192,7 @@ class RangeEncoder:
         count = int(self.place[0])
         value, num_bytes = _shortest(int(self.interval[0]), int(self.interval[1]))
         if value >> 64:
-            _carry(self.words, count)
+            _carry_words(self.words, count)
         tail = (value & int(_FULL)).to_bytes(8, "big")[:num_bytes]
         return _stripped(self.words[:count].astype(">u4").tobytes() + tail, count)
 
@@ -225,7 +230,7 @@ class RangeDecoder:
 
     def decode(self, counts: np.ndarray) -> int:
         """The next symbol under ``counts`` (V,) uint64. Raises ``RangeError`` when the code is impossible."""
-        symbol = decode_symbol(self.interval, self.words, self.place, counts, self._bits)
+        symbol = _decode_symbol(self.interval, self.words, self.place, counts, self._bits)
         if symbol < 0:
             raise RangeError(DAMAGED)
         return int(symbol)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import golf
+from golf.base import jit
 from golf.base.jit import kernel, part, step
 
 CALLER = """
@@ -52,6 +55,7 @@ def hits(compiled: Any) -> int:
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to import from."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(jit, "STORE", "/proc/nothing")  # so that numba's own store is used
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own cache is blind to a change within a second
     return tmp_path
 
@@ -64,6 +68,57 @@ def test_bug_mixing_kernels_were_compiled_anew_in_every_process(modules: Path) -
         assert add(5) == 5 * factor + 1
         found.append(hits(add))
     assert found == [0, 1, 0, 1]
+
+
+@pytest.fixture
+def store(modules: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own store."""
+    monkeypatch.setattr(jit, "STORE", str(modules / "store"))
+    return modules / "store"
+
+
+def copied(modules: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of both modules, as a clone or a queued experiment has them."""
+    folder = modules / name
+    folder.mkdir()
+    for path in modules.glob("*.py"):
+        (folder / path.name).write_text(path.read_text())
+    monkeypatch.syspath_prepend(str(folder))
+    return folder
+
+
+def test_every_copy_of_the_sources_finds_what_one_has_compiled(
+    modules: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(modules, 3)(5) == 16 and not list((modules / "__pycache__").glob("*.nb?"))
+    again = load(copied(modules, "copy", monkeypatch), 3)
+    assert again(5) == 16 and hits(again) == 1 and "copy" in str(again.py_func.__code__.co_filename)
+    changed = load(copied(modules, "changed", monkeypatch), 4)
+    assert changed(5) == 21 and hits(changed) == 0 and len(list(store.iterdir())) == 2
+    assert stat.S_IMODE(store.stat().st_mode) == 0o700
+    old, kept = sorted(store.iterdir())
+    os.utime(old, (0, 0))
+    assert load(copied(modules, "third", monkeypatch), 5)(5) == 26
+    assert not old.exists() and kept.exists() and len(list(store.iterdir())) == 2
+
+
+@pytest.mark.parametrize("fault", ["others write", "another owner", "a link", "a file"])
+def test_a_store_that_others_may_have_written_is_not_read(
+    fault: str, modules: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (modules / "elsewhere").mkdir(mode=0o700)
+    if fault == "a link":
+        store.symlink_to(modules / "elsewhere")
+    elif fault == "a file":
+        store.write_bytes(b"")
+    else:
+        store.mkdir(mode=0o700)
+    if fault == "others write":
+        store.chmod(0o770)
+    elif fault == "another owner":
+        monkeypatch.setattr(os, "getuid", lambda: store.stat().st_uid + 1)
+    assert load(modules, 3)(5) == 16
+    assert list((modules / "__pycache__").glob("*.nbi")) and not list((modules / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])

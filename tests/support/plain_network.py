@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from golf.base.exact import exp_all
 from golf.textcodec.integer.rotary import rotations
 
 ROW, WEIGHT, ATTENTION = 13, 11, 12  # bits
@@ -60,7 +61,9 @@ def plain_logits(
     eps, table = config["norm_eps"], arrays["token_embedding"].astype(np.float64)
     x = x0 = rms_norm(table, eps)[ids]
     outputs: list[np.ndarray] = []
-    if config["family"] == "transformer":
+    if config["family"] == "record":
+        x = plain_record(config, arrays, ids, window)
+    elif config["family"] == "transformer":
         half = config["layers"] // 2
         for layer in range(config["layers"]):
             back = layer - half
@@ -87,6 +90,62 @@ def plain_logits(
     return np.where(z >= 0.0, steps, -steps).astype(np.int64)
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    small = exp_nonpositive(-np.abs(x))
+    return np.where(x >= 0.0, 1.0, small) / (1.0 + small)
+
+
+def plain_record(
+    config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], ids: np.ndarray, window: int
+) -> np.ndarray:
+    """Rows (T, D) before the last norm."""
+    wide = {name: array.astype(np.float64) for name, array in arrays.items()}
+    first, last = config["loop"]
+    order = [*range(last + 1), *list(range(first, last + 1)) * (config["repeats"] - 1)]
+    order += range(last + 1, config["layers"])
+    starts = np.maximum.accumulate(np.where(ids == config["bos_id"], np.arange(len(ids)), 0))
+    x = wide["token_embedding"][ids]
+    reads = np.zeros(len(ids))
+    for c in range(config["smear_width"]):
+        reads = reads + x[:, c] * wide["smear.gate"][0, c]
+    joins = wide["smear.scale"][0] * (1.0 / (1.0 + exp_all(-reads)))
+    joins[ids == config["bos_id"]] = 0.0
+    x = x0 = rms_norm(np.concatenate((x[:1], x[1:] + joins[1:, None] * x[:-1])), config["norm_eps"])
+    lane, kept, half = None, [], len(order) // 2
+    for index, layer in enumerate(order):
+        own = {n.removeprefix(f"blocks.{layer}."): a for n, a in wide.items() if n.startswith(f"blocks.{layer}.")}
+        scale = 1.0 / math.sqrt(layer + 1.0)
+        if lane is None and index >= half and layer >= config["lanes_from"]:
+            lane = x
+        if index >= half and kept:
+            gate = 1.0 / (1.0 + exp_all(-wide["skip_gates"][index - half]))
+            x = gate * x + ((1.0 - gate) * wide["skip_scales"][index - half]) * kept.pop()
+        mixed = own["residual_mix"][0] * x + own["residual_mix"][1] * x0
+        integers, unit, inverse = normed(mixed, config["norm_eps"])
+        parts = [own[f"attention.{name}.weight"] for name in ("query", "key", "value")]
+        q, k, v = (product(integers, unit * (inverse * scale), part) for part in parts)
+        y = attention(config, own, q, k, v, window, exclusive=True, starts=starts)
+        columns, units = snap(own["attention.gate"], 20)
+        sums = (integers[:, : columns.shape[1]] @ columns.T).astype(np.float64)
+        gates = sigmoid(0.5 * (sums * units[:, 0] * (unit * (inverse * scale))))
+        y = y * np.repeat(gates, y.shape[1] // gates.shape[1], axis=1)
+        attended = own["attention_scale"] * product(*snap(y, ROW), own["attention.output.weight"])
+        x = x if lane is not None else mixed + attended
+        integers, unit, inverse = normed(x if lane is None else lane, config["norm_eps"])
+        h = product(integers, unit * (inverse * scale), own["mlp.input.weight"])
+        h = np.where(h < 0.0, h * config["negative_slope"], h)
+        thought = own["mlp_scale"] * product(*snap(h * h, ROW), own["mlp.output.weight"])
+        if lane is None:
+            x = x + thought
+        else:
+            carry, shares = wide["lane_carry"][layer], wide["lane_shares"][layer]
+            olds = enumerate((x, lane))
+            x, lane = (carry[i] * old + shares[0, i] * attended + shares[1, i] * thought for i, old in olds)
+        if index < half:
+            kept.append(x)
+    return x if lane is None else (x + lane) * 0.5
+
+
 def run_block(
     config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: int, x: np.ndarray, x0: np.ndarray, window: int,
     *, exclusive: bool,
@@ -107,18 +166,19 @@ def run_block(
 
 def attention(
     config: Mapping[str, Any], own: Mapping[str, np.ndarray], q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int,
-    *, exclusive: bool,
+    *, exclusive: bool, starts: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     tokens, heads, kv_heads = len(q), config["heads"], config["kv_heads"]
     width = config["width"] // heads
     bound = math.ceil(math.log2(width) / 2)
-    cos, sin = rotations(np.arange(tokens), width, config["rope_base"])
+    half = config.get("rope_dims", width) // 2
+    cos, sin = rotations(np.arange(tokens), 2 * half, config["rope_base"])
 
     def turned(rows: np.ndarray) -> np.ndarray:
         rows = rms_norm(rows.reshape(tokens, -1, width), config["norm_eps"])
-        first, second = rows[..., : width // 2], rows[..., width // 2 :]
+        first, second, rest = np.split(rows, (half, 2 * half), axis=-1)
         c, s = cos[:, None], sin[:, None]
-        return grid(np.concatenate((first * c + second * s, second * c - first * s), axis=-1), bound)
+        return grid(np.concatenate((first * c + second * s, second * c - first * s, rest), axis=-1), bound)
 
     queries, keys = turned(q), turned(k)
     columns, units = snap(own["attention.value.weight"].astype(np.float64), WEIGHT)
@@ -128,7 +188,7 @@ def attention(
     gain = own["attention.query_gain"].astype(np.float64) * (1.0 / math.sqrt(width))
     y = np.empty((tokens, heads, width))
     for t in range(tokens):
-        seen = slice(max(0, t - window + 1), t + 1)
+        seen = slice(max(0 if starts is None else starts[t], t - window + 1), t + 1)
         for h in range(heads):
             group = h // (heads // kv_heads)
             scores = (keys[seen, group] @ queries[t, h]).astype(np.float64) * 4.0 ** (bound - ATTENTION) * gain[h]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from golf.data.tokenizer import train_tokenizer
 from golf.textcodec import blocks, files, layout, stepper
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
 from golf.textcodec.integer.exact import IntegerError
 from golf.textcodec.layout import CodecError, Header
 from golf.textcodec.model import TextModel, open_model
+from golf.textcodec.settings import default_arithmetic
 from golf.textcodec.stepper import open_stepper
+from tiny import pack_untrained, record
 
 ALONE = CodecConfig(streams=4, window=32, threads=1, arithmetic="integer", mixture=False)
 MIXED = dataclasses.replace(ALONE, mixture=True)
@@ -43,6 +47,17 @@ def test_texts_coded_in_batches_come_back_token_by_token(
     for data in (b"", b"a", prose[:700].encode()):
         coded = code(data, tmp_path, decoded, config)
         assert restored(coded, decoded, threads=2) == data
+
+
+@pytest.mark.parametrize("changes", [{}, {"untied": True, "smear_width": 0, "gate_width": 0, "skips": False}])
+def test_record_stacks_code_and_decode_whatever_they_have(changes: dict[str, Any], tmp_path: Path, prose: str) -> None:
+    tokenizer = train_tokenizer([prose], 400)
+    data = pack_untrained(record(**changes), tokenizer.vocab_size, tokenizer.model)
+    (tmp_path / "model.golf").write_bytes(data)
+    model = open_model(tmp_path / "model.golf")
+    assert default_arithmetic(model) == "integer"
+    text = prose[:300].encode()
+    assert restored(code(text, tmp_path, model, ALONE), model, threads=2) == text
 
 
 def test_code_does_not_depend_on_threads_or_on_how_far_the_encoder_looks_ahead(

@@ -41,6 +41,8 @@ PIECES = """
 import hashlib
 import numpy as np
 from golf.base.exact import exp_all, log_all
+from golf.base import exact
+from golf.base.jit import kernel
 from golf.textcodec.coder import _soften, new_bias
 from golf.textcodec.integer.product import pack_panels, product_of
 rng = np.random.default_rng(0)
@@ -48,7 +50,7 @@ x, logits, row = rng.normal(size=997) * 9.0, rng.normal(size=(1, 997)) * 9.0, np
 left, right = (rng.integers(-2048, 2049, shape).astype(np.int16) for shape in ((31, 200), (200, 70)))
 out = np.zeros((31, 80))
 product_of(left, pack_panels(right), out)
-found = _soften(new_bias(None, 1, 997), 0, logits, row)
+found = kernel(_soften, parts=(exact,), _nrt=False)(new_bias(None, 1, 997), 0, logits, row)
 arrays = (exp_all(x), log_all(np.abs(x)), row, np.array(found), out)
 print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
 """

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from golf.base.jit import kernel, step
-from golf.textcodec.integer import exact, product
-from golf.textcodec.integer.exact import ATTENTION_BITS, MAGIC, POWERS, ZERO, exp_nonpositive, grid
+from golf.base.exact import MAGIC
+from golf.base.jit import part, step
+from golf.textcodec.integer.exact import ATTENTION_BITS, POWERS, ZERO, exp_nonpositive, grid
 from golf.textcodec.integer.product import GROUP, PANEL, panel_product
 
 __all__ = ["attend"]
 
 
-@kernel(fastmath={"reassoc", "nsz", "nnan"})  # the largest number is the same in any order
+@part(fastmath={"reassoc", "nsz", "nnan"})  # the largest number is the same in any order
 def _highest(scores, g, first, end):  # type: ignore[no-untyped-def]
     top = scores[g, first]
     for c in range(first + 1, end):
@@ -74,12 +74,13 @@ def _exclude(y, r, first, own, unit):  # type: ignore[no-untyped-def]
         y[r, first + e] = y[r, first + e] - share * (own[e] * unit)
 
 
-@kernel(parts=(exact, product), _nrt=False)
+@part(_nrt=False)
 def attend(shape, weights, block, scratch, ring, place):  # type: ignore[no-untyped-def]
-    """Row ``r`` of ``scratch.y`` (R, H E) from its queries. ``place``: layer, r, stream, position, exclusive."""
-    layer, r, stream, position, exclusive = place
+    """Row ``r`` of ``scratch.y`` (R, H E) from its queries. ``place``: layer, r, stream, position,
+    the first position that may be seen, exclusive."""
+    layer, r, stream, position, earliest, exclusive = place
     group, width, slots = shape.heads // shape.kv_heads, shape.head_dim, PANEL * ring.keys.shape[3]
-    begin, after = max(0, position - ring.window + 1) % slots, position % slots + 1
+    begin, after = max(earliest, position - ring.window + 1) % slots, position % slots + 1
     # the query sees one run of slots, or two where the ring wraps
     runs = ((begin, after), (0, 0)) if begin < after else ((begin, slots), (0, after))
     exponent = weights.value_exponent[block]

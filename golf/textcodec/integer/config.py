@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from golf.base.params import quoted
+from golf.models.loop import applications
 from golf.textcodec.integer.exact import IntegerError
 
-__all__ = ["FAMILIES", "check_arrays"]
+__all__ = ["FAMILIES", "check_arrays", "record_applications"]
 
-FAMILIES = ("depth_recurrent", "transformer")
+FAMILIES = ("depth_recurrent", "record", "transformer")
 _MOST = 1 << 16
 
 
@@ -29,9 +30,9 @@ def check_arrays(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) ->
 
 
 def _shapes(config: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, ...]]:
-    recurrent = config["family"] == "depth_recurrent"
+    family = config["family"]
     width, heads, kv_heads = (_whole(config, name, 1) for name in ("width", "heads", "kv_heads"))
-    blocks = _whole(config, "blocks" if recurrent else "layers", 1)
+    blocks = _whole(config, "blocks" if family == "depth_recurrent" else "layers", 1)
     for name in ("mlp_ratio", "norm_eps", "softcap", "rope_base"):
         _number(config, name, above=0.0)
     _number(config, "negative_slope", above=-1e9)
@@ -42,7 +43,13 @@ def _shapes(config: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, 
             "fit together"
         )
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (vocab_size, width)}
-    if recurrent:
+    extra: dict[str, tuple[int, ...]] = {}
+    if family == "record":
+        shapes |= _record_shapes(config)
+        blocks = 1 + max(block for _, block in record_applications(config))
+        if config["gate_width"]:
+            extra["attention.gate"] = (heads, config["gate_width"])
+    elif family == "depth_recurrent":
         layers, tables = blocks * _whole(config, "repeats", 1), _whole(config, "value_tables", 0)
         _whole(config, "xsa_last", 0)
         shapes |= {"loop_vectors": (layers, width)}
@@ -57,9 +64,37 @@ def _shapes(config: Mapping[str, Any], vocab_size: int) -> dict[str, tuple[int, 
         "attention.query.weight": (width, width), "attention.key.weight": (kv_heads * size, width),
         "attention.value.weight": (kv_heads * size, width), "attention.output.weight": (width, width),
         "attention.query_gain": (heads,), "mlp.input.weight": (hidden, width), "mlp.output.weight": (width, hidden),
-        "attention_scale": (width,), "mlp_scale": (width,), "residual_mix": (2, width),
+        "attention_scale": (width,), "mlp_scale": (width,), "residual_mix": (2, width), **extra,
     }  # fmt: skip
     return shapes | {f"blocks.{i}.{name}": shape for i in range(blocks) for name, shape in block.items()}
+
+
+def record_applications(config: Mapping[str, Any], depth: int | None = None) -> list[tuple[int, int]]:
+    """``(layer, block)`` of each application of a record stack."""
+    return applications(config["layers"], config["loop"], depth or config["repeats"], untied=config["untied"])
+
+
+def _record_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Those of a record stack outside its blocks, but for the embedding."""
+    width, layers, loop = config["width"], config["layers"], config.get("loop")
+    if not (isinstance(loop, list | tuple) and len(loop) == 2 and all(type(each) is int for each in loop)
+            and 0 <= loop[0] <= loop[1] < layers):  # fmt: skip
+        raise IntegerError(f"model.loop: found {quoted(loop)}, expected first and last layer of it")
+    for name, least in (("repeats", 1), ("lanes_from", 0), ("gate_width", 0), ("smear_width", 0), ("bos_id", -1)):
+        _whole(config, name, least)
+    if not (2 <= _whole(config, "rope_dims", 2) <= width // config["heads"] and config["rope_dims"] % 2 == 0):
+        raise IntegerError(f"model.rope_dims: found {config['rope_dims']}, expected an even one up to the head width")
+    if config["repeats"] > 64 or max(config["gate_width"], config["smear_width"]) > width:
+        raise IntegerError("model: repeats, gate_width or smear_width are larger than the model can have")
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config["smear_width"]:
+        shapes |= {"smear.gate": (1, config["smear_width"]), "smear.scale": (1,)}
+    skips = len(record_applications(config)) // 2 if config.get("skips") else 0
+    if skips:
+        shapes |= {"skip_scales": (skips, width), "skip_gates": (skips, width)}
+    if config["lanes_from"] < layers:
+        shapes |= {"lane_carry": (layers, 2), "lane_shares": (layers, 2, 2)}
+    return shapes
 
 
 def _whole(config: Mapping[str, Any], name: str, least: int) -> int:

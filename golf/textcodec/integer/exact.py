@@ -15,24 +15,23 @@ import math
 import numpy as np
 
 from golf.base.errors import GolfError
+from golf.base.exact import MAGIC, power_of_two, reduced
 from golf.base.jit import step
 from golf.textcodec.integer.product import GROUP
 
 __all__ = [
-    "ATTENTION_BITS", "LOGIT_STEPS", "MAGIC", "POWERS", "ROW_BITS", "WEIGHT_BITS", "ZERO", "IntegerError",
-    "exp_nonpositive", "grid", "snap_row", "snapped",
+    "ATTENTION_BITS", "LOGIT_STEPS", "POWERS", "ROW_BITS", "WEIGHT_BITS", "ZERO", "IntegerError",
+    "exp_nonpositive", "grid", "sigmoid", "snap_row", "snapped",
 ]  # fmt: skip
 
 ROW_BITS, WEIGHT_BITS = 13, 11  # of rows that enter a matrix, and of its weights
 ATTENTION_BITS = 12  # of queries, keys, softmax weights and values
 LOGIT_STEPS = 1024  # logits are integers of 1 / 1024 nat
-MAGIC = 1.5 * 2.0**52  # adding and subtracting it rounds to an integer, half to even
 ZERO = 256
 POWERS = np.array([math.ldexp(1.0, n) for n in range(-ZERO, ZERO + 1)])
 assert GROUP << max(ROW_BITS + WEIGHT_BITS, 2 * ATTENTION_BITS) < 1 << 31, "32-bit sums are exact"
 _MASK = np.int64(0x7FFFFFFFFFFFFFFF)
 _LOWEST = -64.0  # exp below it is 0 at every precision used here
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
 
 class IntegerError(GolfError):
@@ -43,8 +42,7 @@ class IntegerError(GolfError):
 def exp_nonpositive(x):  # type: ignore[no-untyped-def]
     """e^``x`` of ``x`` <= 0, relative error below 1e-8; below -64 that of -64."""
     x = x if x > _LOWEST else _LOWEST
-    k = (x * _LOG2E + MAGIC) - MAGIC
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    k, r = reduced(x)
     p = 1.0 / 5040.0
     p = p * r + 1.0 / 720.0
     p = p * r + 1.0 / 120.0
@@ -53,7 +51,7 @@ def exp_nonpositive(x):  # type: ignore[no-untyped-def]
     p = p * r + 0.5
     p = p * r + 1.0
     p = p * r + 1.0
-    return p * np.int64((np.int64(np.int32(k)) + 1023) << 52).view(np.float64)
+    return p * power_of_two(k)
 
 
 @step
@@ -79,8 +77,15 @@ def grid(value, scale):  # type: ignore[no-untyped-def]
     return min(max((value * scale + MAGIC) - MAGIC, -limit), limit)
 
 
-def snapped(rows: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integers (R, C) int16 of ``bits`` bits and the power of two (R,) that each row has for itself."""
+@step
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^-``x``)."""
+    small = exp_nonpositive(-abs(x))
+    return (1.0 if x >= 0.0 else small) / (1.0 + small)
+
+
+def snapped(rows: np.ndarray, bits: int, kind: type = np.int16) -> tuple[np.ndarray, np.ndarray]:
+    """Integers (R, C) of ``bits`` bits and the power of two (R,) that each row has for itself."""
     exponent = np.maximum(np.frexp(np.abs(rows).max(axis=1))[1], 56 - ZERO)
-    integers = np.rint(np.ldexp(rows, (bits - exponent)[:, None])).astype(np.int16)
+    integers = np.rint(np.ldexp(rows, (bits - exponent)[:, None])).astype(kind)
     return integers, np.ldexp(1.0, exponent - bits)

@@ -17,16 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from golf.textcodec.integer.arrays import Ring, Scratch, Shape
 from golf.textcodec.integer.config import FAMILIES, check_arrays
-from golf.textcodec.integer.exact import ROW_BITS, WEIGHT_BITS, IntegerError, snapped
-from golf.textcodec.integer.kernels import Layers, Ring, Scratch, Shape, Weights, run_pass
-from golf.textcodec.integer.product import PANEL, pack_panels
+from golf.textcodec.integer.exact import IntegerError
+from golf.textcodec.integer.kernels import run_pass
+from golf.textcodec.integer.layers import make_layers
+from golf.textcodec.integer.product import PANEL
 from golf.textcodec.integer.rotary import rotations
+from golf.textcodec.integer.weights import Arrays, make_weights
 
 __all__ = ["IntegerNetwork", "IntegerStream"]
 
 ROWS = 64  # tokens that go through the layers together: their rows stay in the cache
-Arrays = Mapping[str, np.ndarray]
 
 
 class IntegerNetwork:
@@ -47,18 +49,15 @@ class IntegerNetwork:
         if broken is not None:
             raise IntegerError(f"{broken}: holds a number that is not finite: the artifact's weights are broken")
         heads, kv_heads, width = config["heads"], config["kv_heads"], config["width"] // config["heads"]
+        record = config["family"] == "record"
         self.base = float(config["rope_base"])
         # a normalized head has length sqrt(E): a bound of keys
         self.shape = Shape(heads, kv_heads, width, math.ceil(math.log2(width) / 2), float(config["norm_eps"]),
-                           float(config["negative_slope"]), float(config["softcap"]))  # fmt: skip
+                           float(config["negative_slope"]), float(config["softcap"]),
+                           config["rope_dims"] if record else width, config["bos_id"] if record else -1)  # fmt: skip
         self.vocab_size = len(arrays["token_embedding"])
-        if config["family"] == "depth_recurrent":
-            blocks = config["blocks"]
-            self.layers = _recurrent_layers(config, arrays, depth or config["repeats"])
-        else:
-            blocks = config["layers"]
-            self.layers = _flat_layers(config, arrays)
-        self.weights = _weights(arrays, blocks, self.shape)
+        self.layers = make_layers(config, arrays, depth)
+        self.weights = make_weights(arrays, self.shape)
 
     def stream(self, streams: int, window: int, chunk: int = 1) -> IntegerStream:
         """``streams`` empty texts whose tokens attend to the last ``window`` keys; passes of ``chunk`` tokens at
@@ -80,14 +79,16 @@ class IntegerStream:
             np.zeros((*outer, slots, shape.head_dim // 2, PANEL, 2), np.int16),
             np.zeros((*outer, width, slots * PANEL // 2, PANEL, 2), np.int16),
             window,
+            np.zeros(streams, np.int64),
+            np.full(streams, -1),
         )
         self._table = (-1, np.empty((0, 0)), np.empty((0, 0)))
 
     def logits(self, ids: np.ndarray, first: int = 0) -> np.ndarray:
         """Feed ``ids`` (B', t) to the streams from ``first`` on: int32 (B', t, V) in steps of 1 / 1024 nat.
 
-        Every stream must be fed the same positions once: ``advance`` follows when all have been. Calls for different
-        streams may run side by side.
+        Every stream must be fed each position once: ``advance`` follows when all have been. Calls for different streams
+        may run side by side.
         """
         ids = np.ascontiguousarray(ids, np.int64)
         assert ids.shape[1] <= self.chunk and first + len(ids) <= self._ring.keys.shape[1]
@@ -105,11 +106,11 @@ class IntegerStream:
         return out
 
     def rotations(self, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine and sine (t, E / 2) of the next positions, from tables of many."""
+        """Cosine and sine (t, turned / 2) of the next positions, from tables of many."""
         start, cos, sin = self._table
         if not start <= self.position <= self.position + tokens <= start + len(cos):
             start, size = self.position, max(256, tokens)
-            cos, sin = rotations(np.arange(start, start + size), self.network.shape.head_dim, self.network.base)
+            cos, sin = rotations(np.arange(start, start + size), self.network.shape.turned, self.network.base)
             self._table = (start, cos, sin)
         at = slice(self.position - start, self.position - start + tokens)
         return cos[at], sin[at]
@@ -133,92 +134,6 @@ def _scratch(network: IntegerNetwork, rows: int, slots: int) -> Scratch:
         v=np.empty((rows, shape.kv_heads, shape.head_dim)), y=np.empty((rows, attended)),
         scores=np.empty((group, slots)), weights=np.empty((group, slots), np.int16),
         sums=np.empty((group, -(-shape.head_dim // PANEL) * PANEL)), totals=np.empty(group),
-    )  # fmt: skip
-
-
-def _weights(arrays: Arrays, blocks: int, shape: Shape) -> Weights:
-    qkv, output, mlp_input, mlp_output = matrices = tuple([] for _ in range(4))  # type: ignore[var-annotated]
-    for i in range(blocks):
-        part = {name: arrays[f"blocks.{i}.attention.{name}.weight"] for name in ("query", "key", "value", "output")}
-        qkv.append(_matrix(np.concatenate([part["query"], part["key"], part["value"]])))
-        output.append(_matrix(part["output"]))
-        mlp_input.append(_matrix(arrays[f"blocks.{i}.mlp.input.weight"]))
-        mlp_output.append(_matrix(arrays[f"blocks.{i}.mlp.output.weight"]))
-
-    def vectors(name: str) -> np.ndarray:
-        return np.stack([arrays[f"blocks.{i}.{name}"] for i in range(blocks)]).astype(np.float64)
-
-    embedding = arrays["token_embedding"].astype(np.float64)
-    head, head_unit = _matrix(embedding)
-    tables = [arrays[name] for name in _numbered(arrays, "value_embeddings")]
-    stacked = [np.stack(side) for pairs in matrices for side in zip(*pairs, strict=True)]
-    values = [arrays[f"blocks.{i}.attention.value.weight"] for i in range(blocks)]
-    return Weights._make([
-        _normed(embedding, shape.eps), np.array(tables, np.float64).reshape(len(tables), *embedding.shape),
-        head, head_unit, *stacked, vectors("attention.query_gain") * (1.0 / math.sqrt(shape.head_dim)),
-        np.array([_value_exponent(value) for value in values]),
-        vectors("attention_scale"), vectors("mlp_scale"), vectors("residual_mix"),
-    ])  # fmt: skip
-
-
-def _numbered(arrays: Arrays, name: str) -> list[str]:
-    found = [key for key in arrays if key.startswith(f"{name}.")]
-    return sorted(found, key=lambda key: int(key.rpartition(".")[2]))
-
-
-def _matrix(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``weight`` (O, I) as panels (P, I / 2, 16, 2), and the power of two of each of its rows, (O,)."""
-    integers, unit = snapped(weight.astype(np.float64), WEIGHT_BITS)
-    return pack_panels(np.ascontiguousarray(integers.T)), unit
-
-
-def _value_exponent(weight: np.ndarray) -> int:
-    """Values are below 2^this: a normalized row has length sqrt(D). From the snapped weight, in whole numbers."""
-    integers, unit = snapped(weight.astype(np.float64), WEIGHT_BITS)
-    lengths = (integers.astype(np.int64) ** 2).sum(axis=1).astype(np.float64) * unit * unit
-    return math.frexp(math.sqrt(float(lengths.max()) * weight.shape[1]))[1]
-
-
-def _normed(rows: np.ndarray, eps: float) -> np.ndarray:
-    """Rows over their root mean square, as the kernels norm them."""
-    integers, unit = snapped(rows, ROW_BITS)
-    squares = (integers.astype(np.int64) ** 2).sum(axis=1).astype(np.float64) * (unit * unit)
-    inverse = 1.0 / np.sqrt(squares / rows.shape[1] + eps)
-    return (integers * unit[:, None]) * inverse[:, None]
-
-
-def _recurrent_layers(config: Mapping[str, Any], arrays: Arrays, depth: int) -> Layers:
-    blocks, width = config["blocks"], config["width"]
-    count, tables = blocks * depth, config["value_tables"]
-    layers = _empty_layers(count, tables, width)
-    layers.block[:] = np.arange(count) % blocks
-    layers.exclusive[:] = np.arange(count) >= count - config["xsa_last"]
-    layers.loop[:] = arrays["loop_vectors"][:count]
-    if tables:
-        layers.mixes[:] = arrays["value_scales"][:count]
-    skips = arrays.get("cross_repeat_scales", np.empty(0))
-    for layer in range(count if len(skips) else 0):
-        repeat, block = divmod(layer, blocks)
-        layers.kept[layer] = block if repeat + 1 < depth else -1
-        if repeat > 0:
-            layers.taken[layer], layers.skip[layer] = block, skips[block, repeat - 1]
-    return layers
-
-
-def _flat_layers(config: Mapping[str, Any], arrays: Arrays) -> Layers:
-    count, half = config["layers"], config["layers"] // 2
-    layers = _empty_layers(count, 0, config["width"])
-    layers.block[:] = np.arange(count)
-    for index in range(half if config["unet_skips"] else 0):
-        taken = half - 1 - index  # the first layer of the second half takes the last output of the first
-        layers.kept[taken], layers.taken[half + index] = taken, taken
-        layers.skip[half + index] = arrays["skip_scales"][index]
-    return layers
-
-
-def _empty_layers(count: int, tables: int, width: int) -> Layers:
-    return Layers(
-        block=np.zeros(count, np.int64), exclusive=np.zeros(count, np.bool_), loop=np.zeros((count, width)),
-        mixes=np.zeros((count, tables, width)), skip=np.zeros((count, width)), taken=np.full(count, -1),
-        kept=np.full(count, -1),
+        mixed=np.empty((rows, width)), lane=np.empty((rows, width)), first=np.empty(rows, np.int64),
+        gates=np.empty((rows, shape.heads)),
     )  # fmt: skip

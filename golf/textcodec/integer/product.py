@@ -19,9 +19,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from golf.base.jit import kernel
+from golf.base.jit import kernel, part
 
-__all__ = ["GROUP", "PANEL", "pack_panels", "panel_product", "product_of"]
+__all__ = ["GROUP", "PANEL", "multiply", "pack_panels", "panel_product", "product_of"]
 
 PANEL = 16  # columns side by side: two vectors
 GROUP = 64  # terms of a 32-bit sum
@@ -102,7 +102,7 @@ def _tile(rows: int) -> Any:
 _tile6, _tile3, _tile2, _tile1 = _tile(6), _tile(3), _tile(2), _tile(1)
 
 
-@kernel(_nrt=False)
+@part(_nrt=False)
 def panel_product(rows, left, left_step, right, pairs, out, out_step):  # type: ignore[no-untyped-def]
     """``rows`` of ``left`` times ``pairs`` of terms of one panel, added to ``out``; addresses and steps in bytes."""
     while rows > 0:
@@ -123,8 +123,8 @@ def panel_product(rows, left, left_step, right, pairs, out, out_step):  # type: 
         out += step * out_step
 
 
-@kernel(_nrt=False)
-def product_of(left, right, out):  # type: ignore[no-untyped-def]
+@part(_nrt=False)
+def multiply(left, right, out):  # type: ignore[no-untyped-def]
     """The first 16 P columns of ``out`` (M, .) float64 become ``left`` (M, K or more) int16 times the panels ``right``
     (P, K / 2, 16, 2) int16."""
     rows, pairs = left.shape[0], right.shape[1]
@@ -142,6 +142,9 @@ def product_of(left, right, out):  # type: ignore[no-untyped-def]
                     right_at + 4 * PANEL * (panel * pairs + first), min(GROUP // 2, pairs - first),
                     out_at + block * out_step + 8 * PANEL * panel, out_step,
                 )  # fmt: skip
+
+
+product_of = kernel(multiply, _nrt=False)  # for Python
 
 
 def pack_panels(right: np.ndarray) -> np.ndarray:

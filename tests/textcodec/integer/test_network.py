@@ -20,6 +20,9 @@ SHARED |= {"norm_eps": 1e-6, "width": 32}
 FAMILIES: dict[str, dict[str, Any]] = {
     "depth_recurrent": {"blocks": 2, "repeats": 2, "value_tables": 2, "cross_repeat_skip": True, "xsa_last": 2,
                         "negative_slope": 0.5},
+    "record": {"layers": 5, "loop": [1, 2], "repeats": 2, "untied": False, "lanes_from": 3, "rope_dims": 4,
+               "exclusive": True, "layer_scale": True, "skips": True, "gate_width": 5, "smear_width": 6, "bos_id": 1,
+               "negative_slope": 0.5},
     "transformer": {"layers": 5, "unet_skips": True, "negative_slope": 0.0},
 }  # fmt: skip
 
@@ -50,7 +53,9 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.fixture
 def ids() -> np.ndarray:
-    return np.random.default_rng(5).integers(0, VOCAB, (5, TOKENS))
+    ids = np.random.default_rng(5).integers(0, VOCAB, (5, TOKENS))
+    ids[:2, [3, 17]] = 1  # BOS of the families that know it
+    return ids
 
 
 def run(network: IntegerNetwork, ids: np.ndarray, chunk: int) -> np.ndarray:
@@ -114,6 +119,18 @@ def test_depth_in_use_is_that_of_the_model(ids: np.ndarray) -> None:
     assert np.abs(deep - shallow).max() > 100
     expected = plain_logits(vars(model.config), arrays_of(model), ids[0], WINDOW, depth=1)  # type: ignore[call-overload]
     assert np.array_equal(shallow[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"loop": [3, 9]}, r"model.loop: found \[3, 9\], expected first and last layer"),
+     ({"rope_dims": 3}, "model.rope_dims: found 3, expected an even one"),
+     ({"gate_width": 99}, "gate_width or smear_width are larger"),
+     ({"gate_width": 2}, r"blocks.0.attention.gate: found shape \(4, 5\), expected \(4, 2\)")],
+)  # fmt: skip
+def test_configurations_that_are_no_record_stack_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntegerError, match=message):
+        integer(make_model("record"), **changed)
 
 
 def test_what_has_no_exact_form_is_refused(ids: np.ndarray) -> None:
