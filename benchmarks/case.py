@@ -4,7 +4,7 @@
     python -m benchmarks.case bits --texts TEXTS [--score TEXTS] --vocab 1024 --seeds 1 --work DIR
 
 TEXTS are .jsonl, also .xz, with a string `text` a line. Tokenizers, and models, learn from the first 20 MB of
-``--texts``; scored are 2.6 MB (`bits`: 300 kB) of ``--score``, or of what follows in ``--texts``. `tokens` proves every
+``--texts``; scored are 2.6 MB (`bits`: 100 kB) of ``--score``, or of what follows in ``--texts``. `tokens` proves every
 document's bytes. `bits` trains the flat transformer of conf/model/transformer_small.yaml for ``--steps`` and scores its
 float weights, sliding.
 """
@@ -16,6 +16,8 @@ import itertools
 import json
 import lzma
 import statistics
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,24 +26,28 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.ablations import Variant, trained, validation_text
+from benchmarks.ablations import validation_text
 from golf.base.files import atomic_directory, write_bytes
+from golf.base.params import from_dict
 from golf.data import tokenizer as library
-from golf.data.case import Case, apply_case, operator_bytes, tag, training_options
-from golf.data.shards import ShardWriter
+from golf.data.case import Case, apply_case, operator_bytes, options_of, tag
+from golf.data.shards import ShardWriter, open_split
 from golf.data.tokenizer import Tokenizer
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
+from golf.training.checkpoint import open_checkpoints
+from golf.training.config import TrainConfig
+from golf.training.loop import Trainer
 
 ANY_SCRIPT = {"split_by_unicode_script": False}
 VARIANTS: dict[str, tuple[str, Case, dict[str, Any]]] = {  # label, where the marks stand, options of the trainer
     "none": ("no operators", "none", {}),
     "none_any_script": ("no operators, pieces across scripts", "none", ANY_SCRIPT),
-    "caseops": ("`caseops`: mark before the letters", "caseops", training_options("caseops")),
-    "before_space": ("mark before the space, a piece of its own", "caseops_merged", training_options("caseops")),
+    "caseops": ("`caseops`: mark before the letters", "caseops", options_of("caseops")),
+    "before_space": ("mark before the space, a piece of its own", "caseops_merged", options_of("caseops")),
     "caseops_merged": ("`caseops_merged`: before the space, merges", "caseops_merged",
-                       training_options("caseops_merged")),
+                       options_of("caseops_merged")),
 }  # fmt: skip
 LEARNT_BYTES = 20_000_000
 
@@ -74,7 +80,7 @@ def tokenizer_of(name: str, vocab: int, args: argparse.Namespace) -> Tokenizer:
     path = args.work / f"{name}_{vocab}.model"
     if not path.exists():
         _, case, options = VARIANTS[name]
-        marked = (text if case == "none" else apply_case(text, case) for text in learnt(args))
+        marked = (apply_case(text, case) for text in learnt(args))
         write_bytes(path, library._train(marked, vocab, **options) + tag(case))
     return Tokenizer.from_file(path)
 
@@ -90,7 +96,7 @@ def tokens(args: argparse.Namespace) -> None:
         tokenizer = tokenizer_of(name, vocab, args)
         found = [tokenizer.document(text) for text in documents]  # proves its bytes
         ids, size = np.concatenate([ids[1:] for ids, _ in found]), sum(size for _, size in found)
-        operators, pieces = np.array(operator_bytes(tokenizer.token_bytes)), tokenizer.token_bytes
+        operators, pieces = operator_bytes(tokenizer.token_bytes, tokenizer.case), tokenizer.token_bytes
         alone = (operators == [len(piece) for piece in pieces]) & (operators > 0)
         large = sum(any(65 <= byte <= 90 for byte in piece) for piece in pieces[260:])
         print(
@@ -104,12 +110,12 @@ def bits(args: argparse.Namespace) -> None:
     done = args.work / "bits.jsonl"
     done.touch()
     for seed, vocab, name in itertools.product(range(1, args.seeds + 1), args.vocab, args.only or VARIANTS):
-        rows = [json.loads(line) for line in done.read_text().splitlines()]
+        rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()]
         if not any((row["variant"], row["vocab"], row["seed"]) == (name, vocab, seed) for row in rows):
             row = {"variant": name, "vocab": vocab, "seed": seed, **run(name, vocab, seed, args)}
-            with done.open("a") as file:
+            with done.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-    rows = [json.loads(line) for line in done.read_text().splitlines()]
+    rows = [json.loads(line) for line in done.read_text(encoding="utf-8").splitlines()]
     print("| variant | vocabulary | seeds | bits per byte | parameters | MB read | CPU s |\n" + 7 * "|---" + "|")
     for vocab, name in itertools.product(args.vocab, VARIANTS):
         if mine := [row for row in rows if row["variant"] == name and row["vocab"] == vocab]:
@@ -126,23 +132,29 @@ def run(name: str, vocab: int, seed: int, args: argparse.Namespace) -> dict[str,
     tokenizer, folder = tokenizer_of(name, vocab, args), args.work / f"tokens_{name}_{vocab}"
     if not folder.exists():
         with atomic_directory(folder) as made:
-            for split, documents in (("train", learnt(args)), ("val", scored(args, 300_000))):
+            for split, documents in (("train", learnt(args)), ("val", scored(args, 100_000))):
                 writer = ShardWriter(made / split, vocab_size=vocab, bos_id=1, tokenizer_sha256=tokenizer.sha256)
                 for text in documents:
                     writer.add(*tokenizer.document(text, official=split == "val"))
                 writer.close()
-                print(split, writer.num_bytes, writer.num_tokens, flush=True)
     shape = yaml.safe_load(Path("conf/model/transformer_small.yaml").read_text(encoding="utf-8"))
-    train = {"iterations": args.steps, "depth_phases": [], "snapshot_below": 0.0, "ema_decay": 0.0}
-    weights, about = trained(Variant(name, shape, train), seed, folder)
+    train = yaml.safe_load(Path("conf/config.yaml").read_text(encoding="utf-8"))["train"]
+    train |= {"seed": seed, "iterations": args.steps, "depth_phases": [], "snapshot_below": 0.0, "ema_decay": 0.0}
+    config = from_dict(TrainConfig, train | {"log_seconds": 1e9, "checkpoint_seconds": 1e9})
+    torch.manual_seed(seed)
+    model, began = build_model(config_from_dict(shape), vocab), time.process_time()
+    with tempfile.TemporaryDirectory() as scratch, open_checkpoints(Path(scratch)) as checkpoints:
+        kept: dict[str, Any] = {"checkpoints": checkpoints, "base_meta": {}, "log": lambda line: None}
+        result = Trainer(model, config, source=open_split(folder / "train"), **kept).run()
+    seconds = time.process_time() - began
     model = build_model(config_from_dict(shape), vocab).eval().requires_grad_(False)
-    model.load_state_dict(weights["raw"])
-    text = validation_text(folder, 300_000)
+    model.load_state_dict(result.state.weights)
+    text = validation_text(folder, 100_000)
     score = run_mode("sliding", model, text, SlidingConfig(256, 128, 8, "fp32")).score
     return {
         "bits_per_byte": score.bits_per_byte, "text_bytes": text.num_bytes,
         "text_read": args.steps * 2048 * text.num_bytes / text.num_targets,
-        "parameters": about["parameters"], "cpu_seconds": about["cpu_seconds"],
+        "parameters": result.parameters, "cpu_seconds": seconds,
     }  # fmt: skip
 
 

@@ -17,17 +17,20 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 __all__ = [
-    "ESCAPED", "OPERATORS", "Case", "apply_case", "case_of", "operator_bytes", "restore_case", "tag",
-    "training_options", "visible",
+    "OPERATORS", "Case", "apply_case", "case_of", "operator_bytes", "options_of", "restore_case", "split_literals",
+    "tag", "visible",
 ]  # fmt: skip
 
 Case = Literal["none", "caseops", "caseops_merged"]
 OPERATORS = TITLE, CAPITALS, NEXT, ESCAPE = "\ue001", "\ue002", "\ue003", "\ue004"
 _ANY = "[\ue001-\ue004]"
-ESCAPED = re.compile(f"({ESCAPE}{_ANY}|\u2581)")  # what is coded byte by byte, so that no piece can mean two things
+_SPACE, _ESCAPED = re.compile("(\u2581)"), re.compile(f"(\u2581|{ESCAPE}{_ANY})")
 
 _RUN = re.compile(f"( ?)(?<![A-Za-z])([a-z]*+[A-Z][A-Za-z]*+)|{_ANY}")
+_OPERATOR = re.compile(rb"\xee\x80([\x81-\x84])")
 _CAPITAL = re.compile("[A-Z]")
 _MARKED = re.compile(  # the operators in UTF-8: EE 80 81 to EE 80 84
     rb"\xee\x80(?:\x84(\xee\x80[\x81-\x84])|\x82( ?[a-z]++)|\x81( ?[a-z])|\x83([a-z])|[\x81-\x84])"
@@ -35,7 +38,9 @@ _MARKED = re.compile(  # the operators in UTF-8: EE 80 81 to EE 80 84
 
 
 def apply_case(text: str, case: Case) -> str:
-    """``text`` with operators instead of capitals, in a form that is not ``none``."""
+    """``text`` with operators instead of capitals; as it is where the form is ``none``."""
+    if case == "none":
+        return text
 
     def marked(match: re.Match[str]) -> str:
         space, run = match[1], match[2]
@@ -51,17 +56,27 @@ def apply_case(text: str, case: Case) -> str:
     return _RUN.sub(marked, text)
 
 
-def restore_case(data: bytes) -> bytes:
-    """The text of what ``apply_case`` made in either form, both as UTF-8.
+def restore_case(data: bytes, case: Case) -> bytes:
+    """The text of what ``apply_case`` made, both as UTF-8.
 
     Total: an operator that has nothing to act on (a text cut off behind it, one that a model wrote) stands for nothing.
     So a longer beginning of a text restores to a longer beginning.
     """
+    if case == "none":
+        return data
 
     def plain(match: re.Match[bytes]) -> bytes:
         return match[match.lastindex].upper() if match.lastindex else b""
 
     return _MARKED.sub(plain, data)
+
+
+def split_literals(text: str, case: Case) -> list[str]:
+    """``apply_case`` of ``text`` in parts; the last character of each second one must be coded byte by byte.
+
+    That is U+2581, which a piece would mean as a space, and an operator behind its escape, which would count no byte.
+    """
+    return (_SPACE if case == "none" else _ESCAPED).split(apply_case(text, case))
 
 
 def tag(case: Case) -> bytes:
@@ -76,21 +91,24 @@ def case_of(model: bytes) -> Case:
     return next((case for case in forms if model.endswith(tag(case))), "none")
 
 
-def training_options(case: Case) -> dict[str, Any]:
+def options_of(case: Case) -> dict[str, Any]:
     """Options of SentencePiece's trainer: pieces of their own, or characters that may be part of a piece.
 
     A character is merged only with those of its script, so the second form takes no notice of scripts.
     """
+    if case == "none":
+        return {}
     if case == "caseops":
         return {"user_defined_symbols": list(OPERATORS)}
     return {"required_chars": "".join(OPERATORS), "split_by_unicode_script": False}
 
 
-def operator_bytes(pieces: Sequence[bytes]) -> list[int]:
-    """Bytes of each piece that are operators: they stand for no byte of text (escaped ones are never whole pieces)."""
-    return [3 * len(re.findall(rb"\xee\x80[\x81-\x84]", piece)) for piece in pieces]
+def operator_bytes(pieces: Sequence[bytes], case: Case) -> np.ndarray:
+    """Bytes of each piece that are operators, int16 (V,): they stand for no text (escaped ones are never pieces)."""
+    sizes = [0 if case == "none" else 3 * len(_OPERATOR.findall(piece)) for piece in pieces]
+    return np.array(sizes, dtype=np.int16)
 
 
 def visible(piece: bytes) -> bytes:
     """A piece with its operators as arrows, for people."""
-    return re.sub(rb"\xee\x80([\x81-\x84])", lambda m: "\u2191\u21d1\u219f\u238b"[m[1][0] - 0x81].encode(), piece)
+    return _OPERATOR.sub(lambda m: "\u2191\u21d1\u219f\u238b"[m[1][0] - 0x81].encode(), piece)

@@ -21,7 +21,7 @@ from golf.base.errors import GolfError
 from golf.base.files import require
 from golf.base.params import quoted
 from golf.data.byte_table import SPACE, byte_table, count_pieces, piece_bytes
-from golf.data.case import ESCAPED, Case, apply_case, case_of, operator_bytes, restore_case, tag, training_options
+from golf.data.case import Case, apply_case, case_of, operator_bytes, options_of, restore_case, split_literals, tag
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
 
@@ -36,7 +36,6 @@ PROBE = (
     f"\u00ad\u2028 {SPACE}lower {SPACE} block{SPACE} <s></s> <0x41> <unk> <pad> "
     "\U0001f600 \u10a0\u16a0 \u8a9e \u0645\u0631\u062d  "
 )
-_SPACE = re.compile(f"({SPACE})")
 _WORDS = re.compile(" *[^ ]+| +")
 _CACHED_WORDS = 1 << 18
 _LONGEST_CACHED = 64  # characters; longer "words" (other scripts, code) do not come back often
@@ -86,12 +85,10 @@ class Tokenizer:
         self._cache: dict[str, list[int]] = {}
         self.case = case_of(model)
         self.lossless = self._joined(self._encode_exact(PROBE)) == PROBE.encode()
-        self.table = byte_table(self._sp, lossless=self.lossless)
-        if self.case != "none":
-            if not self.lossless:
-                raise TokenizerError(f"{name}: was trained with case operators, but it changes text; train another")
-            base = self.table.base_bytes - np.array(operator_bytes(self.token_bytes), dtype=np.int16)
-            self.table = replace(self.table, base_bytes=base)
+        if self.case != "none" and not self.lossless:
+            raise TokenizerError(f"{name}: was trained with case operators, but it changes text; train another")
+        table = byte_table(self._sp, lossless=self.lossless)
+        self.table = replace(table, base_bytes=table.base_bytes - operator_bytes(self.token_bytes, self.case))
 
     @classmethod
     def from_file(cls, path: str | Path, *, made_by: str = "tokenize.tokenizer") -> Tokenizer:
@@ -173,7 +170,7 @@ class Tokenizer:
         """Whether this model codes the decoded text of ``ids`` (BOS not included) as these very ids."""
         expected = ids.tolist()
         text = self._sp.decode(expected)
-        plain = self._plain(text.encode()).decode()
+        plain = restore_case(text.encode(), self.case).decode()
         return self._sp.encode(text) == expected or (self.lossless and self._encode_exact(plain) == expected)
 
     def _official(self, ids: list[int]) -> bytes:
@@ -184,24 +181,18 @@ class Tokenizer:
                 f"{self.name}: has no piece for a space ({SPACE}), so that a space is coded, and would be counted, as "
                 "three bytes; use a model with that piece, or train one (tokenize.tokenizer: train)"
             )
-        return self._plain(decoded.encode())
-
-    def _plain(self, decoded: bytes) -> bytes:
-        return decoded if self.case == "none" else restore_case(decoded)
+        return restore_case(decoded.encode(), self.case)
 
     def _joined(self, ids: Sequence[int]) -> bytes:
         """The text of a lossless model's ids; no run of letters goes on beyond a BOS."""
         if self.case == "none":
             return b"".join([self.token_bytes[token] for token in ids])
-        documents = (list(part) for begins, part in groupby(ids, self.bos_id.__eq__) if not begins)
-        return b"".join(restore_case(b"".join([self.token_bytes[token] for token in part])) for part in documents)
+        parts = (part for begins, part in groupby(ids, self.bos_id.__eq__) if not begins)
+        return b"".join(restore_case(b"".join([self.token_bytes[i] for i in part]), self.case) for part in parts)
 
     def _encode_exact(self, text: str) -> list[int]:
-        """A literal U+2581 would be coded like a space, so its three bytes go through byte fallback.
-
-        So do those of an operator behind its escape: as a piece it would count no byte.
-        """
-        parts = _SPACE.split(text) if self.case == "none" else ESCAPED.split(apply_case(text, self.case))
+        """A literal U+2581 would be coded like a space, so its three bytes go through byte fallback."""
+        parts = split_literals(text, self.case)
         ids = self._encode_words(parts[0])
         for literal, part in zip(parts[1::2], parts[2::2], strict=True):
             ids += [self._sp.piece_to_id(escape) for escape in literal[:-1]]
@@ -239,9 +230,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, case: Case = "none") 
     counts. With a ``case`` the texts go through ``apply_case`` before. Raises ``TokenizerError`` when the text is too
     small (or has too many characters) for ``vocab_size``.
     """
-    options: dict[str, Any] = {}
+    options = options_of(case)
     if case != "none":
-        texts, options = (apply_case(text, case) for text in texts), training_options(case)
+        texts = (apply_case(text, case) for text in texts)
     texts = list(texts) if isinstance(texts, Iterator) else texts
     model = _train(texts, vocab_size, **options)
     if SPACE not in _pieces(model):

@@ -67,8 +67,8 @@ def official_decoder(model: bytes) -> Callable[[list[int]], bytes]:
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    restore = bytes if case_of(model) == "none" else restore_case
-    return lambda ids: restore(processor.decode(ids).encode())
+    case = case_of(model)
+    return lambda ids: restore_case(processor.decode(ids).encode(), case)
 
 
 def check_bytes(

@@ -108,21 +108,21 @@ def test_both_forms_follow_the_rules_and_come_back(text: str) -> None:
         marked = apply_case(text, form)
         assert marked == plain_case(text, before_space=form == "caseops_merged")
         assert not any("A" <= letter <= "Z" for letter in marked)
-        assert restore_case(marked.encode()).decode() == text
+        assert restore_case(marked.encode(), form).decode() == text
 
 
 @given(hard_text, st.integers(0, 200))
 def test_a_cut_off_text_restores_to_its_beginning(text: str, cut: int) -> None:
     for form in FORMS:
         part = apply_case(text, form)[:cut]
-        assert text.startswith(restore_case(part.encode()).decode())
+        assert text.startswith(restore_case(part.encode(), form).decode())
 
 
 def test_a_long_word_takes_no_longer_than_a_short_one_for_each_letter() -> None:
     """A pattern that begins anew at each letter of a word would take hours here."""
-    assert apply_case("a" * 3_000_000, "caseops") == "a" * 3_000_000
-    marked = apply_case("a" * 1_000_000 + "B" * 1_000_000, "caseops")
-    assert restore_case(marked.encode()).decode() == "a" * 1_000_000 + "B" * 1_000_000
+    assert apply_case("a" * 300_000, "caseops") == "a" * 300_000
+    marked = apply_case("a" * 100_000 + "B" * 100_000, "caseops")
+    assert restore_case(marked.encode(), "caseops").decode() == "a" * 100_000 + "B" * 100_000
 
 
 @given(texts)
