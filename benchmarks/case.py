@@ -4,7 +4,7 @@
     python -m benchmarks.case bits --texts TEXTS [--score TEXTS] --vocab 1024 --seeds 1 --work DIR
 
 TEXTS are .jsonl, also .xz, with a string `text` a line. Tokenizers, and models, learn from the first 20 MB of
-``--texts``; scored are 2.6 MB (`bits`: 100 kB) of ``--score``, or of what follows in ``--texts``. `tokens` proves every
+``--texts``; scored are 2.6 MB (`bits`: 60 kB) of ``--score``, or of what follows in ``--texts``. `tokens` proves every
 document's bytes. `bits` trains the flat transformer of conf/model/transformer_small.yaml for ``--steps`` and scores its
 float weights, sliding.
 """
@@ -132,7 +132,7 @@ def run(name: str, vocab: int, seed: int, args: argparse.Namespace) -> dict[str,
     tokenizer, folder = tokenizer_of(name, vocab, args), args.work / f"tokens_{name}_{vocab}"
     if not folder.exists():
         with atomic_directory(folder) as made:
-            for split, documents in (("train", learnt(args)), ("val", scored(args, 100_000))):
+            for split, documents in (("train", learnt(args)), ("val", scored(args, 60_000))):
                 writer = ShardWriter(made / split, vocab_size=vocab, bos_id=1, tokenizer_sha256=tokenizer.sha256)
                 for text in documents:
                     writer.add(*tokenizer.document(text, official=split == "val"))
@@ -149,7 +149,7 @@ def run(name: str, vocab: int, seed: int, args: argparse.Namespace) -> dict[str,
     seconds = time.process_time() - began
     model = build_model(config_from_dict(shape), vocab).eval().requires_grad_(False)
     model.load_state_dict(result.state.weights)
-    text = validation_text(folder, 100_000)
+    text = validation_text(folder, 60_000)
     score = run_mode("sliding", model, text, SlidingConfig(256, 128, 8, "fp32")).score
     return {
         "bits_per_byte": score.bits_per_byte, "text_bytes": text.num_bytes,
