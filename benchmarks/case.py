@@ -134,8 +134,8 @@ def run(name: str, vocab: int, seed: int, args: argparse.Namespace) -> dict[str,
         with atomic_directory(folder) as made:
             for split, documents in (("train", learnt(args)), ("val", scored(args, 60_000))):
                 writer = ShardWriter(made / split, vocab_size=vocab, bos_id=1, tokenizer_sha256=tokenizer.sha256)
-                for text in documents:
-                    writer.add(*tokenizer.document(text, official=split == "val"))
+                for document in documents:
+                    writer.add(*tokenizer.document(document, official=split == "val"))
                 writer.close()
     shape = yaml.safe_load(Path("conf/model/transformer_small.yaml").read_text(encoding="utf-8"))
     train = yaml.safe_load(Path("conf/config.yaml").read_text(encoding="utf-8"))["train"]

@@ -43,7 +43,7 @@ def write(root: Path, documents: list[str]) -> None:
 
 def shown(text: str) -> str:
     """Operators as in the vectors: T A C E."""
-    return text.translate(str.maketrans(dict(zip(OPERATORS, "TACE", strict=True))))
+    return text.translate(str.maketrans("".join(OPERATORS), "TACE"))
 
 
 def plain_case(text: str, *, before_space: bool = False) -> str:
