@@ -16,6 +16,7 @@ from golf.base.errors import GolfError
 from golf.base.files import FileError, atomic_directory, load_numpy, write_json, write_text
 from golf.base.main import run_stage
 from golf.base.params import load_section
+from golf.data.case import visible
 from golf.data.shards import load_split
 from golf.data.tokenizer import Tokenizer
 from golf.report.page import page
@@ -73,6 +74,7 @@ def _text_view(root: Path) -> TextView:
     """The scored text with what scorers and stage hedge recorded of it; ``FileError`` where that does not fit."""
     split = load_split(root / "artifacts" / "tokens" / "val")
     tokenizer = Tokenizer.from_file(root / "artifacts" / "tokens" / "tokenizer.model", made_by="stage tokenize")
+    pieces = tokenizer.token_bytes if tokenizer.case == "none" else [visible(piece) for piece in tokenizer.token_bytes]
     path = root / "artifacts" / "evaluate" / "hedge_tokens.safetensors"
     found, _ = load_numpy(path, made_by="stage hedge")
     nothing = np.zeros(0)
@@ -86,7 +88,7 @@ def _text_view(root: Path) -> TextView:
         return TextView(
             tokens=split.tokens,
             doc_starts=split.doc_starts,
-            pieces=tokenizer.token_bytes,
+            pieces=pieces,
             nats=nats,
             names={**MODES, **PARTS, "hedge": "online mixture"},
             network_ids=ids,

@@ -53,12 +53,13 @@ class ByteTable:
     def num_bytes(self, tokens: np.ndarray) -> int:
         """Bytes of a document (or a stream of documents) that begins with BOS."""
         targets = tokens[1:]
-        with_space = int(self._with_space[targets].sum(dtype=np.int64))
+        with_space = int(self.with_space[targets].sum(dtype=np.int64))
         behind = np.flatnonzero(self.is_boundary[tokens[:-1]])  # few: those lose their leading space
         return with_space - int(self.has_leading_space[targets[behind]].sum())
 
     @cached_property
-    def _with_space(self) -> np.ndarray:
+    def with_space(self) -> np.ndarray:
+        """Bytes of each token where nothing before it is a boundary, int16 (V,)."""
         return self.base_bytes + self.has_leading_space
 
     def save(self, path: str | Path) -> None:

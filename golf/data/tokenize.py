@@ -17,10 +17,11 @@ from typing import Annotated, Any
 from golf.base.files import atomic_directory, write_bytes, write_json
 from golf.base.params import Ge, Gt, Le, Lt, Natural, Seed, to_dict
 from golf.base.progress import bar
+from golf.data.case import Case
 from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
 from golf.data.encode import SPLITS, Encoded, Splitter, encode_corpus
 from golf.data.readers import KINDS, Options, WithValidation, open_corpus, source_sha256
-from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, train_tokenizer
+from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, TokenizerError, train_tokenizer
 
 __all__ = ["TokenizeConfig", "summary", "tokenize_corpus"]
 
@@ -35,6 +36,7 @@ class TokenizeConfig:
     text_key: str
     max_bytes: Natural
     tokenizer: str
+    case: Case
     vocab_size: Annotated[int, Ge(MIN_VOCAB_SIZE), Le(1 << 16)]
     train_bytes: Annotated[int, Ge(1), Le(10**12)]
     val_fraction: Annotated[float, Gt(0), Lt(1)]
@@ -66,9 +68,11 @@ def tokenize_corpus(config: TokenizeConfig, root: str | Path, *, processes: int 
     if config.tokenizer != "train":
         path = root / Path(config.tokenizer).expanduser()
         given = Tokenizer.from_file(path, made_by="nothing here: tokenize.tokenizer names it")
+        if given.case != config.case:
+            raise TokenizerError(f"{given.name}: was trained with case {given.case}; set tokenize.case to it")
     with _workers(processes) as pool:
         corpus = _open(config, root, given, pool)
-        tokenizer = given or train_tokenizer(_TrainingTexts(config, corpus), config.vocab_size)
+        tokenizer = given or train_tokenizer(_TrainingTexts(config, corpus), config.vocab_size, config.case)
         with atomic_directory(root / "artifacts" / "tokens") as folder:
             splitter = _splitter(config)
             encoded = encode_corpus(corpus, tokenizer, splitter, folder, max_bytes=config.max_bytes, pool=pool)
@@ -231,7 +235,7 @@ def _manifest(
     }
     files = corpus.files()
     return {
-        "config": to_dict(config),
+        "config": {key: value for key, value in to_dict(config).items() if (key, value) != ("case", "none")},
         "source": {
             "kind": config.source,
             "path": config.path,

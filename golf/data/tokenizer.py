@@ -9,6 +9,8 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from golf.base.errors import GolfError
 from golf.base.files import require
 from golf.base.params import quoted
 from golf.data.byte_table import SPACE, byte_table, count_pieces, piece_bytes
+from golf.data.case import Case, apply_case, case_of, operator_bytes, options_of, restore_case, split_literals, tag
 
 __all__ = ["MIN_VOCAB_SIZE", "PROBE", "Tokenizer", "TokenizerError", "train_tokenizer"]
 
@@ -48,6 +51,7 @@ class Tokenizer:
     ``lossless`` is found by trial on ``PROBE``: then ``decode(encode(text))`` is the text, byte for byte, and a text's
     bytes are the divisor of its score ("raw"). A model that normalizes has the divisor "decoded": the bytes of what
     its tokens decode to. ``encode`` proves its result on every text. ``token_bytes`` holds the bytes of each piece.
+    ``case`` is the form of the case operators that the model carries: pieces then hold operators, texts never do.
     """
 
     def __init__(self, model: bytes, *, name: str = "tokenizer.model") -> None:
@@ -79,8 +83,12 @@ class Tokenizer:
         # A space is only ever at the front of a piece, so no merge crosses "x y" and words can be coded one by one.
         self._by_words = all(SPACE not in piece.lstrip(SPACE) for piece in pieces)
         self._cache: dict[str, list[int]] = {}
-        self.lossless = self._restores(PROBE)
-        self.table = byte_table(self._sp, lossless=self.lossless)
+        self.case = case_of(model)
+        self.lossless = self._joined(self._encode_exact(PROBE)) == PROBE.encode()
+        if self.case != "none" and not self.lossless:
+            raise TokenizerError(f"{name}: was trained with case operators, but it changes text; train another")
+        table = byte_table(self._sp, lossless=self.lossless)
+        self.table = replace(table, base_bytes=table.base_bytes - operator_bytes(self.token_bytes, self.case))
 
     @classmethod
     def from_file(cls, path: str | Path, *, made_by: str = "tokenize.tokenizer") -> Tokenizer:
@@ -117,7 +125,7 @@ class Tokenizer:
         """UTF-8 bytes of one document's ids; BOS in front may be there or not."""
         ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
         if self.lossless:
-            return b"".join([self.token_bytes[token] for token in ids])
+            return self._joined(ids)
         parts, after_boundary = [], True
         for token in ids:
             piece = self.token_bytes[token]
@@ -162,7 +170,8 @@ class Tokenizer:
         """Whether this model codes the decoded text of ``ids`` (BOS not included) as these very ids."""
         expected = ids.tolist()
         text = self._sp.decode(expected)
-        return self._sp.encode(text) == expected or (self.lossless and self._encode_exact(text) == expected)
+        plain = restore_case(text.encode(), self.case).decode()
+        return self._sp.encode(text) == expected or (self.lossless and self._encode_exact(plain) == expected)
 
     def _official(self, ids: list[int]) -> bytes:
         """UTF-8 bytes by SentencePiece's decoder; a space that became the three bytes of U+2581 is refused."""
@@ -172,14 +181,22 @@ class Tokenizer:
                 f"{self.name}: has no piece for a space ({SPACE}), so that a space is coded, and would be counted, as "
                 "three bytes; use a model with that piece, or train one (tokenize.tokenizer: train)"
             )
-        return decoded.encode()
+        return restore_case(decoded.encode(), self.case)
+
+    def _joined(self, ids: Sequence[int]) -> bytes:
+        """The text of a lossless model's ids; no run of letters goes on beyond a BOS."""
+        if self.case == "none":
+            return b"".join([self.token_bytes[token] for token in ids])
+        parts = (part for begins, part in groupby(ids, self.bos_id.__eq__) if not begins)
+        return b"".join(restore_case(b"".join([self.token_bytes[i] for i in part]), self.case) for part in parts)
 
     def _encode_exact(self, text: str) -> list[int]:
         """A literal U+2581 would be coded like a space, so its three bytes go through byte fallback."""
-        parts = text.split(SPACE)
+        parts = split_literals(text, self.case)
         ids = self._encode_words(parts[0])
-        for part in parts[1:]:
-            ids += [self._sp.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        for literal, part in zip(parts[1::2], parts[2::2], strict=True):
+            ids += [self._sp.piece_to_id(escape) for escape in literal[:-1]]
+            ids += [self._sp.piece_to_id(f"<0x{byte:02X}>") for byte in literal[-1].encode()]
             ids += self._encode_words(part)
         return ids
 
@@ -197,9 +214,6 @@ class Tokenizer:
             ids += found
         return ids
 
-    def _restores(self, text: str) -> bool:
-        return b"".join(self.token_bytes[token] for token in self._encode_exact(text)) == text.encode()
-
 
 def _difference(actual: bytes, expected: bytes) -> str:
     length = min(len(actual), len(expected))
@@ -207,19 +221,23 @@ def _difference(actual: bytes, expected: bytes) -> str:
     return f"at byte {at} found {actual[at : at + 12]!r}, expected {expected[at : at + 12]!r}"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, case: Case = "none") -> Tokenizer:
     """Train BPE on ``texts`` (held in memory by the trainer) with ids pad 0, bos 1, eos 2, unk 3.
 
     No normalization, no dummy prefix, whitespace kept, byte fallback, a piece for the bare space whatever the text:
     nothing of a text is lost. ``texts`` are read a second time where they hold too few spaces for that piece. One
     thread, an iterator for input and a writer for output, as the model file would otherwise record paths and thread
-    counts. Raises ``TokenizerError`` when the text is too small (or has too many characters) for ``vocab_size``.
+    counts. With a ``case`` the texts go through ``apply_case`` before. Raises ``TokenizerError`` when the text is too
+    small (or has too many characters) for ``vocab_size``.
     """
+    options = options_of(case)
+    if case != "none":
+        texts = (apply_case(text, case) for text in texts)
     texts = list(texts) if isinstance(texts, Iterator) else texts
-    model = _train(texts, vocab_size)
+    model = _train(texts, vocab_size, **options)
     if SPACE not in _pieces(model):
-        model = _train(texts, vocab_size, required_chars=SPACE)
-    tokenizer = Tokenizer(model)
+        model = _train(texts, vocab_size, **options | {"required_chars": options.get("required_chars", "") + SPACE})
+    tokenizer = Tokenizer(model + tag(case))
     if not tokenizer.lossless:
         raise TokenizerError(
             f"the tokenizer trained on this text changes the probe text: {tokenizer.decode(tokenizer.encode(PROBE))!r}"

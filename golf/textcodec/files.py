@@ -208,7 +208,7 @@ def _decoded_blocks(
 ) -> Iterator[tuple[bytes, float]]:
     """Text and stated bits of each block."""
     tokenizer = lossless_tokenizer(decoded)
-    sizes = np.array([len(piece) for piece in tokenizer.token_bytes])
+    sizes = tokenizer.table.with_space.astype(np.int64)
     total = sum(head.text_bytes for head in heads)
     with open_codec(decoded, config, mixture) as codec, bar(what="unzip", total=total, unit="B") as progress:
         for index, head in enumerate(heads, start=1):

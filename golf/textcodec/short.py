@@ -73,7 +73,7 @@ def decode_short(source: Path, target: Path | None, decoded: TextModel, threads:
         )
     try:
         tokenizer = lossless_tokenizer(decoded)
-        sizes = np.array([len(piece) for piece in tokenizer.token_bytes])
+        sizes = tokenizer.table.with_space.astype(np.int64)
         mixture = mixture_of(config)
         with open_codec(decoded, config, mixture) as codec, bar(what="unzip", total=header.tokens) as progress:
             codec.check_memory(header.tokens, len(code))

@@ -15,6 +15,7 @@ import numpy as np
 
 from golf.base.files import require
 from golf.base.params import quoted
+from golf.data.case import case_of, restore_case
 from golf.verify.checks import CheckResult
 
 __all__ = [
@@ -59,11 +60,15 @@ def _digest(document: np.ndarray) -> bytes:
 
 
 def official_decoder(model: bytes) -> Callable[[list[int]], bytes]:
-    """SentencePiece's own decoding of one document's ids to UTF-8 bytes, which owes nothing to our byte tables."""
+    """SentencePiece's own decoding of one document's ids to UTF-8 bytes, which owes nothing to our byte tables.
+
+    Where the model carries case operators they are undone.
+    """
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return lambda ids: processor.decode(ids).encode()
+    case = case_of(model)
+    return lambda ids: restore_case(processor.decode(ids).encode(), case)
 
 
 def check_bytes(

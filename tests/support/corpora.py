@@ -20,6 +20,7 @@ def tokenize_config(**changes: object) -> TokenizeConfig:
         "text_key": "text",
         "max_bytes": 0,
         "tokenizer": "train",
+        "case": "none",
         "vocab_size": 300,
         "train_bytes": 1_000_000,
         "val_fraction": 0.2,
