@@ -110,7 +110,8 @@ def plain_record(
         reads = reads + x[:, c] * wide["smear.gate"][0, c]
     joins = wide["smear.scale"][0] * (1.0 / (1.0 + exp_all(-reads)))
     joins[ids == config["bos_id"]] = 0.0
-    x = x0 = rms_norm(np.concatenate((x[:1], x[1:] + joins[1:, None] * x[:-1])), config["norm_eps"])
+    x = np.concatenate((x[:1], x[1:] + joins[1:, None] * x[:-1]))
+    x = x0 = rms_norm(x + hashed(config, wide, ids), config["norm_eps"])
     lane, kept, half = None, [], len(order) // 2
     for index, layer in enumerate(order):
         own = {n.removeprefix(f"blocks.{layer}."): a for n, a in wide.items() if n.startswith(f"blocks.{layer}.")}
@@ -144,6 +145,20 @@ def plain_record(
         if index < half:
             kept.append(x)
     return x if lane is None else (x + lane) * 0.5
+
+
+def hashed(config: Mapping[str, Any], wide: Mapping[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """What the rows of bigrams and trigrams add, (T, D)."""
+    out, last, bos = np.zeros((len(ids), config["width"])), config["hash_rows"] - 1, config["bos_id"]
+    if last < 0:
+        return out
+    rows = product(*snap(wide["hashes.embedding"], ROW), wide["hashes.projection.weight"]) * wide["hashes.scale"][0]
+    for t, token in enumerate(ids.tolist()):
+        one = int(ids[t - 1]) if t and token != bos else -1
+        two = int(ids[t - 2]) if t > 1 and one not in (-1, bos) else -1
+        mixed = (36313 * token) ^ (27191 * one)
+        out[t] = rows[last if one < 0 else mixed % last] + rows[last if two < 0 else (mixed ^ (51497 * two)) % last]
+    return out
 
 
 def run_block(

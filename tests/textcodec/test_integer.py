@@ -49,7 +49,10 @@ def test_texts_coded_in_batches_come_back_token_by_token(
         assert restored(coded, decoded, threads=2) == data
 
 
-@pytest.mark.parametrize("changes", [{}, {"untied": True, "smear_width": 0, "gate_width": 0, "skips": False}])
+PLAINER = {"untied": True, "smear_width": 0, "gate_width": 0, "skips": False, "hash_rows": 0}
+
+
+@pytest.mark.parametrize("changes", [{}, PLAINER])
 def test_record_stacks_code_and_decode_whatever_they_have(changes: dict[str, Any], tmp_path: Path, prose: str) -> None:
     tokenizer = train_tokenizer([prose], 400)
     data = pack_untrained(record(**changes), tokenizer.vocab_size, tokenizer.model)

@@ -30,9 +30,9 @@ class Shape(NamedTuple):
 
 class Weights(NamedTuple):
     """Of N blocks: matrices in panels (N, P, I / 2, 16, 2) int16 with the power of two of each output, (N, O);
-    vectors float64. ``embedding`` (V, D), normalized unless ``smear`` (V,) is there, how much of the embedding before
-    joins that of a token; ``tables`` (T, V, D); the head is (P, D / 2, 16, 2), (V,). ``gate`` (N, H, W) int64 of the
-    heads and its units; W may be 0."""
+    vectors float64. ``embedding`` (V, D), normalized unless something joins it: ``smear`` (V,), how much of the
+    embedding before, or ``hashes``, rows (., D) that the bigram and the trigram choose; both may be empty. ``tables``
+    (T, V, D); the head is (P, D / 2, 16, 2), (V,). ``gate`` (N, H, W) int64 of the heads and its units; W may be 0."""
 
     embedding: np.ndarray
     tables: np.ndarray
@@ -54,6 +54,7 @@ class Weights(NamedTuple):
     gate: np.ndarray
     gate_unit: np.ndarray
     smear: np.ndarray
+    hashes: np.ndarray
 
 
 class Layers(NamedTuple):
@@ -79,7 +80,7 @@ class Layers(NamedTuple):
 class Ring(NamedTuple):
     """Kept keys (L, B, K, C / 16, E / 2, 16, 2) and values (L, B, K, E / 16, C / 2, 16, 2), int16: panels of
     ``golf.textcodec.integer.product``. The key of position p is in slot p modulo C; nothing is ever moved.
-    ``first`` (B,): where the text of each stream begins that may be seen; ``last`` (B,) token of each, -1: none."""
+    ``first`` (B,): where the text of each stream begins that may be seen; ``last`` (B, 2) tokens of each, -1: none."""
 
     keys: np.ndarray
     values: np.ndarray

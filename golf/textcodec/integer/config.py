@@ -82,6 +82,9 @@ def _record_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         raise IntegerError(f"model.loop: found {quoted(loop)}, expected first and last layer of it")
     for name, least in (("repeats", 1), ("lanes_from", 0), ("gate_width", 0), ("smear_width", 0), ("bos_id", -1)):
         _whole(config, name, least)
+    rows, row_width = (_whole(config, name, 0) for name in ("hash_rows", "hash_width"))
+    if rows == 1 or rows and not row_width:
+        raise IntegerError(f"model: hash_rows {rows} and hash_width {row_width} are no table")
     if not (2 <= _whole(config, "rope_dims", 2) <= width // config["heads"] and config["rope_dims"] % 2 == 0):
         raise IntegerError(f"model.rope_dims: found {config['rope_dims']}, expected an even one up to the head width")
     if config["repeats"] > 64 or max(config["gate_width"], config["smear_width"]) > width:
@@ -89,6 +92,9 @@ def _record_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     if config["smear_width"]:
         shapes |= {"smear.gate": (1, config["smear_width"]), "smear.scale": (1,)}
+    if rows:
+        shapes |= {"hashes.embedding": (rows, row_width), "hashes.projection.weight": (width, row_width)}
+        shapes["hashes.scale"] = (1,)
     skips = len(record_applications(config)) // 2 if config.get("skips") else 0
     if skips:
         shapes |= {"skip_scales": (skips, width), "skip_gates": (skips, width)}

@@ -221,21 +221,36 @@ def _copy(x, to):  # type: ignore[no-untyped-def]
             to[r, c] = x[r, c]
 
 
+@step
+def _add_hashes(hashes, token, one, two, x, r):  # type: ignore[no-untyped-def]
+    """The rows of the bigram and the trigram that end with ``token`` join row ``r``; ``one``, ``two``: the tokens
+    before it, -1: none."""
+    last = len(hashes) - 1  # of what has no token before it
+    mixed = (36313 * token) ^ (27191 * one)
+    bigram = last if one < 0 else mixed % last
+    trigram = last if two < 0 else (mixed ^ (51497 * two)) % last
+    for c in range(x.shape[1]):
+        x[r, c] = x[r, c] + (hashes[bigram, c] + hashes[trigram, c])
+
+
 @part(_nrt=False)
 def _embed(shape, weights, scratch, ring, ids, place):  # type: ignore[no-untyped-def]
-    """Embeddings of ``ids`` into ``x`` and ``x0``, smeared and normed where the model does that, and the first position
-    that each token sees; whether all had a size. ``place``: first stream, tokens of each, position of the first."""
+    """Embeddings of ``ids`` into ``x`` and ``x0``, smeared, hashed and normed where the model does that, and the first
+    position that each token sees; whether all had a size. ``place``: first stream, tokens of each, first position."""
     x, size, fine = scratch.x, scratch.x.shape[1], True
     for r in range(len(ids)):
         t, b = r % place[1], place[0] + r // place[1]
+        one, two = (-1, -1) if ids[r] == shape.bos else (ring.last[b, 0], ring.last[b, 1])
         for c in range(size):
             x[r, c] = weights.embedding[ids[r], c]
-        if len(weights.smear) and ring.last[b] >= 0 and ids[r] != shape.bos:
+        if len(weights.smear) and one >= 0:
             for c in range(size):
-                x[r, c] = x[r, c] + weights.smear[ids[r]] * weights.embedding[ring.last[b], c]
+                x[r, c] = x[r, c] + weights.smear[ids[r]] * weights.embedding[one, c]
+        if len(weights.hashes):
+            _add_hashes(weights.hashes, ids[r], one, -1 if one == shape.bos else two, x, r)
         ring.first[b] = place[2] + t if ids[r] == shape.bos else ring.first[b]
-        ring.last[b], scratch.first[r] = ids[r], ring.first[b]
-    if len(weights.smear):
+        ring.last[b, 1], ring.last[b, 0], scratch.first[r] = ring.last[b, 0], ids[r], ring.first[b]
+    if len(weights.smear) or len(weights.hashes):
         fine = _normed_hidden(shape, scratch)
     for r in range(len(ids)):
         for c in range(size):

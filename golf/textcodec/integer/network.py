@@ -80,7 +80,7 @@ class IntegerStream:
             np.zeros((*outer, width, slots * PANEL // 2, PANEL, 2), np.int16),
             window,
             np.zeros(streams, np.int64),
-            np.full(streams, -1),
+            np.full((streams, 2), -1),
         )
         self._table = (-1, np.empty((0, 0)), np.empty((0, 0)))
 

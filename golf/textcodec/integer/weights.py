@@ -37,17 +37,17 @@ def make_weights(arrays: Arrays, shape: Shape) -> Weights:
 
     embedding = arrays["token_embedding"].astype(np.float64)
     head, head_unit = _matrix(embedding)
-    smear = _smear(arrays, embedding)
+    smear, hashes = _smear(arrays, embedding), _hashes(arrays, embedding.shape[1])
     tables = [arrays[name] for name in _numbered(arrays, "value_embeddings")]
     stacked = [np.stack(side) for pairs in matrices for side in zip(*pairs, strict=True)]
     values = [arrays[f"blocks.{i}.attention.value.weight"] for i in range(blocks)]
     return Weights._make([
-        embedding if len(smear) else _normed(embedding, shape.eps),
+        embedding if len(smear) or len(hashes) else _normed(embedding, shape.eps),
         np.array(tables, np.float64).reshape(len(tables), *embedding.shape),
         head, head_unit, *stacked, vectors("attention.query_gain") * (1.0 / math.sqrt(shape.head_dim)),
         np.array([_value_exponent(value) for value in values]),
         vectors("attention_scale"), vectors("mlp_scale"), vectors("residual_mix"),
-        *_gates(arrays, blocks, shape.heads), smear,
+        *_gates(arrays, blocks, shape.heads), smear, hashes,
     ])  # fmt: skip
 
 
@@ -68,6 +68,16 @@ def _smear(arrays: Arrays, embedding: np.ndarray) -> np.ndarray:
     for c, weight in enumerate(gate):  # a sum in a stated order
         reads = reads + embedding[:, c] * weight
     return float(arrays["smear.scale"][0]) * sigmoid_all(reads)
+
+
+def _hashes(arrays: Arrays, width: int) -> np.ndarray:
+    """The rows of the hashed table as the network adds them, (R, D): projected and scaled. Sums in whole numbers."""
+    if "hashes.embedding" not in arrays:
+        return np.empty((0, width))
+    table, unit = snapped(arrays["hashes.embedding"].astype(np.float64), ROW_BITS, np.float64)
+    projection, each = snapped(arrays["hashes.projection.weight"].astype(np.float64), WEIGHT_BITS, np.float64)
+    assert table.shape[1] << ROW_BITS + WEIGHT_BITS < 1 << 53, "sums of whole numbers in float64 are exact"
+    return np.asarray((table @ projection.T) * each * unit[:, None] * float(arrays["hashes.scale"][0]))
 
 
 def sigmoid_all(x: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
                         "negative_slope": 0.5},
     "record": {"layers": 5, "loop": [1, 2], "repeats": 2, "untied": False, "lanes_from": 3, "rope_dims": 4,
                "exclusive": True, "layer_scale": True, "skips": True, "gate_width": 5, "smear_width": 6, "bos_id": 1,
-               "negative_slope": 0.5},
+               "hash_rows": 41, "hash_width": 7, "negative_slope": 0.5},
     "transformer": {"layers": 5, "unet_skips": True, "negative_slope": 0.0},
 }  # fmt: skip
 
@@ -125,6 +125,7 @@ def test_depth_in_use_is_that_of_the_model(ids: np.ndarray) -> None:
     ("changed", "message"),
     [({"loop": [3, 9]}, r"model.loop: found \[3, 9\], expected first and last layer"),
      ({"rope_dims": 3}, "model.rope_dims: found 3, expected an even one"),
+     ({"hash_rows": 1}, "hash_rows 1 and hash_width 7 are no table"),
      ({"gate_width": 99}, "gate_width or smear_width are larger"),
      ({"gate_width": 2}, r"blocks.0.attention.gate: found shape \(4, 5\), expected \(4, 2\)")],
 )  # fmt: skip
