@@ -5,7 +5,7 @@ Out: artifacts/evaluate/MODE.safetensors (nats, bytes and tokens of each documen
 artifacts/evaluate/MODE_tokens.safetensors (nats of each target; of streaming the record that `stages.hedge` mixes)
 and metrics/evaluate_MODE.json; of ttt the folder artifacts/evaluate/ttt with scores.safetensors, empty when
 `evaluate.ttt.enabled` is false. Environment: GOLF_DEVICE (cpu, cuda), OMP_NUM_THREADS. Where several GPUs are visible
-this stage becomes a torchrun of one process for each (all modes but ttt), as it may be started by hand
+this stage becomes a torchrun of one process for each, as it may be started by hand
 (``torchrun --nproc-per-node 2 -m stages.evaluate streaming``): they share the passes; the score is the same.
 """
 
@@ -25,7 +25,7 @@ from golf.base.params import to_dict
 from golf.report.baselines import xz
 from golf.scoring.modes import MODES, load_modes, mode_of
 from golf.scoring.results import Scored
-from golf.scoring.text import ScoringError, decode_documents, load_text
+from golf.scoring.text import decode_documents, load_text
 
 NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stages.hedge` scores, without a network
 
@@ -33,7 +33,7 @@ NETWORK_MODES = tuple(name for name in MODES if name != "hedge")  # which `stage
 def main(mode: str, params: Path, root: Path) -> int:
     """Score here, or on all GPUs in torchrun's place."""
     load_modes(params, (mode,))  # a typo must not wait for other processes
-    if mode_of(mode).shared and (devices := gpus_to_share(os.environ)):
+    if devices := gpus_to_share(os.environ):
         launched = torchrun(f"--standalone --nproc-per-node={devices}", "stages.evaluate")
         os.execv(sys.executable, [sys.executable, *launched, *sys.argv[1:]])
     return run(mode, params, root)
@@ -57,8 +57,6 @@ def run(mode: str, params: Path, root: Path) -> int:
     text = load_text(root / "artifacts/tokens/val", **kept)
     raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     rank, world, device = place(os.environ)
-    if world > 1 and not mode_of(mode).shared:
-        raise ScoringError(f"{mode}: learns in reading order, so one process scores it; {world} were started")
     rival = ThreadPoolExecutor(1).submit(xz, raw) if mode == "roundtrip" and rank == 0 else None  # beside the scoring
     with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()

@@ -40,8 +40,8 @@ PARAMS = {
             **{"bias_document_rate": 0.1, "candidates": 3, "candidate_orders": [1, 2, 3, 4, 6], "sampled_rows": 64},
         },
         "ttt": {
-            **{"enabled": True, "window": 32, "stride": 16, "update_windows": 4, "rank": 2, "learning_rate": 0.003},
-            **{"group_documents": 0, "precision": "fp32"},
+            **{"enabled": True, "window": 32, "update_tokens": 16, "rank": 2, "learning_rate": 0.003, "batch": 4},
+            **{"precision": "fp32"},
         },
         "hedge": {
             **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5]},
@@ -465,7 +465,7 @@ def test_b3_a_stage_that_sees_several_gpus_scores_on_all_of_them(
     evaluate.main("streaming", params, tmp_path)
     command = "-m torch.distributed.run --standalone --nproc-per-node=8 -m stages.evaluate streaming --root here"
     assert [" ".join(arguments) for arguments in started] == [command]
-    for mode, environment in (("ttt", {}), ("streaming", {"RANK": "0"}), ("streaming", {"GOLF_DEVICE": "cpu"})):
+    for environment in ({"RANK": "0"}, {"GOLF_DEVICE": "cpu"}):
         monkeypatch.setattr(os, "environ", environment)
-        assert evaluate.main(mode, params, tmp_path) == 7
+        assert evaluate.main("streaming", params, tmp_path) == 7
     assert len(started) == 1

@@ -29,19 +29,17 @@ MODES = {  # name: module, class of parameters; `golf.base.code` reads this tabl
 
 
 class Mode(NamedTuple):
-    """``config``: class of its parameters, section ``evaluate.NAME``; ``run``: its score; ``shared``: whether several
-    processes may score together."""
+    """``config``: class of its parameters, section ``evaluate.NAME``; ``run``: its score."""
 
     config: type
     run: Callable[[str, Any, ValidationText, Any, Ranks], Scored | None]
-    shared: bool
 
 
 def mode_of(name: str) -> Mode:
     """A mode of the table, its module imported now."""
     where, config = MODES[name]
     module = importlib.import_module(where)
-    return Mode(getattr(module, config), module.score_mode, shared=name != "ttt")  # which learns in order
+    return Mode(getattr(module, config), module.score_mode)
 
 
 def load_modes(params: str | Path, modes: tuple[str, ...]) -> dict[str, Any]:

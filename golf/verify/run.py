@@ -5,7 +5,6 @@ Shapes: N tokens of the sample, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -23,7 +22,7 @@ from golf.base.files import read_json, require, write_json
 from golf.base.params import Count, load_section
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer
-from golf.scoring.modes import MODES, load_modes, mode_of
+from golf.scoring.modes import MODES, load_modes
 from golf.scoring.network import RoundtripConfig
 from golf.scoring.text import ScoringError, ValidationText, load_text
 from golf.verify import checks, text
@@ -127,11 +126,10 @@ def _results(inputs: Inputs, config: VerifyConfig) -> Iterator[CheckResult]:
     bos_id = int(val.tokens[0])
     kept = {"vocab_size": decoded.vocab_size, "bos_id": bos_id}
     scorers = [mode_scorer(name, decoded.model, inputs.modes[name], **kept) for name in config.modes]
-    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers if mode_of(scorer.name).shared}
-    with contextlib.ExitStack() as stack:
-        child = stack.enter_context(second_process(inputs.artifact, cut, tokens, bos_id=bos_id)) if cut else None
+    cut = {scorer.name: _cut(scorer, len(tokens) - 1).config for scorer in scorers}
+    with second_process(inputs.artifact, cut, tokens, bos_id=bos_id) as child:
         for scorer in scorers:
-            yield from _scorer_checks(scorer, tokens, config, child if scorer.name in cut else None)
+            yield from _scorer_checks(scorer, tokens, config, child)
 
 
 def _text_checks(inputs: Inputs, decoded: Decoded, val: ValidationText) -> Iterator[CheckResult]:
@@ -188,7 +186,7 @@ def _cut(scorer: ModeScorer, num_targets: int) -> ModeScorer:
 
 
 def _scorer_checks(
-    scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig, child: SecondProcess | None
+    scorer: ModeScorer, tokens: np.ndarray, config: VerifyConfig, child: SecondProcess
 ) -> Iterator[CheckResult]:
     window, num_targets = int(config_value(scorer.config, "window")), len(tokens) - 1
     if window + 2 > num_targets:
@@ -242,8 +240,8 @@ def _reported_rows(scorer: ModeScorer, tokens: np.ndarray) -> CheckResult:
     return CheckResult(scorer.name, "reported_rows", passed, worst, checks.SUM_LIMIT, "probability", text_line)
 
 
-def _variants(scorer: ModeScorer, child: SecondProcess | None) -> dict[str, tuple[checks.Scorer, float]]:
-    """The scorer with other batches and streams, and, with ``child``, shared by two real processes."""
+def _variants(scorer: ModeScorer, child: SecondProcess) -> dict[str, tuple[checks.Scorer, float]]:
+    """The scorer with other batches and streams, and shared by two real processes."""
     batch = config_value(scorer.config, "batch")
     found: dict[str, tuple[checks.Scorer, float]] = {}
     if batch is not None:
@@ -252,8 +250,7 @@ def _variants(scorer: ModeScorer, child: SecondProcess | None) -> dict[str, tupl
     if config_value(scorer.config, "streams") is not None:
         found["streams_1"] = (scorer.changed(streams=1), 0.0)
         found["streams_2"] = (scorer.changed(streams=2), 0.0)
-    if child is not None:
-        found["two_processes"] = (dataclasses.replace(scorer, ranks=child.join()), 0.0)
+    found["two_processes"] = (dataclasses.replace(scorer, ranks=child.join()), 0.0)
     return found
 
 

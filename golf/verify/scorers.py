@@ -20,7 +20,7 @@ from golf.scoring.network import Rows, iterate_rows, target_nats
 from golf.scoring.record_stream import record_stream
 from golf.scoring.results import Score
 from golf.scoring.text import ValidationText
-from golf.scoring.ttt import LowRank, iterate_ttt
+from golf.scoring.ttt import DocumentWeights, iterate_ttt
 from golf.verify.checks import Commit
 from golf.verify.fakes import EchoModel, MemoModel
 
@@ -170,10 +170,14 @@ class HedgeScorer(ModeScorer):
 class TttScorer(NeuralScorer):
     """Test-time training: the network's own rows, and the weights that learn as the state that is hashed."""
 
+    crosses_documents: bool = False
+
     def distribution(self, prefix: np.ndarray) -> np.ndarray:
         """Softmax float64 (V,) of the row that scores the token behind ``prefix``, after all learning before it."""
         text = self.text(np.append(prefix, prefix[-1]))
-        row = [rows.logits[-1] for pieces in iterate_ttt(self.model, text, self.config) for rows in pieces][-1]
+        last = text.num_targets - 1
+        found = (rows.logits[rows.targets == last] for rows in iterate_ttt(self.model, text, self.config))
+        row = next(logits[0] for logits in found if len(logits))
         return np.asarray(row.double().softmax(-1).cpu().numpy())
 
     def coverage(self, num_targets: int) -> np.ndarray:
@@ -185,21 +189,21 @@ class TttScorer(NeuralScorer):
         return self
 
     def replay(self, tokens: np.ndarray) -> Iterator[Commit]:
-        """Hashes of weights and optimizer around each token's score; what a pass taught shows behind its last token."""
-        weights = LowRank(self.model, self.config)
-        before, last = weights.digest(), None
-        for pieces in iterate_ttt(self.model, self.text(tokens), self.config, weights=weights):
-            learnt = weights.digest()
-            if last is not None:  # the pass before has taught its weights by now
-                yield dataclasses.replace(last, learnt=learnt)
-                before = learnt
-            nats = np.concatenate([target_nats(rows) for rows in pieces])
+        """Document by document: hashes of weights and optimizer around each token's score. What a piece taught, and
+        that the next document begins anew, shows behind its last token."""
+        weights, config = DocumentWeights(self.model, self.config), with_values(self.config, batch=1)
+        last = None
+        for rows in iterate_ttt(self.model, self.text(tokens), config, weights=weights):
+            before = weights.digest()
+            if last is not None:  # the piece before has taught its weights by now
+                yield dataclasses.replace(last, learnt=before)
+            nats = target_nats(rows)
             scored = weights.digest()
             commits = [Commit(float(value), before, scored, scored) for value in nats]
             yield from commits[:-1]
             last = commits[-1]
         if last is not None:
-            yield dataclasses.replace(last, learnt=weights.digest())
+            yield last
 
 
 def mode_scorer(name: str, model: Any, config: Any, *, vocab_size: int, bos_id: int) -> ModeScorer:

@@ -15,7 +15,7 @@ from golf.models.record import Record
 from golf.scoring.network import SlidingConfig, window_nats
 from golf.scoring.streaming import PassConfig, streaming_nats
 from golf.scoring.text import ValidationText
-from golf.scoring.ttt import TttConfig, iterate_ttt
+from golf.scoring.ttt import TttConfig, score_ttt
 from golf.textcodec import blocks
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file
 from tiny import pack_untrained, record, shaken
@@ -57,10 +57,7 @@ def _streaming(model: Record, text: ValidationText) -> np.ndarray:
 
 def _adapted(model: Record, text: ValidationText) -> np.ndarray:
     """The score of what adapts, before it has learned anything: added weights must leave no part of the model out."""
-    config = TttConfig(True, 95, 95, 1, 2, 0.5, 0, "fp32")
-    rows = [piece for pieces in iterate_ttt(model, text, config) for piece in pieces]
-    logits = torch.cat([piece.logits for piece in rows]).double()
-    return -torch.log_softmax(logits, -1).gather(1, torch.cat([piece.ids for piece in rows])[:, None])[:, 0].numpy()
+    return score_ttt(model, text, TttConfig(True, 95, 95, 2, 0.5, 4, "fp32")).nats
 
 
 @pytest.mark.parametrize("path", [_sliding, _streaming, _adapted], ids=lambda path: path.__name__[1:])
