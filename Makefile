@@ -7,10 +7,10 @@ export DVC_NO_ANALYTICS := 1
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup corpus repro import results test lint unit slow cuda kills fuzz clean
+.PHONY: help setup corpus repro import results test lint unit slow cuda cuda-kernels kills fuzz clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make the virtual environment .venv and install golf with its pinned tools
 
@@ -51,6 +51,10 @@ slow: $(STAMP) ## the tests that take half a minute or more each
 
 cuda: $(STAMP) ## every check of the GPU presets on a pretended GPU (minutes; needs a C++ compiler, no GPU)
 	GOLF_CUDA=1 pytest --timeout 3600 -m slow tests/cuda
+
+cuda-kernels: $(STAMP) ## assemble every kernel of the GPU presets for sm_90 on a CPU (an hour; needs a C++ compiler)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/triton 'triton==3.8.0'
+	PYTHONPATH=build/triton python tests/cuda/kernels.py --out docs/results/cuda_predicted.md
 
 kills: $(STAMP) ## kill every stage at each of its changes of a file, some 350 times (10 minutes)
 	python tests/kills/run.py
