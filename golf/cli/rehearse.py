@@ -265,6 +265,17 @@ def _for_a_cpu(out: dict[str, Any], length: int) -> None:
     out["verify"].update(targets=4 * length, **_at_most(out["verify"], {"choices": _CPU_CHOICES}))
     proved = out["prove"]["max_tokens"] or _CPU_PROVED  # 0 is all
     out["prove"].update(_at_most(out["prove"], {"window": length}), max_tokens=min(proved, _CPU_PROVED))
+    out["fit"].update(_at_most(out["fit"], {"target_bytes": _weights(model)}))  # some 8 bits each: it can use those
+
+
+def _weights(model: Mapping[str, Any]) -> int:
+    """Numbers of a model of the rehearsal."""
+    import torch
+
+    from golf.models.registry import build_model, config_from_dict
+
+    with torch.device("meta"):
+        return build_model(config_from_dict(dict(model), where="model"), _VOCAB).num_parameters()
 
 
 def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
@@ -275,7 +286,7 @@ def smaller(original: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]
     machine = model + [text for text in train if text.split()[0].removeprefix("train.") in kept_on_gpus]
     machine += ["no train.compile"] if original["train"]["compile"] and not values["train"]["compile"] else []
     short = [text for text in train if text.split()[0] in ("train.iterations", "train.tokens_per_step")]
-    for name in ("calibrate", "evaluate", "verify", "prove"):
+    for name in ("calibrate", "fit", "evaluate", "verify", "prove"):
         short += [f"{name}.{text}" for text in _less(original[name], values[name])]
     lines = [f"short, like the synthetic corpus: {', '.join(short)}"] if short else []
     if machine:

@@ -45,9 +45,10 @@ class LayerTensors:
 def taped(state: Any) -> Any:
     """A fresh ``state`` of any family, changed so that ``model._step`` can run on it with gradients."""
     if isinstance(state, StreamState):
-        keys, values = ([layer.clone() for layer in whole] for whole in (state.keys, state.values))
         device = state.keys.device
-        return dataclasses.replace(state, keys=LayerTensors(keys, device), values=LayerTensors(values, device))
+        keys: Any = LayerTensors([layer.clone() for layer in state.keys], device)
+        values: Any = LayerTensors([layer.clone() for layer in state.values], device)
+        return dataclasses.replace(state, keys=keys, values=values)
     if not hasattr(state, "attention"):
         return state
     return dataclasses.replace(state, attention=taped(state.attention))

@@ -229,11 +229,8 @@ def _read_batch(
         if weights is not None:
             weights.keep(rows)
         targets, there = batch.piece(text, begin, size, rows)
-        ids = np.where(there, text.tokens[targets], 0)
-        ids, truth, mask, live = (
-            torch.from_numpy(found).to(device)
-            for found in (ids, text.tokens[targets + 1], there, np.flatnonzero(there))
-        )
+        arrays = np.where(there, text.tokens[targets], 0), text.tokens[targets + 1], there, np.flatnonzero(there)
+        ids, truth, mask, live = (torch.from_numpy(array).to(device) for array in arrays)
         logits = model.logits(model.step(ids, state)) if weights is None else weights.logits(ids, state)
         yield Rows(targets=targets[there], logits=logits.detach().flatten(0, 1)[live], ids=truth.flatten()[live])
         if weights is not None and begin + size < longest:

@@ -146,6 +146,17 @@ def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(root: Path, preset: 
     assert after["width"] <= 192 and after["heads"] == before["heads"]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bug_a_size_target_is_one_that_the_narrow_model_can_use(root: Path, preset: str) -> None:
+    """The record stacks fit to 15,990,000 bytes, which their rehearsal's model could not use: `fit` ended it."""
+    original = compose(root / "conf", preset=preset)
+    changed = forced(original, cuda=False, compiled=False)
+    assert bool(changed["fit"]["target_bytes"]) == bool(original["fit"]["target_bytes"])
+    if original["fit"]["target_bytes"]:
+        assert 100_000 < changed["fit"]["target_bytes"] < 2_000_000
+        assert f"fit.target_bytes {changed['fit']['target_bytes']} for" in " ".join(smaller(original, changed))
+
+
 @pytest.mark.parametrize("forced_for", ["", "cpu", "cuda"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_sample_of_verify_is_longer_than_every_window(root: Path, preset: str, forced_for: str) -> None:
