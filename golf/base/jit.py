@@ -106,12 +106,23 @@ def part(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function that kernels call, not Python; it may allocate. ``options`` are numba's."""
     if function is None:
         return lambda function: part(function, **options)
-    return _jit(**_PART, **options)(function)
+    return _for_kernels(_jit(**_PART, **options)(function))
 
 
 def step(function: Callable[..., Any]) -> Any:
     """Compile a part that is always inlined and counts no references (two thirds of the time): it must not allocate."""
-    return _jit(**INLINED)(function)
+    return _for_kernels(_jit(**INLINED)(function))
+
+
+def _for_kernels(compiled: Any) -> Any:
+    """A part has no code that Python could call: such a call is refused, where numba would jump to address 0."""
+
+    def refuse(*args: Any, **more: Any) -> None:
+        raise TypeError(f"{compiled.py_func.__name__} is a part of kernels; `kernel({compiled.py_func.__name__})` gives "
+                        "a function that Python can call")  # fmt: skip
+
+    compiled._compile_for_args, compiled._insert = refuse, lambda *args: None
+    return compiled
 
 
 def _source_stamp(*modules: ModuleType) -> int:

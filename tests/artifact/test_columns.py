@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.columns import decode, encode, normal_tables
 from golf.artifact.grouped import next_state, parities
+from golf.base.jit import kernel
 from golf.quantize.tensors import NEXT_STATES, trellis_values
 from quantizing import plain_trellis
 
@@ -120,7 +121,8 @@ def test_parity_and_column_steps_save_bytes() -> None:
 
 
 def test_the_trellis_is_that_of_the_quantizer() -> None:
-    assert [int(next_state(state, bit)) for state in range(8) for bit in (0, 1)] == np.ravel(NEXT_STATES).tolist()
+    step = kernel(next_state)
+    assert [int(step(state, bit)) for state in range(8) for bit in (0, 1)] == np.ravel(NEXT_STATES).tolist()
     values = np.random.default_rng(0).integers(-9, 9, (20, 31)).astype(np.int32)
     assert np.array_equal(parities(values), 2 * (trellis_values(values.astype(np.int16)) - values))
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from golf.artifact.context_model import accumulate, fit, halve, spread_innovation
+from golf.artifact import context_model
+from golf.base.jit import kernel
+
+accumulate, fit = kernel(context_model.accumulate), kernel(context_model.fit)
+halve, spread_innovation = kernel(context_model.halve), kernel(context_model.spread_innovation)
 
 
 def _deviations(rows: int, columns: int, seed: int = 0) -> np.ndarray:

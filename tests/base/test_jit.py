@@ -189,6 +189,23 @@ def test_read_only_checkout_and_no_home(root: Path, tmp_path: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.parametrize("decorator", [part, step])
+def test_bug_a_part_called_from_python_was_a_jump_to_address_0(decorator: Any) -> None:
+    @decorator
+    def half(x):  # type: ignore[no-untyped-def]
+        return x / 2
+
+    @kernel
+    def quarter(x):  # type: ignore[no-untyped-def]
+        return half(half(x))
+
+    for _ in range(2):  # before and after a kernel has compiled it
+        with pytest.raises(TypeError, match=r"half is a part of kernels; `kernel\(half\)` gives a function"):
+            half(3.0)
+        assert quarter(3.0) == 0.75
+    assert kernel(half)(3.0) == 1.5
+
+
 def test_division_by_zero_follows_numpy() -> None:
     @kernel
     def ratio(a: float, b: float) -> float:
