@@ -118,8 +118,8 @@ def _for_kernels(compiled: Any) -> Any:
     """A part has no code that Python could call: such a call is refused, where numba would jump to address 0."""
 
     def refuse(*args: Any, **more: Any) -> None:
-        raise TypeError(f"{compiled.py_func.__name__} is a part of kernels; `kernel({compiled.py_func.__name__})` gives "
-                        "a function that Python can call")  # fmt: skip
+        name = compiled.py_func.__name__
+        raise TypeError(f"{name} is a part of kernels; `kernel({name})` gives a function that Python can call")
 
     compiled._compile_for_args, compiled._insert = refuse, lambda *args: None
     return compiled
