@@ -6,6 +6,7 @@ import datetime
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -52,6 +53,6 @@ def test_half_the_chunk_is_compared_in_fp32(root: Path, precision: str, monkeypa
     config, model = from_dict(StreamingConfig, values), build_model(config_from_dict(recurrent(width=32, blocks=1)), 40)
     scorer = mode_scorer("streaming", model, config, vocab_size=40, bos_id=1)
     settings = run.VerifyConfig(("streaming",), targets=40, flips=1, choices=4)
-    list(run._scorer_checks(scorer, np.arange(40) % 7, settings, None))
+    list(run._scorer_checks(scorer, np.arange(40) % 7, settings, mock.Mock()))
     assert [kind for kind, names in seen if "half_the_chunk" in names] == ["fp32"]
     assert [kind for kind, names in seen if "streams_1" in names] == [precision]
