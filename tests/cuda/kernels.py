@@ -189,11 +189,12 @@ def page(found: dict[tuple[str, int], tuple[Seen, float, int]], before: str, com
     lines = [
         "# Predicted milliseconds of a training step on 8 H100",
         "",
-        "No GPU was there. Inductor and Triton made the kernels for sm_90 on a CPU, and all assembled. Bytes are",
-        "those that each kernel states, products and attention those of the graphs; of one micro batch, forward and",
-        f"backward. A step is reckoned as its micro batches at {TERAFLOPS:g} TFLOP/s of products,",
-        f"{ATTENTION_TERAFLOPS:g} of attention and {TERABYTES:g} TB/s of kernels, one after another, and {OTHER_MS:g}",
-        "ms for optimizer, messages and launches. Whether a GPU keeps that is not known.",
+        "No GPU was there. Inductor and Triton made the kernels for sm_90 on a CPU; of each, one configuration or more",
+        "assembled, as many as are counted. Bytes are those that each kernel states, products and attention those of",
+        "the graphs; of one micro batch, forward and backward. A step is reckoned as its micro batches at",
+        f"{TERAFLOPS:g} TFLOP/s of products, {ATTENTION_TERAFLOPS:g} of attention and {TERABYTES:g} TB/s of kernels,",
+        f"one after another, and {OTHER_MS:g} ms for optimizer, messages and launches.",
+        "Whether a GPU keeps that is not known.",
         f"\n    {command}\n",
         "| preset | depth | sequences | kernels | launches | configurations | GB | TFLOP | attention TFLOP | ms a step "
         "| before |",
