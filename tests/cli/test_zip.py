@@ -12,7 +12,7 @@ import golf.cli
 from golf.artifact.read import unpack
 from golf.artifact.write import pack
 from golf.data.tokenizer import train_tokenizer
-from tiny import pack_untrained, recurrent
+from tiny import write_artifact
 
 WORDS = "some words to be coded, and some more words to be coded. "
 OPTIONS = ["--window", "16", "--mixture", "off"]
@@ -21,9 +21,7 @@ OPTIONS = ["--window", "16", "--mixture", "off"]
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([WORDS * 20], 290)
-    path = tmp_path_factory.mktemp("artifact") / "model.golf"
-    path.write_bytes(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
-    return path
+    return write_artifact(tmp_path_factory.mktemp("artifact"), tokenizer)
 
 
 def golf_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str]:

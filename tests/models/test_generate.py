@@ -17,7 +17,7 @@ from golf.cli import build_parser
 from golf.cli.generate import written
 from golf.data.tokenizer import train_tokenizer
 from golf.models.generate import Sampling, draw_token, generate
-from tiny import flat, hybrid, pack_untrained, recurrent, shaken
+from tiny import flat, hybrid, recurrent, shaken, write_artifact
 
 PROSE = "the city of words, and the river; a caf\u00e9 by the sea\n" * 30
 
@@ -25,9 +25,7 @@ PROSE = "the city of words, and the river; a caf\u00e9 by the sea\n" * 30
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([PROSE], 290)
-    path = tmp_path_factory.mktemp("artifact") / "model.golf"
-    path.write_bytes(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
-    return path
+    return write_artifact(tmp_path_factory.mktemp("artifact"), tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from golf.artifact.write import pack
+from golf.data.tokenizer import Tokenizer
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QUANTIZED_ROLES, GptqConfig, QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer, QuantizeResult
 
-__all__ = ["flat", "hybrid", "pack_untrained", "quantize_config", "quantize_model", "record", "recurrent", "shaken"]
+__all__ = [
+    "flat", "hybrid", "pack_untrained", "quantize_config", "quantize_model", "record", "recurrent", "shaken",
+    "write_artifact",
+]  # fmt: skip
 
 _COMMON = {"heads": 2, "kv_heads": 1, "mlp_ratio": 2.0, "negative_slope": 0.5, "softcap": 30.0}
 _COMMON |= {"rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6}
@@ -84,3 +89,10 @@ def pack_untrained(shape: dict[str, Any], vocab_size: int, tokenizer: bytes, *, 
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     config = quantize_config("gptq_lite")
     return pack(quantize_model(state, model, config, meta={"model": shape, "vocab_size": vocab_size}).model, tokenizer)
+
+
+def write_artifact(folder: Path, tokenizer: Tokenizer) -> Path:
+    """A file in ``folder`` with the smallest untrained model over the pieces of ``tokenizer``."""
+    path = folder / "model.golf"
+    path.write_bytes(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
+    return path

@@ -16,7 +16,7 @@ from golf.scoring.files import read_texts
 from golf.textcodec import blocks
 from golf.textcodec.files import CodecConfig, unzip_file, zip_file, zip_tokens
 from golf.textcodec.model import TextModel, open_model
-from tiny import pack_untrained, recurrent
+from tiny import write_artifact
 
 TEXT = "The NASA Launch of McDonald's iPhone, aBC \ue001 End\ue004\ue004 \u00c9COLE \u2581Two  Spaces\nEND OF \ue002 "
 
@@ -25,9 +25,7 @@ TEXT = "The NASA Launch of McDonald's iPhone, aBC \ue001 End\ue004\ue004 \u00c9C
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
     form: Case = request.param
     tokenizer = train_tokenizer([prose], 400, form)
-    path = tmp_path_factory.mktemp("artifact") / "model.golf"
-    path.write_bytes(pack_untrained(recurrent(width=8, blocks=1), tokenizer.vocab_size, tokenizer.model))
-    return path
+    return write_artifact(tmp_path_factory.mktemp("artifact"), tokenizer)
 
 
 @pytest.fixture(scope="module")
