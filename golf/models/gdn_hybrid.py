@@ -26,7 +26,7 @@ from golf.models.base import LanguageModel, check_shape
 from golf.models.delta_layer import ConvHistory, DeltaInputs, GatedDeltaNet, HybridState, SmearGate
 from golf.models.gated_delta import checked_kernel, delta_rule
 from golf.models.layers import MLP, Rope, activation_dtype, rms_norm, rope_tables
-from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
+from golf.models.ngrams import NO_TOKEN, HashEmbedding, check_table, previous_tokens
 from golf.models.sliding_attention import SlidingAttention
 from golf.models.stream import StreamState, StreamStep
 
@@ -123,10 +123,7 @@ class GdnHybridConfig:
     def __post_init__(self) -> None:
         check_shape(self)
         parse_layout(self.layout, self.kv_share_stride)
-        if self.hash_rows == 1:
-            raise ValueError(f"hash_rows: found {self.hash_rows}, expected 0 (no hash embedding) or at least 2")
-        if self.hash_rows and self.hash_width < 1:
-            raise ValueError(f"hash_width: found {self.hash_width}, expected at least 1")
+        check_table(self.hash_rows, self.hash_width)
 
     @property
     def mlp_width(self) -> int:

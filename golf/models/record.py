@@ -27,7 +27,7 @@ from golf.models.base import LanguageModel, check_shape
 from golf.models.document_attention import DocumentPass, DocumentStep
 from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
 from golf.models.loop import applications
-from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
+from golf.models.ngrams import NO_TOKEN, HashEmbedding, check_table, previous_tokens
 from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
 from golf.models.stream import StreamState, StreamStep
 
@@ -79,10 +79,7 @@ class RecordConfig:
         for name in ("gate_width", "smear_width"):
             if getattr(self, name) > self.width:
                 raise GolfError(f"{name}: found {getattr(self, name)}, expected 0 to width ({self.width})")
-        if self.hash_rows == 1:
-            raise GolfError(f"hash_rows: found {self.hash_rows}, expected 0 (no table) or at least 2")
-        if self.hash_rows and not self.hash_width:
-            raise GolfError(f"hash_width: found {self.hash_width}, expected at least 1")
+        check_table(self.hash_rows, self.hash_width)
 
     @property
     def mlp_width(self) -> int:
