@@ -77,13 +77,7 @@ class MixtureState:
         if not 0 <= token < self._vocab_size:
             raise GolfError(f"token: found {token}, expected 0 to {self._vocab_size - 1}")
         assert self._online.pending[0] in (-1, stream), "the stream that was looked at learns first"
-        online = self.reserve(1)
-        if online.pending[0] == stream:
-            self._mixture.kernels.learn(online, stream, token, starts_document)
-        else:  # counted only
-            self._tree.update(token, stream=stream, starts_document=starts_document)
-            self._document.update(token, stream=stream, starts_document=starts_document)
-            online.previous[stream] = token
+        self._mixture.kernels.learn(self.reserve(1), stream, token, starts_document)
 
 
 def _one_position(candidates: int, seen: Seen) -> Piece:
