@@ -24,7 +24,6 @@ from golf.mixture.expert import Expert
 
 __all__ = ["EXPERT", "Cascade"]
 
-HIT_SHAPE = (5, 4, 5, 3)  # last successor's count, distinct successors, other occurrences, recency
 STRETCH_LIMIT = 12.0
 HIT_RATE_FLOOR = 0.002
 RATE_DECAY, RATE_FLOOR = 1e-5, 0.15  # of the learning rate: per position, and the least share of the first

@@ -39,7 +39,6 @@ class Metrics:
     tokenize: dict[str, Any]
     train: dict[str, Any]
     average: dict[str, Any]
-    quantize: dict[str, Any]
     compress: dict[str, Any]
     prove: dict[str, Any]
     verify: dict[str, Any]
@@ -49,7 +48,7 @@ class Metrics:
 def read_metrics(folder: str | Path) -> Metrics:
     """Read ``metrics/``; ``FileError`` names the stage whose file is missing."""
     folder = Path(folder)
-    stages = ("tokenize", "train", "average", "quantize", "compress", "prove", "verify")
+    stages = ("tokenize", "train", "average", "compress", "prove", "verify")
     values = {name: _Figures(folder / f"{name}.json", f"stage {name}") for name in stages}
     return Metrics(**values, scores={mode: _Figures(folder / f"evaluate_{mode}.json", _stage(mode)) for mode in MODES})
 
