@@ -138,12 +138,12 @@ def calibrate(model: LanguageModel, windows: np.ndarray, config: CalibrateConfig
 
 
 def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
-    """Sums of x x^T over ``windows`` (B, T) int64 at full depth, for every matrix and, at the head, the token table."""
+    """Sums of x x^T over ``windows`` (B, T) int64 at full depth, for every matrix and, at the head, its table."""
     import torch
 
     names = {id(parameter): name for name, parameter in model.unique_parameters().items()}
+    head = names[id(getattr(model, "head_table", model.token_embedding))]
     sums = HessianSums()
-
     products: dict[str, torch.Tensor] = {}  # on a GPU, float64: there the inputs stay
 
     def add(name: str, inputs: torch.Tensor) -> None:
@@ -167,7 +167,7 @@ def _second_moments(model: LanguageModel, windows: np.ndarray) -> HessianSums:
             for start in range(0, len(windows), _BATCH):
                 part = windows[start : start + _BATCH]
                 hidden = model.hidden(torch.from_numpy(part).to(device))
-                add(names[id(model.token_embedding)], hidden)
+                add(head, hidden)
                 shown.update(part.size)
     finally:
         for hook in hooks:

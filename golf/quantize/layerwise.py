@@ -28,9 +28,11 @@ _BATCH = 8  # windows in one forward pass
 
 @runtime_checkable
 class LayerWise(Protocol):
-    """A model whose blocks can be run one by one (``golf.models.decoder``)."""
+    """A model whose ``blocks`` can be run one by one (``golf.models.decoder``).
 
-    blocks: nn.ModuleList
+    Methods alone: Python 3.12 looks for the members of a protocol without ``__getattr__``, which is where torch has the
+    modules of a module.
+    """
 
     def embedded(self, ids: Tensor) -> Tensor: ...
     def layer_calls(self, tokens: int) -> list[Callable[[Tensor], Tensor]]: ...

@@ -26,7 +26,8 @@ def test_this_machine_can_run_the_pipeline(
     seen = {line[6:16].strip(): line for line in lines if not line.startswith(" ")}
     assert {"python", "packages", "pipeline", "git", "cores", "memory", "vectors", "compiler"} <= set(seen)
     assert {"gpu", "kernels", "disk", "dvc cache", "corpus"} <= set(seen)
-    assert f"torch {torch.__version__}" in seen["packages"] and lines[-1].startswith("ready; ")
+    version = torch.__version__.split("+")[0]  # the package's version does not name CUDA's
+    assert f"torch {version}" in seen["packages"] and lines[-1].startswith("ready; ")
     costs = [line for line in lines if line.startswith(" ")]
     assert len(costs) == sum(line.startswith("lack") for line in lines)
 
