@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from golf.base.params import quoted
 from golf.imports.bpe import PRE_TOKENIZERS, pre_tokenizer_of, tokenizer_json
+from golf.imports.gguf_file import gguf_reader, library
 from golf.imports.origin import Origin
 from golf.imports.tables import ARCHITECTURES, OriginError, decoder_config, rules
 
-__all__ = ["GgufOrigin", "library", "write_gguf"]
+__all__ = ["GgufOrigin", "write_gguf"]
 
 Array = NDArray[np.float32]
 _NAMES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gptneox": "gpt_neox", "gpt2": "gpt2"}
@@ -44,24 +45,11 @@ _GPT2_KEYS = {
 _SPECIAL = ("bos", "eos", "unknown", "padding")
 
 
-def library() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise OriginError("reading and writing GGUF needs PyPI `gguf`: pip install 'golf[import]'") from error
-    return gguf
-
-
 class GgufOrigin(Origin):
     """One ``.gguf``; quantized blocks are read as the floats that they mean."""
 
     def __init__(self, path: Path) -> None:
-        gguf = library()
-        self.where = path
-        try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError) as error:
-            raise OriginError(f"{path}: not a readable GGUF ({quoted(str(error))[1:-1]})") from error
+        gguf, reader, self.where = library(), gguf_reader(path), path
         self._dequantize = gguf.quants.dequantize
         values = self._values = dict(reader.fields.items())
         architecture = self._value("general.architecture", str)
