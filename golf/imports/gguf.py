@@ -79,9 +79,16 @@ class GgufOrigin(Origin):
         sizes = [8 * t.n_bytes / max(1, t.n_elements) for t in reader.tensors if len(t.shape) > 1]
         self.exact_bits = float(np.median(sizes)) if sizes else 32.0
 
-    def _value(self, key: str, kind: type, default: Any = None) -> Any:
+    def _contents(self, key: str) -> Any:
         field = self._values.get(key)
-        value = default if field is None else field.contents()
+        try:
+            return None if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise OriginError(f"{self.where}: {key}: {error.reason} in a text, expected UTF-8") from error
+
+    def _value(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self._contents(key)
+        value = default if value is None else value
         if kind is float and type(value) is int:
             value = float(value)
         if not isinstance(value, kind):
@@ -96,10 +103,9 @@ class GgufOrigin(Origin):
     def _config(self, architecture: str) -> dict[str, Any]:
         config: dict[str, Any] = {"model_type": self._kind}
         for ours, theirs in _KEYS.items():
-            field = self._values.get(f"{architecture}.{theirs}")
-            if field is not None:
+            value = self._contents(f"{architecture}.{theirs}")
+            if value is not None:
                 name = _GPT2_KEYS.get(ours, ours) if self._kind == "gpt2" else ours
-                value = field.contents()
                 # float32 on disk; the shortest decimal is what its author wrote
                 config[name] = float(np.format_float_positional(np.float32(value))) if type(value) is float else value
         if self._kind == "gpt_neox":

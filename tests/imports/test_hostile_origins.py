@@ -163,6 +163,10 @@ def test_the_metadata_of_a_gguf_is_checked(tmp_path: Path) -> None:
     write_origin(unpack(pack_untrained(shape, 300, blob)), tmp_path / "m.gguf", kind="gguf", dtype="float32", where="a")
     whole = (tmp_path / "m.gguf").read_bytes()
     assert len(dict(converted(open_origin(tmp_path / "m.gguf"))[2])) > 10
+    for text, told in ((b"<|begin|>", "ggml.tokens: invalid"), (b"smollm", "ggml.pre: invalid")):
+        (tmp_path / "m.gguf").write_bytes(whole.replace(text, b"\xff" + text[1:], 1))
+        with pytest.raises(GolfError, match=f"m.gguf: tokenizer.{told} start byte in a text, expected UTF-8"):
+            open_origin(tmp_path / "m.gguf")
     for key, wrong, told in (
         ("llama.block_count", (10**9, 0), "block_count: found .* for 20 tensors, expected 1 to as many"),
         ("llama.attention.head_count", (0, 5), "heads: found|kv_heads: found|expects"),
