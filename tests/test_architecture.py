@@ -128,6 +128,30 @@ def test_calls_that_open_text_are_told(source: str, text: bool) -> None:
     assert opens_text(ast.parse(source, mode="eval").body) == text  # type: ignore[arg-type]
 
 
+INVARIANTS = {  # asserts here say what the lines above them have made true; nothing of a file or parameter reaches them
+    *("artifact/bytes.py", "artifact/rans.py", "models/stream.py", "report/groups.py", "scoring/hedge.py"),
+    *("scoring/results.py", "scoring/streaming.py", "textcodec/integer/exact.py", "textcodec/integer/rotary.py"),
+}
+
+
+def narrows(test: ast.expr) -> bool:
+    """Whether an assertion tells the type checker what is known: ``isinstance``, ``is None``, ``is not None``."""
+    if isinstance(test, ast.BoolOp):
+        return all(map(narrows, test.values))
+    called = getattr(getattr(test, "func", None), "id", "")
+    return called == "isinstance" or isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Is | ast.IsNot)
+
+
+def test_no_assertion_carries_a_check(root: Path) -> None:
+    """`python -O` drops them; bytes counted, targets scored once and tokens announced were checked by some."""
+    for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
+        text = path.read_text(encoding="utf-8")
+        if path.as_posix().endswith(tuple(INVARIANTS)) or "assert " not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            assert not isinstance(node, ast.Assert) or narrows(node.test), f"{path}:{node.lineno}"
+
+
 MISUSE = {  # ValueError here says that the caller is wrong, not what a person gave: it must show its traceback
     *("artifact/columns.py", "artifact/context.py", "artifact/rans.py", "models/stream.py"),
     *("training/muon.py", "textcodec/integer/network.py"),

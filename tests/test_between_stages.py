@@ -152,6 +152,28 @@ def test_bug_k25_a_figure_that_is_not_there_names_file_and_stage(metrics: Path) 
         found.scores["hedge"]["hedge_bits_per_byte"]
 
 
+def test_points_of_a_judged_model_are_checked(tmp_path: Path) -> None:
+    from golf.imports.report import read_points, table
+
+    windows = {"kl": [0.1, 0.2], "targets": [3.0, 4.0]}
+    parts = ("kl", "kl_error", "top_agreement", "bits_per_byte", "origin_bits_per_byte")
+    one = {
+        "name": "golf", "bytes": 9, "windows": {"calibration": windows, "other": windows},
+        "summary": {f"{domain}_{part}": 0.5 for domain in ("calibration", "other") for part in parts},
+    }  # fmt: skip
+    files.write_json(tmp_path / "points.json", {"points": [one]})
+    assert "| golf | 9 |" in table(read_points(tmp_path / "points.json", made_by="stage x"), origin="m", weights=5)
+    taken = 0
+    for mutated in mutations(one):
+        files.write_json(tmp_path / "points.json", {"points": [mutated]})
+        try:
+            table(read_points(tmp_path / "points.json", made_by="stage x"), origin="m", weights=5)
+            taken += 1
+        except FileError as error:
+            assert str(error).startswith(str(tmp_path / "points.json")) and str(error).endswith("re-run stage x")
+    assert taken < 100
+
+
 @pytest.mark.parametrize("text", ["step\tloss\n1\tx\n", "step\tloss\n1\n", "step\tloss\n1\t2\t3\n"])
 def test_bug_k25_a_table_that_holds_no_numbers_names_its_line(tmp_path: Path, text: str) -> None:
     from golf.report.plots import read_table

@@ -137,7 +137,8 @@ def _text(tree: ast.Module) -> str:
     text = ast.unparse(tree)
     lines = [(line, line.lstrip(" ")) for line in text.split("\n")]
     small = "\n".join(" " * ((len(line) - len(code)) // 4) + code for line, code in lines if code)
-    assert ast.dump(ast.parse(small)) == ast.dump(ast.parse(text))
+    if ast.dump(ast.parse(small)) != ast.dump(ast.parse(text)):
+        raise RuntimeError("indenting by single spaces changed the program")
     return small
 
 

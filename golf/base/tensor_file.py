@@ -44,13 +44,15 @@ def tensor_file(
             file.write(len(text).to_bytes(8, "little") + text)
 
             def put(name: str, array: np.ndarray) -> None:
-                assert array.shape == tuple(shapes[name]) and array.dtype.itemsize == _SIZES[kind], name
+                if array.shape != tuple(shapes[name]) or array.dtype.itemsize != _SIZES[kind] or name not in missing:
+                    raise RuntimeError(f"{name}: {array.shape} {array.dtype} is not what the header says, or twice")
                 missing.remove(name)
                 file.seek(8 + len(text) + header[name]["data_offsets"][0])
                 file.write(array.tobytes())  # C order whatever the layout
 
             yield put
-        assert not missing, sorted(missing)
+        if missing:
+            raise RuntimeError(f"never put: {sorted(missing)}")
 
 
 def own_metadata(meta: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
+from golf.base.errors import GolfError
+from golf.base.params import quoted
+from golf.cli.outputs import tried
 from golf.data.fetch import ENWIK8_SHA256, SMOLLM2, SMOLLM2_SHA256, SOURCES, fetch
 from golf.data.hub import HUB, fetch_fineweb
 
@@ -36,11 +39,14 @@ def run(args: argparse.Namespace) -> int:
     if args.what in _FILES:
         default, sources, sha256 = _FILES[args.what]
         path = args.to or default
+        tried(path)
         fetched = fetch(path, sources=sources, sha256=sha256, what=args.what)
         print(f"{path}: {'fetched' if fetched else 'already here'}, SHA-256 as expected")
         return 0
     folder = args.to or f"data/fineweb_sp{args.vocab}"
     hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    if not hub.startswith(("https://", "http://")):
+        raise GolfError(f"environment variable HF_ENDPOINT: found {quoted(hub)}, expected an address as {HUB}")
     commit, names = fetch_fineweb(folder, shards=args.shards, vocab=args.vocab, hub=hub, revision=args.revision)
     print(f"{folder}: {len(names)} files fetched, all hashes as the hub lists them at commit {commit}")
     model = f"{folder}/fineweb_{args.vocab}_bpe.model"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from golf.base.distributed import usable_cores
 from golf.base.files import FileError, require, write_bytes
+from golf.cli.outputs import tried
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
     require(args.file, made_by="`golf fetch smollm2` or llama.cpp")
+    tried(target)
     from golf.imports.recode import recode, restore
 
     threads = usable_cores()

@@ -15,6 +15,7 @@ from golf.base.files import write_json
 from golf.base.main import printable
 from golf.base.params import quoted
 from golf.base.score import bits_per_byte
+from golf.cli.outputs import tried
 
 if TYPE_CHECKING:  # they load torch
     from golf.scoring.files import Texts
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from golf.data.tokenizer import Tokenizer
     from golf.scoring.files import read_texts, score_text
 
+    tried(args.json)
     configs, settings = _configs(args.modes, args.params)
     decoded = load_artifact(args.model)
     tokenizer = Tokenizer(decoded.tokenizer_model, name="the artifact's tokenizer")

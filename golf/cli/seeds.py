@@ -26,6 +26,7 @@ from golf.base.params import read_params
 from golf.base.progress import bar
 from golf.cli.experiments import ExperimentError, dvc_repository, metrics_of, told
 from golf.cli.explain import check_overridden, did_you_mean, flat_keys
+from golf.cli.outputs import tried
 
 __all__ = ["Setting", "add_arguments", "run", "settings"]
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.seeds < 2:
         raise ExperimentError(f"N is {args.seeds}: a spread needs 2 seeds or more")
+    tried(args.write)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     with dvc_repository() as repo:
         root = Path(repo.root_dir)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from golf.base.distributed import usable_cores
 from golf.base.files import FileError, require, write_bytes
+from golf.cli.outputs import tried
 
 __all__ = ["add_arguments", "run"]
 
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileError(f"{args.file}: does not end in .golf, so the output has no obvious name; give -o")
     if target.exists() and not args.force:
         raise FileError(f"{target}: exists; give --force to replace it, or another -o")
+    tried(target, folder=not recoded and args.kind == "safetensors")
     if recoded:
         write_bytes(target, restore(data, where=str(args.file), threads=usable_cores()))
         print(f"{target}: {target.stat().st_size:,} bytes, the GGUF as it was, of {len(data):,} bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from golf.cli.outputs import tried
 from golf.verify.run import verify_files
 
 __all__ = ["add_arguments", "run"]
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a check; exit 1 when one is FAIL."""
+    tried(args.json)
     decoder = args.decoder or args.artifact.with_name("decoder.zip")
     return verify_files(
         args.params,

@@ -9,6 +9,7 @@ process leaves is continued. Repository and layout: openai/parameter-golf, data/
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -79,15 +80,18 @@ def fetch_fineweb(
         raise CorpusError(f"{api}/revision/{revision}: names no commit; is this a hub?")
     wanted = _wanted(api, commit, shards, vocab)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [remote for remote in wanted if not _is_here(remote, folder / remote.name)]
-    needed = sum(remote.size - _size(_part(folder / remote.name)) for remote in missing)
+    if taken := [remote.name for remote in wanted if (folder / remote.name).is_dir()]:
+        raise CorpusError(f"{folder / taken[0]}: is a folder, expected the name of a file to fetch")
+    places = {remote: Path(os.path.realpath(folder / remote.name)) for remote in wanted}  # links are followed
+    missing = [remote for remote, path in places.items() if not _is_here(remote, path)]
+    needed = sum(remote.size - _size(_part(places[remote])) for remote in missing)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CorpusError(f"{folder}: {needed:,} bytes to fetch, {free:,} free; ask for fewer shards")
     with bar(what="fineweb", total=needed, unit="B") as shown:
         for remote in missing:
             address = f"{hub}/datasets/{repository}/resolve/{commit}/{urllib.parse.quote(remote.path)}"
-            _download(remote, address, folder / remote.name, shown, wait_seconds)
+            _download(remote, address, places[remote], shown, wait_seconds)
     return commit, [remote.name for remote in missing]
 
 
@@ -183,10 +187,20 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def _own(path: str, flags: int) -> int:
+    """A name that anybody can foresee is not followed to a file of somebody's."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise CorpusError(f"{path}: is a symbolic link, expected a file that a fetch has left; remove it") from error
+
+
 def _download(remote: Remote, address: str, path: Path, shown: Any, wait_seconds: float) -> None:
     """Continue or begin the part of ``path``; it gets its name when its hash is right and is removed otherwise."""
     part = _part(path)
-    with open(part, "ab") as file:
+    with open(part, "ab", opener=_own) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

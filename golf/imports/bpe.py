@@ -101,8 +101,11 @@ class BytePairs:
             raise TokenizerError(f"{name}: reading it needs PyPI `tokenizers`: pip install 'golf[import]'") from error
         self.name, self.vocab_size = name, vocab_size
         data = files.get("tokenizer.json")
-        if not isinstance(data, dict) or (data.get("model") or {}).get("type") != "BPE":
+        model = data.get("model") if isinstance(data, dict) else None
+        if data is None or not isinstance(model, dict) or model.get("type") != "BPE":
             raise TokenizerError(f"{name}: found no tokenizer.json with a BPE model; other kinds cannot be read")
+        if affix := model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+            raise TokenizerError(f"{name}: pieces are marked by {quoted(affix)}, expected byte-level pieces only")
         text = json.dumps(data, ensure_ascii=False)
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
         try:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from golf.artifact.layout import Unpacked
 from golf.base import files
 from golf.base.tensor_file import tensor_file
+from golf.imports.bpe import BytePairs
 from golf.imports.gguf import write_gguf
 from golf.imports.origin import parse_blob
-from golf.imports.tables import OriginError, Rule, rules, to_origin
+from golf.imports.tables import OriginError, Rule, decoder_config, rules, to_origin
 from golf.models.decoder import DecoderConfig
-from golf.models.registry import config_from_dict
+from golf.models.registry import config_from_dict, empty_shapes
 from golf.quantize.tensors import QuantizedModel
 
 __all__ = ["KINDS", "write_origin"]
@@ -38,6 +39,12 @@ def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where:
     if not isinstance(config, DecoderConfig):
         raise OriginError(f"{where}: holds a model of the family {model.config['family']}, which no origin has")
     described = dict(kept["config.json"], tie_word_embeddings=config.tied)
+    if decoder_config(described, tied=config.tied, where=where) != config:
+        raise OriginError(f"{where}: the configuration of its origin is not that of its model")
+    stored = {name: tensor.shape for name, tensor in (model.tensors | model.plain).items()}
+    odd = set(empty_shapes(config, model.vocab_size).items()) ^ stored.items()
+    if odd := {pair for pair in odd if pair[0] not in model.aliases}:
+        raise OriginError(f"{where}: tensors do not fit its configuration, first difference {min(odd)}")
     for key in ("dtype", "torch_dtype"):
         described.pop(key, None)
     kept["config.json"] = described | {"dtype": dtype}
@@ -46,6 +53,8 @@ def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where:
     if kind == "gguf":
         if dtype == "bfloat16":
             raise OriginError("--dtype: found bfloat16, expected float16 or float32 for a GGUF")
+        if "tokenizer.json" in kept:
+            BytePairs(kept, vocab_size=model.vocab_size, name=f"{where}: tokenizer.json")  # that it is one
         tensors = {name: _fits(array, dtype, name) for name, array in _tensors(model, chosen, config)}
         with files.atomic_file(out) as temporary:
             write_gguf(temporary, kept, tensors, name=blob["origin"], half=dtype == "float16")

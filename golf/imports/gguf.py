@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from golf.base.params import quoted
 from golf.imports.bpe import PRE_TOKENIZERS, pre_tokenizer_of, tokenizer_json
+from golf.imports.gguf_file import gguf_reader, library
 from golf.imports.origin import Origin
-from golf.imports.tables import ARCHITECTURES, OriginError, rules
+from golf.imports.tables import ARCHITECTURES, OriginError, decoder_config, rules
 
-__all__ = ["GgufOrigin", "library", "write_gguf"]
+__all__ = ["GgufOrigin", "write_gguf"]
 
 Array = NDArray[np.float32]
 _NAMES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gptneox": "gpt_neox", "gpt2": "gpt2"}
@@ -44,24 +45,11 @@ _GPT2_KEYS = {
 _SPECIAL = ("bos", "eos", "unknown", "padding")
 
 
-def library() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise OriginError("reading and writing GGUF needs PyPI `gguf`: pip install 'golf[import]'") from error
-    return gguf
-
-
 class GgufOrigin(Origin):
     """One ``.gguf``; quantized blocks are read as the floats that they mean."""
 
     def __init__(self, path: Path) -> None:
-        gguf = library()
-        self.where = path
-        try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError) as error:
-            raise OriginError(f"{path}: not a readable GGUF ({quoted(str(error))[1:-1]})") from error
+        gguf, reader, self.where = library(), gguf_reader(path), path
         self._dequantize = gguf.quants.dequantize
         values = self._values = dict(reader.fields.items())
         architecture = self._value("general.architecture", str)
@@ -71,6 +59,9 @@ class GgufOrigin(Origin):
         self._kind = _NAMES[architecture]
         self._refuse_scaling(architecture)
         layers = self._value(f"{architecture}.block_count", int)
+        if not 1 <= layers <= len(reader.tensors):  # names are made for each
+            found = f"found {layers} for {len(reader.tensors)} tensors"
+            raise OriginError(f"{path}: {architecture}.block_count: {found}, expected 1 to as many")
         stored = {tensor.name: tensor for tensor in reader.tensors}
         if "rope_freqs.weight" in stored:
             raise OriginError(f"{path}: rope_freqs.weight: rope scaling by a table of frequencies is not built")
@@ -88,9 +79,16 @@ class GgufOrigin(Origin):
         sizes = [8 * t.n_bytes / max(1, t.n_elements) for t in reader.tensors if len(t.shape) > 1]
         self.exact_bits = float(np.median(sizes)) if sizes else 32.0
 
-    def _value(self, key: str, kind: type, default: Any = None) -> Any:
+    def _contents(self, key: str) -> Any:
         field = self._values.get(key)
-        value = default if field is None else field.contents()
+        try:
+            return None if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise OriginError(f"{self.where}: {key}: {error.reason} in a text, expected UTF-8") from error
+
+    def _value(self, key: str, kind: type, default: Any = None) -> Any:
+        value = self._contents(key)
+        value = default if value is None else value
         if kind is float and type(value) is int:
             value = float(value)
         if not isinstance(value, kind):
@@ -105,15 +103,16 @@ class GgufOrigin(Origin):
     def _config(self, architecture: str) -> dict[str, Any]:
         config: dict[str, Any] = {"model_type": self._kind}
         for ours, theirs in _KEYS.items():
-            field = self._values.get(f"{architecture}.{theirs}")
-            if field is not None:
+            value = self._contents(f"{architecture}.{theirs}")
+            if value is not None:
                 name = _GPT2_KEYS.get(ours, ours) if self._kind == "gpt2" else ours
-                value = field.contents()
                 # float32 on disk; the shortest decimal is what its author wrote
                 config[name] = float(np.format_float_positional(np.float32(value))) if type(value) is float else value
         if self._kind == "gpt_neox":
-            turned = self._value(f"{architecture}.rope.dimension_count", int)
-            config["rotary_pct"] = turned * config["num_attention_heads"] / config["hidden_size"]
+            turned, heads = (
+                self._value(f"{architecture}.{key}", int) for key in ("rope.dimension_count", "attention.head_count")
+            )
+            config["rotary_pct"] = turned * heads / max(1, self._value(f"{architecture}.embedding_length", int))
         head = "embed_out.weight" if self._kind == "gpt_neox" else "lm_head.weight"
         config["tie_word_embeddings"] = head not in self._tensors
         config["vocab_size"] = self.shapes[_table(self._kind)][0] if _table(self._kind) in self._tensors else 0
@@ -136,13 +135,18 @@ class GgufOrigin(Origin):
             raise OriginError(f"{self.where}: tokenizer.ggml.pre: found {quoted(pre)}, expected one of {known}")
         pieces, merges = self._value("tokenizer.ggml.tokens", list), self._value("tokenizer.ggml.merges", list)
         kinds = self._value("tokenizer.ggml.token_type", list, [1] * len(pieces))
+        if not all(isinstance(item, str) for item in pieces + merges) or len(kinds) != len(pieces):
+            raise OriginError(f"{self.where}: tokenizer.ggml.tokens: found no texts with a type each")
         added = [i for i, kind in enumerate(kinds) if kind in (3, 4)]  # control, user defined
         settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
         for name in _SPECIAL:
             key = f"tokenizer.ggml.{name}_token_id"
             if key in self._values:
                 short = {"unknown": "unk", "padding": "pad"}.get(name, name)
-                settings[f"{short}_token"] = pieces[self._value(key, int)]
+                number = self._value(key, int)
+                if not 0 <= number < len(pieces):
+                    raise OriginError(f"{self.where}: {key}: found {number}, expected below {len(pieces)}")
+                settings[f"{short}_token"] = pieces[number]
         if "tokenizer.chat_template" in self._values:
             settings["chat_template"] = self._value("tokenizer.chat_template", str)
         return {"tokenizer.json": tokenizer_json(pieces, merges, added, pre), "tokenizer_config.json": settings}
@@ -197,10 +201,14 @@ def _layout(array: Array, name: str, kind: str, config: Mapping[str, Any], *, ba
     if kind == "gpt_neox" and "query_key_value" in name:
         rest = array.shape[1:]
         split = (3, heads, -1, *rest) if back else (heads, 3, -1, *rest)
+        if array.shape[0] % (3 * heads):
+            return array  # the check of the import names it
         return array.reshape(split).swapaxes(0, 1).reshape(array.shape)
     if kind == "llama" and ("q_proj" in name or "k_proj" in name):
         count = heads if "q_proj" in name else int(config.get("num_key_value_heads") or heads)
         half, rest = array.shape[0] // count // 2, array.shape[1:]
+        if array.shape[0] % (2 * count):
+            return array  # the check of the import names it
         split = (count, half, 2, *rest) if back else (count, 2, half, *rest)
         return array.reshape(split).swapaxes(1, 2).reshape(array.shape)
     return array
@@ -225,11 +233,15 @@ def write_gguf(
         if ours == "rope_theta" and value is None:
             value = (config.get("rope_parameters") or {}).get("rope_theta")
         key = f"{architecture}.{theirs}"
+        if value is None:
+            continue
+        if type(value) not in (bool, int, float) or not 0 <= value < 1 << 32:
+            raise OriginError(f"config.json: {ours}: found {quoted(value)}, expected a number that GGUF can hold")
         if isinstance(value, bool):
             writer.add_bool(key, value)
         elif isinstance(value, int) and not ours.endswith(("eps", "theta")):
             writer.add_uint32(key, value)
-        elif value is not None:
+        else:
             writer.add_float32(key, float(value))
     _write_shape(writer, architecture, kind, config, tensors)
     if "tokenizer.json" in files:
@@ -256,8 +268,7 @@ def _write_shape(
     if kind == "gpt2" and config.get("n_inner") is None:
         writer.add_uint32(f"{architecture}.feed_forward_length", 4 * width)
     elif kind == "gpt_neox":
-        parameters = config.get("rope_parameters") or {}
-        head = int(head * parameters.get("partial_rotary_factor", config.get("rotary_pct", 0.25)))
+        head = decoder_config(config, tied=True, where="config.json").rope_dims
         if "use_parallel_residual" not in config:
             writer.add_bool(f"{architecture}.use_parallel_residual", True)
     if kind != "gpt2":
@@ -283,7 +294,7 @@ def _write_tokenizer(writer: Any, files: Mapping[str, Any]) -> None:
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token = settings.get(f"{name}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if token in ids:
+        if isinstance(token, str) and token in ids:
             writer.add_uint32(f"tokenizer.ggml.{key}_token_id", ids[token])
     writer.add_bool("tokenizer.ggml.add_bos_token", False)
     if isinstance(settings.get("chat_template"), str):

@@ -220,4 +220,8 @@ def parse_blob(data: bytes, where: str) -> dict[str, Any]:
     found = blob.get("files") if isinstance(blob, dict) else None
     if not isinstance(found, dict) or not isinstance(found.get("config.json"), dict):
         raise OriginError(f"{where}: holds no imported model; only those go back to their origin's format")
+    for name, content in found.items():  # they become files of that name
+        if name not in ("config.json", *KEPT) or not isinstance(content, dict):
+            known = ", ".join(("config.json", *KEPT))
+            raise OriginError(f"{where}: holds a file {quoted(name)}, expected keys and values in some of {known}")
     return {"origin": str(blob.get("origin")), "files": found}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from golf.artifact.bytes import ArtifactError, Reader, pack_block, unpack_block
 from golf.artifact.coders import DECODERS, Encoded, SideInfo, encode_smallest
 from golf.base.params import Count, Natural, from_dict
-from golf.imports.gguf import library
+from golf.imports.gguf_file import gguf_reader
 from golf.imports.tables import OriginError
 
 __all__ = ["MAGIC", "recode", "restore"]
@@ -64,10 +64,7 @@ def _block_bytes(kind: str) -> int:
 
 def recode(path: Path, *, threads: int = 1) -> bytes:
     """The GGUF at ``path`` coded; raises ``OriginError`` when it is none or has no block that is taken apart here."""
-    try:
-        reader = library().GGUFReader(path)
-    except (ValueError, KeyError, IndexError) as error:
-        raise OriginError(f"{path}: not a readable GGUF ({error})") from error
+    reader = gguf_reader(path)
     data = np.memmap(path, np.uint8, "r")
     chosen = [t for t in reader.tensors if t.tensor_type.name in _HALVES and int(t.shape[0]) % 32 == 0]
     if not chosen:
@@ -107,7 +104,7 @@ def restore(data: bytes, *, where: str, threads: int = 1) -> bytes:
         raise ArtifactError("index", f"{where}: {error}") from error
     rest = unpack_block(reader, "other bytes")
     planes = [unpack_block(reader, "planes") for _ in range(2)]
-    _check(index, len(rest), len(planes[0]), where)
+    _check(index, len(rest), [len(plane) for plane in planes], where)
     jobs = [(t, reader.take(t.side, t.name), reader.take(t.payload, t.name)) for t in index.tensors]
     reader.end()
     out = np.zeros(index.size, np.uint8)
@@ -133,7 +130,7 @@ def restore(data: bytes, *, where: str, threads: int = 1) -> bytes:
     return out.tobytes()
 
 
-def _check(index: _Index, rest: int, halves: int, where: str) -> None:
+def _check(index: _Index, rest: int, halves: list[int], where: str) -> None:
     """Every size that the index declares against what is there, before memory is taken on its word."""
     end = 0
     for tensor in index.tensors:
@@ -142,7 +139,7 @@ def _check(index: _Index, rest: int, halves: int, where: str) -> None:
         end = tensor.start + tensor.num_bytes
     coded = sum(tensor.num_bytes for tensor in index.tensors)
     wanted = sum(t.rows * (t.columns // 32) * _HALVES[t.kind] for t in index.tensors)
-    if end > index.size or coded + rest != index.size or wanted != halves:
+    if end > index.size or coded + rest != index.size or [wanted] * 2 != halves:
         raise ArtifactError("index", f"{where}: {coded} coded and {rest} other bytes do not make {index.size}")
 
 

@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from golf.base.files import FileError, checked, read_json
+from golf.base.params import Count, to_dict
 from golf.imports.judge import mean_and_error
 from golf.imports.texts import DOMAINS
 
-__all__ = ["draw_curve", "table"]
+__all__ = ["Imported", "draw_curve", "read_points", "table"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What the report takes from metrics/import.json."""
+
+    import_source: str
+    import_weights: Count
+
+
+@dataclass(frozen=True)
+class _Point:
+    name: str
+    bytes: Count
+    summary: dict[str, float]
+    windows: dict[str, dict[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class _Points:
+    points: tuple[_Point, ...]
+
+
+def read_points(path: Path, *, made_by: str) -> list[dict[str, Any]]:
+    """The compressed models that a stage judged; ``FileError`` names the file, what is wrong and the stage."""
+    found: list[dict[str, Any]] = to_dict(
+        checked(_Points, read_json(path, made_by=made_by), path=path, made_by=made_by)
+    )["points"]
+    for one in found:
+        for domain in DOMAINS:
+            parts = ("kl", "kl_error", "top_agreement", "bits_per_byte", "origin_bits_per_byte")
+            sums = one["windows"].get(domain, {})
+            lengths = {len(sums.get(key, ())) for key in ("kl", "targets")}
+            if any(f"{domain}_{part}" not in one["summary"] for part in parts) or len(lengths) > 1 or lengths == {0}:
+                raise FileError(f"{path}: a point without the figures of the domain {domain}; re-run {made_by}")
+    return found
 
 
 def table(points: Sequence[dict[str, Any]], *, origin: str, weights: int) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
-from golf.base.params import quoted
-from golf.models.decoder import DecoderConfig, RopeScaling
+from golf.base.params import from_dict, quoted
+from golf.models.decoder import DecoderConfig
 
 __all__ = ["ARCHITECTURES", "OriginError", "Rule", "decoder_config", "from_origin", "rules", "to_origin"]
 
@@ -166,27 +166,25 @@ class _Keys:
             raise OriginError(f"{self.where}: rope scaling {quoted(kind)} is not built, expected default or llama3")
         stretch = None
         if kind == "llama3":
-            stretch = RopeScaling(
-                inner.get("factor", float), inner.get("low_freq_factor", float), inner.get("high_freq_factor", float),
-                inner.get("original_max_position_embeddings", int),
-            )  # fmt: skip
+            stretch = {
+                "factor": inner.get("factor", float), "low": inner.get("low_freq_factor", float),
+                "high": inner.get("high_freq_factor", float),
+                "original": inner.get("original_max_position_embeddings", int),
+            }  # fmt: skip
         return {"base": inner.get("rope_theta", float), "scaling": stretch, "share": inner.get("share", float, -1.0)}
 
 
 def decoder_config(data: Mapping[str, Any], *, tied: bool, where: str) -> DecoderConfig:
-    """Our configuration of an origin's ``config.json``; ``OriginError`` names a key that is wrong or not built.
+    """Our configuration of an origin's ``config.json``; a ``GolfError`` names a key that is wrong or not built.
 
     ``tied``: whether the origin has no head of its own.
     """
     kind = data.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise OriginError(f"{where}: model_type: found {quoted(kind)}, expected one of {', '.join(ARCHITECTURES)}")
     keys = _Keys(data, where)
-    values = _gpt2(keys) if kind == "gpt2" else _neox(keys) if kind == "gpt_neox" else _llama(keys, str(kind))
-    try:
-        return DecoderConfig(family="decoder", tied=tied, **values)
-    except ValueError as error:
-        raise OriginError(f"{where}: {error}") from error
+    values = _gpt2(keys) if kind == "gpt2" else _neox(keys) if kind == "gpt_neox" else _llama(keys, kind)
+    return from_dict(DecoderConfig, {"family": "decoder", "tied": tied, **values}, where=where)
 
 
 def _llama(keys: _Keys, kind: str) -> dict[str, Any]:
@@ -195,7 +193,7 @@ def _llama(keys: _Keys, kind: str) -> dict[str, Any]:
     keys.only("use_sliding_window", False, False)
     keys.only("pretraining_tp", 1, 1)
     keys.layers_attend_fully()
-    head_dim, rope = keys.get("head_dim", int, width // heads), keys.rope()
+    head_dim, rope = keys.get("head_dim", int, width // max(1, heads)), keys.rope()
     bias = keys.get("attention_bias", bool, False)
     return {
         "width": width, "layers": keys.get("num_hidden_layers", int), "heads": heads,
@@ -215,7 +213,7 @@ def _gpt2(keys: _Keys) -> dict[str, Any]:
     keys.only("scale_attn_by_inverse_layer_idx", False, False)
     return {
         "width": width, "layers": keys.get("n_layer", int), "heads": heads, "kv_heads": heads,
-        "head_dim": width // heads, "mlp_width": keys.get("n_inner", int, 4 * width), "norm": "layer",
+        "head_dim": width // max(1, heads), "mlp_width": keys.get("n_inner", int, 4 * width), "norm": "layer",
         "norm_eps": keys.get("layer_norm_epsilon", float, 1e-5), "mlp": "gelu_tanh",
         "positions": keys.get("n_positions", int), "rope_base": 10000.0, "rope_dims": 0, "rope_scaling": None,
         "parallel": False, "qk_norm": False, "qkv_bias": True, "output_bias": True, "mlp_bias": True,
@@ -225,14 +223,14 @@ def _gpt2(keys: _Keys) -> dict[str, Any]:
 def _neox(keys: _Keys) -> dict[str, Any]:
     width, heads = keys.get("hidden_size", int), keys.get("num_attention_heads", int)
     keys.only("hidden_act", ("gelu", "gelu_new", "gelu_pytorch_tanh"), "gelu")
-    rope, head_dim = keys.rope(), width // heads
+    rope, head_dim = keys.rope(), width // max(1, heads)
     share, bias = rope["share"] if rope["share"] >= 0 else 0.25, keys.get("attention_bias", bool, True)
     return {
         "width": width, "layers": keys.get("num_hidden_layers", int), "heads": heads, "kv_heads": heads,
         "head_dim": head_dim, "mlp_width": keys.get("intermediate_size", int), "norm": "layer",
         "norm_eps": keys.get("layer_norm_eps", float, 1e-5),
         "mlp": "gelu" if keys.get("hidden_act", str, "gelu") == "gelu" else "gelu_tanh", "positions": 0,
-        "rope_base": rope["base"], "rope_dims": int(head_dim * share), "rope_scaling": rope["scaling"],
+        "rope_base": rope["base"], "rope_dims": int(head_dim * min(share, 2.0)), "rope_scaling": rope["scaling"],
         "parallel": keys.get("use_parallel_residual", bool, True), "qk_norm": False, "qkv_bias": bias,
         "output_bias": bias, "mlp_bias": True,
     }  # fmt: skip

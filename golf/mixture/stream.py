@@ -76,7 +76,8 @@ class MixtureState:
         """Learn ``token``, the next one of ``stream``; ``starts_document`` marks a document's first token."""
         if not 0 <= token < self._vocab_size:
             raise GolfError(f"token: found {token}, expected 0 to {self._vocab_size - 1}")
-        assert self._online.pending[0] in (-1, stream), "the stream that was looked at learns first"
+        if self._online.pending[0] not in (-1, stream):
+            raise GolfError(f"stream: found {stream}, expected {self._online.pending[0]}, which was looked at")
         self._mixture.kernels.learn(self.reserve(1), stream, token, starts_document)
 
 

@@ -235,7 +235,8 @@ def score_rows(
     if ranks.world > 1:
         assert device is not None
         nats, seen = ranks.sum(nats, device), ranks.sum(seen, device)
-    assert bool((seen == 1).all()), "every target is scored exactly once"
+    if not bool((seen == 1).all()):
+        raise RuntimeError(f"every target is scored exactly once, {int((seen != 1).sum())} of {len(seen)} were not")
     return nats
 
 

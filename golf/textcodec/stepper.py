@@ -95,7 +95,8 @@ class IntegerStepper:
         if self._inputs is None:
             self._ahead, place = self._pass(ids[:, None]), 0
         else:
-            assert np.array_equal(ids, self._inputs[:, self._step - 1]), "the tokens coded are those announced"
+            if not np.array_equal(ids, self._inputs[:, self._step - 1]):
+                raise RuntimeError("the tokens coded are not those announced")
             if place == 0:
                 self._ahead = self._pass(self._inputs[:, self._step - 1 : self._step - 1 + AHEAD])
         return self._ahead[:, place] * (1.0 / LOGIT_STEPS)

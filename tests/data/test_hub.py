@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from golf.base.errors import GolfError
 from golf.cli import fetch
 from golf.data.documents import CorpusError
 from golf.data.hub import REPOSITORY, fetch_fineweb
@@ -179,6 +180,36 @@ def test_what_the_hub_does_not_have_is_named(hub: Hub, tmp_path: Path) -> None:
     del hub.listed[MODEL]
     with pytest.raises(CorpusError, match="datasets/tokenizers: has no fineweb_1024_bpe.model"):
         get(hub, tmp_path)
+
+
+def test_links_and_folders_in_the_way_of_a_fetch(hub: Hub, tmp_path: Path) -> None:
+    """A part that was a link was appended to, whatever it pointed to; a folder was found after the download."""
+    name = "fineweb_val_000000.bin"
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / f".{name}.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(CorpusError, match=rf"\.{name}\.part: is a symbolic link"):
+        get(hub, tmp_path)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    (tmp_path / f".{name}.part").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere/shard")  # the user's own: followed
+    get(hub, tmp_path)
+    assert (tmp_path / name).is_symlink() and (tmp_path / "elsewhere/shard").stat().st_size
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    hub.asked.clear()
+    with pytest.raises(CorpusError, match=f"{name}: is a folder"):
+        get(hub, tmp_path)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("value", ["hub.example.org", "file:///etc", "\x1b[2J"])
+def test_a_wrong_endpoint_names_its_variable(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", value)
+    parser = ArgumentParser()
+    fetch.add_arguments(parser)
+    with pytest.raises(GolfError, match="environment variable HF_ENDPOINT: found .*, expected an address as https"):
+        fetch.run(parser.parse_args(["fineweb", "--to", str(tmp_path)]))
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(

@@ -150,7 +150,7 @@ def test_broken_weights_and_announced_tokens_are_noticed(decoded: TextModel) -> 
     with open_stepper(decoded, arithmetic="integer", threads=1) as make:
         known = make(2, 8, inputs)
         known.step(inputs[:, 0])
-        with pytest.raises(AssertionError, match="the tokens coded are those announced"):
+        with pytest.raises(RuntimeError, match="the tokens coded are not those announced"):
             known.step(inputs[:, 1] + 1)
     broken = decoded.arrays["token_embedding"].copy()
     broken[1, 0] = np.nan

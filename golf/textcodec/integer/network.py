@@ -91,8 +91,11 @@ class IntegerStream:
         may run side by side.
         """
         ids = np.ascontiguousarray(ids, np.int64)
-        assert ids.shape[1] <= self.chunk and first + len(ids) <= self._ring.keys.shape[1]
         network, tokens = self.network, ids.shape[1]
+        if tokens > self.chunk or first < 0 or first + len(ids) > self._ring.keys.shape[1]:
+            raise ValueError(f"ids: found {ids.shape} from stream {first} on, which is outside of this stream")
+        if ids.min(initial=0) < 0 or ids.max(initial=0) >= network.vocab_size:  # the kernel indexes by them
+            raise ValueError(f"ids: found {ids.min()} to {ids.max()}, expected 0 to {network.vocab_size - 1}")
         cos, sin = self.rotations(tokens)
         out = np.empty((*ids.shape, network.vocab_size), np.int32)
         together = max(1, ROWS // tokens)

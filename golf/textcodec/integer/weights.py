@@ -12,7 +12,7 @@ import numpy as np
 
 from golf.base.exact import exp_all
 from golf.textcodec.integer.arrays import Shape, Weights
-from golf.textcodec.integer.exact import ROW_BITS, WEIGHT_BITS, snapped
+from golf.textcodec.integer.exact import ROW_BITS, WEIGHT_BITS, IntegerError, snapped
 from golf.textcodec.integer.product import pack_panels
 
 __all__ = ["Arrays", "make_weights", "sigmoid_all"]
@@ -76,7 +76,8 @@ def _hashes(arrays: Arrays, width: int) -> np.ndarray:
         return np.empty((0, width))
     table, unit = snapped(arrays["hashes.embedding"].astype(np.float64), ROW_BITS, np.float64)
     projection, each = snapped(arrays["hashes.projection.weight"].astype(np.float64), WEIGHT_BITS, np.float64)
-    assert table.shape[1] << ROW_BITS + WEIGHT_BITS < 1 << 53, "sums of whole numbers in float64 are exact"
+    if table.shape[1] >= 1 << 53 - ROW_BITS - WEIGHT_BITS:  # sums of whole numbers in float64 are exact below
+        raise IntegerError(f"hashes.embedding: found rows of {table.shape[1]} numbers, whose sums are not exact")
     return np.asarray((table @ projection.T) * each * unit[:, None] * float(arrays["hashes.scale"][0]))
 
 

@@ -79,6 +79,16 @@ def test_kernels_give_the_bits_of_the_plain_form(family: str, keys: dict[str, An
     assert np.array_equal(run(integer(model), ids[:1], 7)[0], expected)
 
 
+@pytest.mark.parametrize("token", [-1, VOCAB, 1 << 40])
+def test_ids_outside_the_vocabulary_reach_no_kernel(token: int) -> None:
+    stream = integer(make_model("transformer")).stream(2, WINDOW)
+    with pytest.raises(ValueError, match="ids: found .*, expected 0 to"):
+        stream.logits(np.array([[1], [token]]))
+    for ids, first in ((np.ones((2, 2)), 0), (np.ones((2, 1)), 1), (np.ones((1, 1)), -1)):
+        with pytest.raises(ValueError, match="outside of this stream"):
+            stream.logits(ids, first)
+
+
 def test_batches_and_chunks_give_the_same_bits(model: LanguageModel, ids: np.ndarray) -> None:
     network = integer(model)
     expected = run(network, ids, TOKENS)
