@@ -222,7 +222,7 @@ def joined(
     """The ranks of a torchrun launch (NCCL on GPUs, gloo on CPUs), or this process alone; all leave together.
 
     ``patience`` is how long a message may take before its partner counts as lost. Raises ``PeerLostError`` when a
-    collective fails because another process is gone.
+    collective fails because another process is gone, ``GolfError`` where the environment does not say how to meet.
     """
     if world == 1:
         yield ALONE
@@ -230,6 +230,9 @@ def joined(
     import torch
     from torch import distributed as dist
 
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(variable):
+            raise GolfError(f"environment variable {variable}: found none for {world} processes; use torchrun")
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)

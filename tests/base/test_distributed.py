@@ -52,6 +52,14 @@ def test_bug_a_wrong_environment_was_a_traceback_without_the_variable(
         place(environment)
 
 
+def test_bug_processes_without_a_meeting_place_were_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    message = "MASTER_PORT: found none for 2 processes; use torchrun"
+    with pytest.raises(GolfError, match=message), joined(0, 2, torch.device("cpu")):
+        raise AssertionError("joined")
+
+
 def worker(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
