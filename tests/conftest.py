@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from golf.base.threads import bound_spin
+from warm import Warm, warm_process
 
 bound_spin(os.environ)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The repository root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def warm(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Runs `python ...` in children of a process that has imported everything."""
+    with warm_process(root, tmp_path_factory.mktemp("warm")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

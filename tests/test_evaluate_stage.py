@@ -6,8 +6,9 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.scoring import likeliest
 from golf.scoring.text import ScoringError, load_text
 from tiny import pack_untrained, recurrent
+from warm import Warm
 
 NEURAL = {"window": 32, "batch": 8, "precision": "fp32"}
 PARAMS = {
@@ -252,16 +254,22 @@ def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path:
 
 
 def test_two_processes_of_torchrun_write_the_bytes_of_one(
-    root: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warm: Warm, root: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the variables that torchrun gives each process; the slow test of two trainers runs torchrun itself."""
     monkeypatch.undo()  # the other processes do not know of fewer passages
     lonely, alone = copy_inputs(project, tmp_path / "two"), copy_inputs(project, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("evaluate streaming:") == 1 and "2 processes" in done.stdout
+    command = ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place["GOLF_DEVICE"] = "cpu"
+    with ThreadPoolExecutor(2) as pool:
+        run = partial(warm.python, *command, cwd=root, **place)
+        done = list(pool.map(lambda rank: run(RANK=rank, LOCAL_RANK=rank), "01"))
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr[-3000:] + done[1].stderr[-3000:]
+    printed = "".join(process.stdout for process in done)
+    assert printed.count("evaluate streaming:") == 1 and "2 processes" in printed
     evaluate.run("streaming", alone / "params.yaml", alone)
     for name in ("streaming", "streaming_tokens"):
         path = f"artifacts/evaluate/{name}.safetensors"
@@ -438,12 +446,13 @@ def test_misspelt_parameter_is_named_before_anything_is_decoded(tmp_path: Path) 
         evaluate.run("roundtrip", tmp_path / "params.yaml", tmp_path)
 
 
-def test_command_prints_one_line_for_an_expected_error(root: Path, project: Path, tmp_path: Path) -> None:
+def test_command_prints_one_line_for_an_expected_error(
+    warm: Warm, root: Path, project: Path, tmp_path: Path
+) -> None:
     lonely = copy_inputs(project, tmp_path)
     (lonely / "params.yaml").write_text("evaluate:\n  roundtrip: {window: 9999, batch: 8, precision: fp32}\n")
-    command = [sys.executable, "-m", "stages.evaluate", "roundtrip"]
-    command += ["--params", str(lonely / "params.yaml"), "--root", str(lonely)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    files = ["--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    done = warm.python("-m", "stages.evaluate", "roundtrip", *files, cwd=root)
     assert done.returncode == 1
     assert done.stderr.startswith("evaluate: error: window is 9999 tokens, the validation stream has ")
     assert "Traceback" not in done.stderr
