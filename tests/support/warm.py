@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import TextIO
 
-__all__ = ["Warm", "ask", "warm_process"]
+__all__ = ["Started", "Warm", "ask", "warm_process"]
 
 COMMAND = """#!{python} -IS
 import os, sys
@@ -32,13 +33,40 @@ DVC = "import sys; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 
 def ask(address: str, arguments: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> int:
     """Exit code of `python ARGUMENTS` in ``cwd`` with ``files`` as its standard input, output and error."""
+    with _begin(address, arguments, cwd, environment, files) as answer:
+        return _end(answer)
+
+
+def _begin(address: str, arguments: list[str], cwd: str, environment: dict[str, str], files: list[int]) -> TextIO:
+    """Start it; the answer's first line is its process id, the second, once it has ended, its exit code."""
     request = json.dumps([arguments, cwd, environment]).encode()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [len(request).to_bytes(4, "big")], files)
         connection.sendall(request)
-        with connection.makefile() as answer:
-            return int(answer.read() or -9)
+        return connection.makefile()
+
+
+def _end(answer: TextIO) -> int:
+    return int(answer.read().split()[-1])
+
+
+class Started:
+    """A process that runs; ``stdout`` is a pipe."""
+
+    def __init__(self, answer: TextIO, stdout: TextIO, stderr: TextIO) -> None:
+        self.stdout, self._answer, self._stderr = stdout, answer, stderr
+        self.pid = int(answer.readline())
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def communicate(self) -> tuple[int, str, str]:
+        """Exit code (or minus the signal), the rest of the output and the errors of the process, which has ended."""
+        with self.stdout, self._answer, self._stderr as errors:
+            stdout, code = self.stdout.read(), _end(self._answer)
+            errors.seek(0)
+            return code, stdout, errors.read()
 
 
 class Warm:
@@ -49,20 +77,26 @@ class Warm:
         self.path.mkdir()
         kept = {"python": sys.executable, "support": os.path.dirname(__file__), "address": self.address}
         for name, before in (("python", []), ("dvc", ["-c", DVC])):
-            (self.path / name).write_text(COMMAND.format(before=before, **kept))
+            (self.path / name).write_text(COMMAND.format(before=before, **kept), encoding="utf-8")
             (self.path / name).chmod(0o755)
 
     def python(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """`python ARGUMENTS` in ``cwd``, with ``environment`` besides that of this process."""
         import subprocess
+
+        return subprocess.CompletedProcess(arguments, *self.start(*arguments, cwd=cwd, **environment).communicate())
+
+    def start(self, *arguments: str, cwd: Path, **environment: str) -> Started:
+        """The same without waiting for its end."""
         import tempfile
 
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(3)]
-            numbers = [file.fileno() for file in files]
-            code = ask(self.address, list(arguments), str(cwd), {**os.environ, **environment}, numbers)
-            _, stdout, stderr = [(file.seek(0), file.read())[1] for file in files]
-        return subprocess.CompletedProcess(arguments, code, stdout, stderr)
+        stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (Started closes it)
+        reader, writer = os.pipe()
+        with open(os.devnull, "rb") as stdin:
+            numbers = [stdin.fileno(), writer, stderr.fileno()]
+            answer = _begin(self.address, list(arguments), str(cwd), {**os.environ, **environment}, numbers)
+        os.close(writer)
+        return Started(answer, open(reader, encoding="utf-8"), stderr)
 
 
 @contextlib.contextmanager
@@ -128,6 +162,7 @@ def _answer(connection: socket.socket, names: int) -> int:
         code = _run(arguments)
         os.write(names, "".join(f"{name}\n" for name in set(sys.modules) - known if _installed(name)).encode())
         os._exit(code)
+    connection.sendall(f"{child}\n".encode())
     connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
     return 0
 
