@@ -175,6 +175,14 @@ def run_hedge(project: Path, folder: Path, **changes: object) -> dict[str, float
     return metrics
 
 
+@pytest.fixture(scope="module")
+def base(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Metrics of the mixture as ``PARAMS`` has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeliest, "PASSAGE_TARGETS", 32)
+        return run_hedge(project, tmp_path_factory.mktemp("base"))
+
+
 def test_hedge_needs_the_record_and_the_tokens_alone_and_proves_its_sums(
     project: Path, tmp_path: Path, documents: list[str]
 ) -> None:
@@ -224,18 +232,18 @@ def test_hedge_tables_add_up_to_the_scores(project: Path, tmp_path: Path) -> Non
     ],
 )
 def test_every_knob_of_the_mixture_moves_the_headline(
-    changes: dict[str, object], project: Path, tmp_path: Path
+    changes: dict[str, object], base: dict[str, float], project: Path, tmp_path: Path
 ) -> None:
-    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    other = run_hedge(project, tmp_path, **changes)
     assert other["hedge_bits_per_byte"] != base["hedge_bits_per_byte"]
     assert other["hedge_simple_bits_per_byte"] == base["hedge_simple_bits_per_byte"]
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 0.5}, {"share": 0.1}, {"smoothing": 0.01}])
 def test_every_knob_of_plain_hedge_moves_its_own_score_only(
-    changes: dict[str, object], project: Path, tmp_path: Path
+    changes: dict[str, object], base: dict[str, float], project: Path, tmp_path: Path
 ) -> None:
-    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    other = run_hedge(project, tmp_path, **changes)
     assert other["hedge_simple_bits_per_byte"] != base["hedge_simple_bits_per_byte"]
     assert other["hedge_bits_per_byte"] == base["hedge_bits_per_byte"]
 

@@ -40,7 +40,7 @@ TINY = [
     "evaluate.roundtrip.window=32",
     *("evaluate.sliding.window=32", "evaluate.sliding.stride=16"),
     *("evaluate.streaming.window=32", "evaluate.streaming.warmup=128", "evaluate.streaming.segment=4096"),
-    *("prove.max_tokens=300", "prove.window=32", "verify.modes=[roundtrip]", "verify.targets=64"),
+    *("prove.max_tokens=150", "prove.window=32", "verify.modes=[roundtrip]", "verify.targets=64"),
     *("compress.coder=rans", "prove.mixture=false"),  # the other choices compile for half a minute
     *("verify.flips=1", "verify.choices=8"),
 ]
@@ -336,7 +336,7 @@ def test_gdn_hybrid_goes_through_every_stage(root: Path, tmp_path: Path) -> None
     """In one process: what DVC adds does not depend on the family, nor does the report."""
     write_corpus(tmp_path / "corpus")
     params = tmp_path / "params.yaml"
-    overrides = [*TINY, *TINY_GDN, "compress.coder=smallest", f"tokenize.path={tmp_path / 'corpus'}"]
+    overrides = [*TINY, *TINY_GDN, f"tokenize.path={tmp_path / 'corpus'}"]
     params.write_text(render(root / "conf", preset="gdn_hybrid_cpu_small", overrides=overrides))
     for command in re.findall(r"^    cmd: python -m stages\.(.+)$", (root / "dvc.yaml").read_text(), re.MULTILINE)[:-1]:
         stage, *mode = command.split()
