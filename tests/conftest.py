@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from golf.base.threads import bound_spin
+from warm import Warm, warm_process
 
 bound_spin(os.environ)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +33,13 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Runs `python ...` in children of a process that has imported everything."""
+    with warm_process(root, tmp_path_factory.mktemp("warm")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The optional folder of real text beside the checkout; tests that need it are skipped without it."""
     path = ROOT.parent / "shared" / "data"
@@ -40,5 +49,6 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The pipeline's test takes minutes on one worker: start it first, so that the rest runs beside it."""
-    items.sort(key=lambda item: "test_every_stage_boundary" not in item.nodeid)
+    """The longest tests first, so that none of them runs alone at the end."""
+    longest = ("test_every_stage_boundary", "test_gdn_hybrid_goes", "test_bug_k18_k19", "test_killed_and_stopped")
+    items.sort(key=lambda item: not any(name in item.nodeid for name in longest))

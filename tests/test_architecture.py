@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,22 @@ MAX_FILE_LINES = 330
 MAX_FUNCTION_LINES = 70  # of its own; the aim is 50, one hot loop needs more
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a source file, parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """The trees of all sources are millions of objects."""
+    yield
+    nodes_of.cache_clear()
+
+
 def imported_golf_modules(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -82,7 +97,7 @@ def test_a_breach_is_seen(tmp_path: Path) -> None:
 
 def test_the_library_never_imports_stages_and_stages_never_each_other(root: Path) -> None:
     for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.split(".")[0] == "stages"], path
@@ -92,7 +107,7 @@ def test_the_library_reads_no_environment_and_no_argv(root: Path) -> None:
     for path in library_files(root):
         if room(root, path) == "cli" or path == root / "golf" / "base" / "main.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("os", "environ"), ("os", "getenv"), ("sys", "argv")}, path
 
@@ -100,7 +115,7 @@ def test_the_library_reads_no_environment_and_no_argv(root: Path) -> None:
 def test_text_files_are_utf_8_whatever_the_locale(root: Path) -> None:
     """`params.yaml` and the sources were once read in the locale's encoding: ASCII where it is C."""
     for path in [p for name in ("golf", "stages", "benchmarks", "tests/support") for p in (root / name).rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and opens_text(node):
                 where = f"{path.relative_to(root)}:{node.lineno}"
                 assert any(keyword.arg == "encoding" for keyword in node.keywords), f"{where}: no encoding"
@@ -161,10 +176,9 @@ MISUSE = {  # ValueError here says that the caller is wrong, not what a person g
 def test_errors_that_a_person_can_meet_are_golf_errors(root: Path) -> None:
     """``ValueError`` is left for ``__post_init__``, which the strict loader turns into a ``ParamsError``."""
     for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        checks = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "__post_init__"]
+        checks = [n for n in nodes_of(path) if isinstance(n, ast.FunctionDef) and n.name == "__post_init__"]
         allowed = {id(node) for check in checks for node in ast.walk(check)}
-        for node in ast.walk(tree):
+        for node in nodes_of(path):
             call = node.exc if isinstance(node, ast.Raise) else None
             named = call.func if isinstance(call, ast.Call) else call
             if isinstance(named, ast.Name) and named.id == "ValueError" and id(node) not in allowed:
@@ -173,8 +187,7 @@ def test_errors_that_a_person_can_meet_are_golf_errors(root: Path) -> None:
 
 def test_no_pickle_and_no_eval_of_data(root: Path) -> None:
     for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec"}, path
             if isinstance(node, ast.Import):
@@ -195,7 +208,7 @@ def test_files_fit_in_the_head(root: Path, folder: str) -> None:
     for path in (root / folder).rglob("*.py"):
         lines = path.read_text().count("\n")
         assert lines <= MAX_FILE_LINES, f"{path.relative_to(root)} has {lines} lines"
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = own_lines(node)
                 assert length <= MAX_FUNCTION_LINES, f"{path.relative_to(root)}:{node.name} has {length} lines"

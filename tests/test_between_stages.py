@@ -21,6 +21,7 @@ from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 from golf.report.results import MODES, read_metrics
 from golf.scoring.results import load_documents
 from golf.training.average import Trained
+from shipped import shipped
 from tiny import recurrent, shaken
 
 WRONG = (None, "x", [], {}, [[]], {"": 0}, -1, 10**30, 0.5, True, "\x1b[2J" * 1000)
@@ -61,11 +62,10 @@ def documents(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
 
 
 def record(folder: Path) -> tuple[Path, Callable[[Path], Any]]:
-    from golf.cli.params import compose
     from stages.hedge import Streamed
 
     path = folder / "streaming_tokens.safetensors"
-    config = compose(Path(__file__).parents[1] / "conf")["evaluate"]["streaming"]
+    config = shipped()["evaluate"]["streaming"]
     meta = {"artifact_sha256": "0", "vocab_size": 16, "tokenizer_sha256": "0", "config": config, "mode": "streaming"}
     files.save_numpy(path, {"tempered": np.ones(3)}, meta)
     return path, lambda path: files.checked(

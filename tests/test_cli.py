@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,20 +16,24 @@ import pytest
 from golf.base.params import ParamsError
 from golf.cli import COMMANDS, __version__, build_parser
 from golf.cli.params import compose, render
+from warm import Warm
+
+Golf = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def golf(*args: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "golf.cli", *args]
-    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env={**os.environ, **environment})
+@pytest.fixture
+def golf(warm: Warm) -> Golf:
+    """`golf ARGS` in a folder, with variables of the environment."""
+    return partial(warm.python, "-m", "golf.cli")
 
 
-def test_help_lists_every_command(root: Path) -> None:
+def test_help_lists_every_command(golf: Golf, root: Path) -> None:
     shown = golf("--help", cwd=root).stdout
     assert all(name in shown for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help_and_an_example_that_parses(root: Path, name: str) -> None:
+def test_every_command_has_help_and_an_example_that_parses(golf: Golf, root: Path, name: str) -> None:
     help_line, example = COMMANDS[name]
     done = golf(name, "--help", cwd=root)
     assert done.returncode == 0 and "usage: golf" in done.stdout
@@ -47,7 +53,7 @@ def test_help_of_scoring_and_writing_loads_no_network(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])
-def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str) -> None:
+def test_the_examples_that_need_no_run_run(golf: Golf, root: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "train.log").write_text("final val_loss:2.80405024 val_bpb:1.08553523\n")
     for link in ("conf", "golf", "stages", "dvc.yaml"):
         (tmp_path / link).symlink_to(root / link)
@@ -56,17 +62,22 @@ def test_the_examples_that_need_no_run_run(root: Path, tmp_path: Path, name: str
     assert done.returncode == 0, done.stderr
 
 
-def test_sources_and_parameters_are_utf_8_in_a_locale_that_is_not(root: Path, tmp_path: Path) -> None:
+def test_sources_and_parameters_are_utf_8_in_a_locale_that_is_not(golf: Golf, root: Path, tmp_path: Path) -> None:
     """Under LC_ALL=C the sources of the decoder and params.yaml were once read as ASCII."""
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     shutil.copytree(root / "conf", tmp_path / "conf")
     config = tmp_path / "conf" / "config.yaml"
     text = config.read_text(encoding="utf-8").replace("path: data/", "path: da\u00df/")
     config.write_text(text, encoding="utf-8")
-    done = golf("params", cwd=tmp_path, **locale)
+
+    def ascii_golf(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:  # Python reads the locale when it starts
+        command, env = [sys.executable, "-m", "golf.cli", *args], {**os.environ, **locale}
+        return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env=env, check=False)
+
+    done = ascii_golf("params", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "path: da\u00df/" in done.stdout
-    assert golf("deps", "compress", cwd=root, **locale).stdout == golf("deps", "compress", cwd=root).stdout
+    assert ascii_golf("deps", "compress", cwd=root).stdout == golf("deps", "compress", cwd=root).stdout
 
 
 def test_a_closed_standard_output_is_none(root: Path, tmp_path: Path) -> None:
@@ -79,7 +90,7 @@ def test_a_closed_standard_output_is_none(root: Path, tmp_path: Path) -> None:
         assert done.returncode == code and done.stderr.count("\n") == code, done.stderr
 
 
-def test_a_name_cannot_act_on_the_terminal(root: Path, tmp_path: Path) -> None:
+def test_a_name_cannot_act_on_the_terminal(golf: Golf, root: Path, tmp_path: Path) -> None:
     name = "\x1b[2J\r\u202egone.log"
     done = golf("audit", name, cwd=tmp_path, PYTHONPATH=str(root))
     assert done.stderr.startswith(r"golf: error: \x1b[2J\r\u202egone.log: no such file")
@@ -89,20 +100,20 @@ def test_a_name_cannot_act_on_the_terminal(root: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("\\x1b[2J\\r\\u202egone.log\n") and "\x1b" not in done.stdout
 
 
-def test_a_mistyped_command_suggests_the_right_one(root: Path) -> None:
+def test_a_mistyped_command_suggests_the_right_one(golf: Golf, root: Path) -> None:
     done = golf("audti", "x.log", cwd=root)
     assert done.returncode == 2 and "unknown command 'audti'; did you mean `audit`?" in done.stderr
     done = golf("\x1b[2Jqqq", cwd=root)
     assert r"unknown command '\x1b[2Jqqq'; the commands are audit, " in done.stderr
 
 
-def test_no_command_is_help_and_version_is_told(root: Path) -> None:
+def test_no_command_is_help_and_version_is_told(golf: Golf, root: Path) -> None:
     done = golf(cwd=root)
     assert done.returncode == 0 and "usage: golf" in done.stdout
     assert golf("--version", cwd=root).stdout == f"golf {__version__}\n"
 
 
-def test_bash_completes_commands_options_and_files(root: Path, tmp_path: Path) -> None:
+def test_bash_completes_commands_options_and_files(golf: Golf, root: Path, tmp_path: Path) -> None:
     done = golf("completion", "bash", cwd=root)
     assert done.returncode == 0, done.stderr
     (tmp_path / "golf.bash").write_text(done.stdout)
@@ -126,7 +137,7 @@ def test_params_keep_their_comments(root: Path) -> None:
     assert line.split()[:2] == ["seed:", "7"] and "# of initial weights" in line
 
 
-def test_unknown_preset_lists_the_known_ones(root: Path) -> None:
+def test_unknown_preset_lists_the_known_ones(golf: Golf, root: Path) -> None:
     done = golf("params", "--preset", "h200", cwd=root)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("golf: error: unknown preset `h200`: conf/preset has cpu_small, ")
@@ -158,11 +169,11 @@ def test_a_wrong_key_or_value_is_named_before_anything_is_written(root: Path, ov
     assert words in str(caught.value)
 
 
-def test_params_outside_the_repository_say_so(tmp_path: Path) -> None:
+def test_params_outside_the_repository_say_so(golf: Golf, tmp_path: Path) -> None:
     done = golf("params", cwd=tmp_path)
     assert done.returncode == 1 and "conf/config.yaml: not found; run in the repository's root" in done.stderr
 
 
-def test_params_write_a_file_whole(root: Path, tmp_path: Path) -> None:
+def test_params_write_a_file_whole(golf: Golf, root: Path, tmp_path: Path) -> None:
     done = golf("params", "--write", str(tmp_path / "p.yaml"), cwd=root)
     assert done.returncode == 0 and (tmp_path / "p.yaml").read_text() == render(root / "conf")

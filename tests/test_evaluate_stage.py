@@ -6,8 +6,9 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.scoring import likeliest
 from golf.scoring.text import ScoringError, load_text
 from tiny import pack_untrained, recurrent
+from warm import Warm
 
 NEURAL = {"window": 32, "batch": 8, "precision": "fp32"}
 PARAMS = {
@@ -173,6 +175,14 @@ def run_hedge(project: Path, folder: Path, **changes: object) -> dict[str, float
     return metrics
 
 
+@pytest.fixture(scope="module")
+def base(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Metrics of the mixture as ``PARAMS`` has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeliest, "PASSAGE_TARGETS", 32)
+        return run_hedge(project, tmp_path_factory.mktemp("base"))
+
+
 def test_hedge_needs_the_record_and_the_tokens_alone_and_proves_its_sums(
     project: Path, tmp_path: Path, documents: list[str]
 ) -> None:
@@ -222,18 +232,18 @@ def test_hedge_tables_add_up_to_the_scores(project: Path, tmp_path: Path) -> Non
     ],
 )
 def test_every_knob_of_the_mixture_moves_the_headline(
-    changes: dict[str, object], project: Path, tmp_path: Path
+    changes: dict[str, object], base: dict[str, float], project: Path, tmp_path: Path
 ) -> None:
-    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    other = run_hedge(project, tmp_path, **changes)
     assert other["hedge_bits_per_byte"] != base["hedge_bits_per_byte"]
     assert other["hedge_simple_bits_per_byte"] == base["hedge_simple_bits_per_byte"]
 
 
 @pytest.mark.parametrize("changes", [{"learning_rate": 0.5}, {"share": 0.1}, {"smoothing": 0.01}])
 def test_every_knob_of_plain_hedge_moves_its_own_score_only(
-    changes: dict[str, object], project: Path, tmp_path: Path
+    changes: dict[str, object], base: dict[str, float], project: Path, tmp_path: Path
 ) -> None:
-    base, other = run_hedge(project, tmp_path), run_hedge(project, tmp_path, **changes)
+    other = run_hedge(project, tmp_path, **changes)
     assert other["hedge_simple_bits_per_byte"] != base["hedge_simple_bits_per_byte"]
     assert other["hedge_bits_per_byte"] == base["hedge_bits_per_byte"]
 
@@ -252,16 +262,22 @@ def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path:
 
 
 def test_two_processes_of_torchrun_write_the_bytes_of_one(
-    root: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warm: Warm, root: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the variables that torchrun gives each process; the slow test of two trainers runs torchrun itself."""
     monkeypatch.undo()  # the other processes do not know of fewer passages
     lonely, alone = copy_inputs(project, tmp_path / "two"), copy_inputs(project, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("evaluate streaming:") == 1 and "2 processes" in done.stdout
+    command = ["-m", "stages.evaluate", "streaming", "--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place["GOLF_DEVICE"] = "cpu"
+    with ThreadPoolExecutor(2) as pool:
+        run = partial(warm.python, *command, cwd=root, **place)
+        done = list(pool.map(lambda rank: run(RANK=rank, LOCAL_RANK=rank), "01"))
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr[-3000:] + done[1].stderr[-3000:]
+    printed = "".join(process.stdout for process in done)
+    assert printed.count("evaluate streaming:") == 1 and "2 processes" in printed
     evaluate.run("streaming", alone / "params.yaml", alone)
     for name in ("streaming", "streaming_tokens"):
         path = f"artifacts/evaluate/{name}.safetensors"
@@ -438,12 +454,13 @@ def test_misspelt_parameter_is_named_before_anything_is_decoded(tmp_path: Path) 
         evaluate.run("roundtrip", tmp_path / "params.yaml", tmp_path)
 
 
-def test_command_prints_one_line_for_an_expected_error(root: Path, project: Path, tmp_path: Path) -> None:
+def test_command_prints_one_line_for_an_expected_error(
+    warm: Warm, root: Path, project: Path, tmp_path: Path
+) -> None:
     lonely = copy_inputs(project, tmp_path)
     (lonely / "params.yaml").write_text("evaluate:\n  roundtrip: {window: 9999, batch: 8, precision: fp32}\n")
-    command = [sys.executable, "-m", "stages.evaluate", "roundtrip"]
-    command += ["--params", str(lonely / "params.yaml"), "--root", str(lonely)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    files = ["--params", str(lonely / "params.yaml"), "--root", str(lonely)]
+    done = warm.python("-m", "stages.evaluate", "roundtrip", *files, cwd=root)
     assert done.returncode == 1
     assert done.stderr.startswith("evaluate: error: window is 9999 tokens, the validation stream has ")
     assert "Traceback" not in done.stderr

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from warm import Warm
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs" / "extending.md"
 
@@ -32,10 +31,7 @@ SLOW = {"A mixture expert"}  # compiles the whole mixture anew
 
 
 @pytest.mark.parametrize("title", [pytest.param(t, marks=[pytest.mark.slow] if t in SLOW else []) for t in sections()])
-def test_the_example_runs_as_it_stands(title: str, tmp_path: Path) -> None:
+def test_the_example_runs_as_it_stands(title: str, warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(sections()[title], encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent)}
-    done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = warm.python("example.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -36,17 +36,19 @@ from golf.models.registry import build_model, config_from_dict
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 from tiny import recurrent
+from warm import Warm
 
 TINY = recurrent()
 
 
 def run(command: list[str], cwd: Path, path: str) -> subprocess.CompletedProcess[str]:
+    """A new interpreter, which has ``path`` and nothing else of golf."""
     env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
-def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(root: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an averaged tiny model, the stages from `quantize` to `compress` run on it."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
@@ -57,7 +59,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bytes(folder / "artifacts/tokens/tokenizer.model", b"\n\x05piece" * 60)
     write_params(folder, 16_000_000)
     for stage in ("quantize", "fit", "compress"):
-        done = run(["-m", f"stages.{stage}", "--root", str(folder), "--params", "params.yaml"], folder, str(root))
+        done = warm.python("-m", f"stages.{stage}", "--root", str(folder), "--params", "params.yaml", cwd=folder)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -125,21 +127,21 @@ def test_shipped_decoder_alone_gives_the_same_logits(project: Path, root: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.zip", "model.golf"]
 
 
-def test_the_stages_give_the_same_bytes_again(project: Path, root: Path, tmp_path: Path) -> None:
+def test_the_stages_give_the_same_bytes_again(project: Path, warm: Warm, tmp_path: Path) -> None:
     for name in ("artifacts/average/model.safetensors", "artifacts/tokens/tokenizer.model", "params.yaml"):
         write_bytes(tmp_path / name, (project / name).read_bytes())
     for stage in ("quantize", "fit", "compress"):
-        assert run(["-m", f"stages.{stage}"], tmp_path, f"{root}").returncode == 0
+        assert warm.python("-m", f"stages.{stage}", cwd=tmp_path).returncode == 0
     for name in ("quantize/model.safetensors", "compress/model.golf", "compress/decoder.zip", "compress/tensors.tsv"):
         assert (tmp_path / "artifacts" / name).read_bytes() == (project / "artifacts" / name).read_bytes(), name
 
 
-def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, root: Path, tmp_path: Path) -> None:
+def test_above_the_limit_metrics_are_written_and_the_stage_fails(project: Path, warm: Warm, tmp_path: Path) -> None:
     for name in ("artifacts/fit/model.safetensors", "artifacts/tokens/tokenizer.model"):
         write_bytes(tmp_path / name, (project / name).read_bytes())
     limit = json.loads((project / "metrics/compress.json").read_text())["total_bytes"] - 100
     write_params(tmp_path, limit)
-    done = run(["-m", "stages.compress"], tmp_path, str(root))
+    done = warm.python("-m", "stages.compress", cwd=tmp_path)
     metrics = json.loads((tmp_path / "metrics/compress.json").read_text())
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"100 above compress.limit_bytes={limit}" in done.stderr
@@ -171,12 +173,12 @@ def test_wrong_parameters_are_named(changes: dict[str, object], message: str, tm
         load_section(tmp_path / "params.yaml", "quantize", QuantizeConfig)
 
 
-def test_missing_inputs_name_their_stage(root: Path, tmp_path: Path) -> None:
+def test_missing_inputs_name_their_stage(warm: Warm, tmp_path: Path) -> None:
     write_params(tmp_path, 1)
-    done = run(["-m", "stages.compress"], tmp_path, str(root))
+    done = warm.python("-m", "stages.compress", cwd=tmp_path)
     assert done.returncode == 1
     assert "artifacts/fit/model.safetensors: not found; it is made by `fit`" in done.stderr
-    done = run(["-m", "stages.fit"], tmp_path, str(root))
+    done = warm.python("-m", "stages.fit", cwd=tmp_path)
     assert "artifacts/quantize/model.safetensors: not found; it is made by `quantize`" in done.stderr
 
 

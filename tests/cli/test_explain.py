@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from golf.base.params import ParamsError
 from golf.cli.explain import explain, flat_keys
-from golf.cli.params import compose, render
+from shipped import shipped, shipped_text
+from warm import Warm
 
 
 @pytest.mark.parametrize("preset", ["cpu_small", "gdn_hybrid_cpu_small"])
 def test_every_key_is_explained(root: Path, preset: str) -> None:
-    values, text = compose(root / "conf", preset=preset), render(root / "conf", preset=preset)
+    values, text = shipped(preset), shipped_text(preset)
     for key, value in flat_keys(values).items():
         said = explain(key, values, text, root)
         assert "\n  re-runs   " in said and "re-runs   \n" not in said, said
@@ -39,7 +38,7 @@ def test_every_key_is_explained(root: Path, preset: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_key(root: Path, key: str, lines: list[str]) -> None:
-    said = explain(key, compose(root / "conf"), render(root / "conf"), root)
+    said = explain(key, shipped(), shipped_text(), root)
     assert all(line in said for line in lines), said
 
 
@@ -52,12 +51,9 @@ def test_pages_that_measured_a_key_are_named(tmp_path: Path) -> None:
     assert said.splitlines()[-1] == "  measured  docs/results/a.md"
 
 
-def test_an_unknown_key_suggests_the_right_one(root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "golf.cli", "params", "--explain", "train.warmdwn"],
-        cwd=root, capture_output=True, encoding="utf-8",
-    )  # fmt: skip
+def test_an_unknown_key_suggests_the_right_one(warm: Warm, root: Path) -> None:
+    done = warm.python("-m", "golf.cli", "params", "--explain", "train.warmdwn", cwd=root)
     assert done.returncode == 1
     assert done.stderr == "golf: error: unknown key 'train.warmdwn'; did you mean `train.warmdown`?\n"
     with pytest.raises(ParamsError, match=r"did you mean `evaluate.ttt.rank`"):
-        explain("rank", compose(root / "conf"), "", root)
+        explain("rank", shipped(), "", root)

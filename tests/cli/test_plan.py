@@ -10,10 +10,8 @@ import pytest
 
 from golf.base.files import read_json
 from golf.cli import plan as command
-from golf.cli.params import compose
 from golf.training.plan import PlanError, plan
-
-PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
+from shipped import PRESETS, shipped
 
 
 def call(root: Path, out: Path, *options: str) -> tuple[int, Any]:
@@ -24,8 +22,8 @@ def call(root: Path, out: Path, *options: str) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_shipped_preset_fires_on_slow_and_fast_machines(root: Path, preset: str) -> None:
-    values = compose(root / "conf", preset=preset)
+def test_every_shipped_preset_fires_on_slow_and_fast_machines(preset: str) -> None:
+    values = shipped(preset)
     schedule, warnings = command.schedule_of(values)
     machines = command.machines_of(values)
     assert len(machines) == (2 if schedule.budget_seconds > 0 else 0)

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 
 from golf.base.params import from_dict
-from golf.cli.params import compose
 from golf.cli.rehearse import forced, rehearse, smaller, stage_commands, synthetic_corpus
 from golf.models.registry import config_from_dict
 from golf.training.config import TrainConfig, check_qat, qat_differences
 from golf.training.plan import plan
-
-PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "conf/preset").glob("*.yaml"))
+from shipped import PRESETS, shipped
 
 TRAIN = """
 import json, pathlib, signal, sys, time
@@ -60,8 +58,10 @@ def repository_again(folder: Path, **options: Any) -> Path:
 
 
 @pytest.fixture
-def values(root: Path) -> dict[str, Any]:
-    return forced(compose(root / "conf", overrides=["quantize.method=sdclip"]), cuda=False, compiled=False)
+def values() -> dict[str, Any]:
+    values = shipped()
+    values["quantize"]["method"] = "sdclip"
+    return forced(values, cuda=False, compiled=False)
 
 
 def seen(values: dict[str, Any], project: Path, work: Path) -> dict[str, bool]:
@@ -105,8 +105,8 @@ def test_the_stages_are_those_of_the_pipeline(root: Path) -> None:
 
 @pytest.mark.parametrize("cuda", [False, True])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_forced_triggers_of_every_preset_pass_their_plan(root: Path, preset: str, cuda: bool) -> None:
-    original = compose(root / "conf", preset=preset)
+def test_forced_triggers_of_every_preset_pass_their_plan(preset: str, cuda: bool) -> None:
+    original = shipped(preset)
     changed = forced(original, cuda=cuda, compiled=False)
     config = from_dict(TrainConfig, changed["train"])
     depth = getattr(config_from_dict(changed["model"]), "repeats", 1)
@@ -133,9 +133,9 @@ def test_forced_triggers_of_every_preset_pass_their_plan(root: Path, preset: str
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(root: Path, preset: str) -> None:
+def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(preset: str) -> None:
     """The H100 presets were once rehearsed at full width on CPUs, which took longer than anyone waited."""
-    original = compose(root / "conf", preset=preset)
+    original = shipped(preset)
     before, after = original["model"], forced(original, cuda=False, compiled=False)["model"]
     narrowed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
     told = " ".join(smaller(original, forced(original, cuda=False, compiled=False)))
@@ -147,9 +147,9 @@ def test_without_a_gpu_a_wide_model_is_narrowed_and_said_so(root: Path, preset: 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_bug_a_size_target_is_one_that_the_narrow_model_can_use(root: Path, preset: str) -> None:
+def test_bug_a_size_target_is_one_that_the_narrow_model_can_use(preset: str) -> None:
     """The record stacks fit to 15,990,000 bytes, which their rehearsal's model could not use: `fit` ended it."""
-    original = compose(root / "conf", preset=preset)
+    original = shipped(preset)
     changed = forced(original, cuda=False, compiled=False)
     assert bool(changed["fit"]["target_bytes"]) == bool(original["fit"]["target_bytes"])
     if original["fit"]["target_bytes"]:
@@ -159,9 +159,9 @@ def test_bug_a_size_target_is_one_that_the_narrow_model_can_use(root: Path, pres
 
 @pytest.mark.parametrize("forced_for", ["", "cpu", "cuda"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_sample_of_verify_is_longer_than_every_window(root: Path, preset: str, forced_for: str) -> None:
+def test_the_sample_of_verify_is_longer_than_every_window(preset: str, forced_for: str) -> None:
     """The H100 presets once scored windows of 1,024 and verified samples of 768: the last stage refused them."""
-    values = compose(root / "conf", preset=preset)
+    values = shipped(preset)
     if forced_for:
         values = forced(values, cuda=forced_for == "cuda", compiled=False)
     windows = [section["window"] for section in values["evaluate"].values() if "window" in section]

@@ -18,7 +18,6 @@ from golf.artifact.write import pack
 from golf.base.errors import GolfError
 from golf.base.files import save_numpy, save_torch
 from golf.base.params import load_section, to_dict
-from golf.cli.params import compose
 from golf.data.shards import ShardWriter, documents_of, load_split, open_split
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.quantize.calibrate import hessians_or_none
@@ -30,6 +29,7 @@ from golf.scoring.record_stream import StreamingConfig
 from golf.scoring.text import load_text
 from golf.training.checkpoint import open_checkpoints
 from hostile import damaged, lying_tensors, turns
+from shipped import shipped
 from tiny import quantize_config, quantize_model, recurrent, shaken
 
 SHAPE, VOCAB = recurrent(width=8, blocks=1), 340
@@ -114,7 +114,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
             inputs = rng.normal(size=(99, state[name].shape[-1]))
             hessians[name] = inputs.T @ inputs
     save_hessians(folder / "artifacts/calibrate/hessians.safetensors", hessians, {"without": without})
-    params = compose(root / "conf")
+    params = shipped()
     sampled = {"window": 32, "chunk": 16, "sampled_rows": 4, "precision": "fp32", "warmup": 32}
     params["evaluate"]["streaming"] |= sampled
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:

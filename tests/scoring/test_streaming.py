@@ -127,7 +127,7 @@ def test_cold_segments_cost_more() -> None:
 
 @pytest.mark.parametrize("chunk", [5, 32, 128, 1000])
 def test_score_is_the_same_to_the_last_digit_for_every_number_of_streams(chunk: int) -> None:
-    model, text = trained_model(), make_text(1500, seed=8)
+    model, text = trained_model(), make_text(700, seed=8)
     reference = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=1000))
     for streams in (1, 3, 16):
         nats = streaming_nats(model, text, config(chunk=chunk, segment=100, warmup=70, streams=streams))

@@ -32,7 +32,7 @@ MIXED = dataclasses.replace(QUICK, mixture=True)
 @pytest.fixture(autouse=True)
 def short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short texts are cut into several streams too, so that tests stay quick."""
-    monkeypatch.setattr(blocks, "TOKENS_PER_STREAM", 64)
+    monkeypatch.setattr(blocks, "TOKENS_PER_STREAM", 32)
 
 
 def code(data: bytes, folder: Path, decoded: TextModel, config: CodecConfig) -> tuple[Path, CodecReport]:
@@ -73,7 +73,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, decoded: 
 def test_real_text_over_streams_is_restored_and_as_long_as_stated(
     config: CodecConfig, tmp_path: Path, decoded: TextModel, prose: str
 ) -> None:
-    data = prose[:1500].encode()
+    data = prose[:700].encode()
     coded, report = code(data, tmp_path, decoded, config)
     assert blocks.block_streams(report.tokens, STREAMS) == STREAMS
     assert restored(coded, decoded) == data
@@ -82,7 +82,7 @@ def test_real_text_over_streams_is_restored_and_as_long_as_stated(
 
 
 def test_the_mixture_earns_its_place(tmp_path: Path, decoded: TextModel, prose: str) -> None:
-    alone, mixed = (code(2 * prose[:1000].encode(), tmp_path, decoded, config)[1] for config in (QUICK, MIXED))
+    alone, mixed = (code(2 * prose[:600].encode(), tmp_path, decoded, config)[1] for config in (QUICK, MIXED))
     assert mixed.file_bytes < 0.75 * alone.file_bytes
 
 
@@ -90,7 +90,7 @@ def test_portable_code_is_the_same_for_any_thread_count(
     tmp_path: Path, decoded: TextModel, prose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("golf.textcodec.stepper.SHARD", 2)  # two shards, so that two workers have work
-    data = prose[:1500].encode()
+    data = prose[:600].encode()
     one, _ = code(data, tmp_path, decoded, QUICK)
     expected = one.read_bytes()
     two, _ = code(data, tmp_path, decoded, dataclasses.replace(QUICK, threads=2))
@@ -115,11 +115,11 @@ def test_stated_bits_are_those_of_the_streaming_model(tmp_path: Path, decoded: T
     assert report.stated_bits == pytest.approx(nats / math.log(2.0), rel=1e-5)
 
 
-BLOCKS = dataclasses.replace(QUICK, block_bytes=300)
+BLOCKS = dataclasses.replace(QUICK, block_bytes=150)
 
 
 def test_blocks_are_cut_between_words_and_joined(tmp_path: Path, decoded: TextModel, prose: str) -> None:
-    data = (prose[:900] + "\U0001f600" * 100).encode()
+    data = (prose[:450] + "\U0001f600" * 50).encode()
     coded, report = code(data, tmp_path, decoded, BLOCKS)
     with open(coded, "rb") as file:
         assert Header.read(file, where="here").blocks >= 4
@@ -147,7 +147,7 @@ def killed_behind(count: int, data: bytes, folder: Path, decoded: TextModel, con
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, decoded: TextModel, prose: str) -> None:
-    data = prose[:1100].encode()
+    data = prose[:550].encode()
     (tmp_path / "whole").mkdir()
     whole, report = code(data, tmp_path / "whole", decoded, BLOCKS)
     assert report.resumed_bytes == 0
@@ -155,14 +155,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, decoded: TextMod
         killed_behind(count, data, tmp_path, decoded, BLOCKS)
         assert not (tmp_path / "text.golfz").exists()
     coded, again = code(data, tmp_path, decoded, BLOCKS)
-    assert 600 < again.resumed_bytes < 1000
+    assert 300 < again.resumed_bytes < 500
     assert coded.read_bytes() == whole.read_bytes()
     assert dataclasses.replace(again, seconds=0.0, resumed_bytes=0) == dataclasses.replace(report, seconds=0.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "text.golfz", "whole"]
 
 
 def test_another_text_or_setting_begins_anew(tmp_path: Path, decoded: TextModel, prose: str) -> None:
-    data = prose[:700].encode()
+    data = prose[:350].encode()
     killed_behind(1, data, tmp_path, decoded, BLOCKS)
     other = b"X" + data[1:]
     coded, report = code(other, tmp_path, decoded, BLOCKS)
@@ -203,11 +203,11 @@ def test_offset_counts_from_the_start_of_the_file(tmp_path: Path) -> None:
 
 def test_documents_are_coded_with_their_bos(tmp_path: Path, decoded: TextModel, prose: str) -> None:
     tokenizer = Tokenizer(decoded.tokenizer_model)
-    documents = [prose[:600], "", prose[600:1500]]
+    documents = [prose[:300], "", prose[300:700]]
     tokens = np.concatenate([tokenizer.document(document)[0] for document in documents]).astype(np.int64)
-    report = zip_tokens([tokens], tmp_path / "d.golfz", decoded, MIXED, total_bytes=1500)
+    report = zip_tokens([tokens], tmp_path / "d.golfz", decoded, MIXED, total_bytes=700)
     assert report.tokens == len(tokens)
-    assert restored(tmp_path / "d.golfz", decoded) == prose[:1500].encode()
+    assert restored(tmp_path / "d.golfz", decoded) == prose[:700].encode()
 
 
 def test_another_artifact_is_refused(tmp_path: Path, decoded: TextModel, other_artifact: Path) -> None:
@@ -240,7 +240,7 @@ def test_another_mixture_is_refused(tmp_path: Path, decoded: TextModel, monkeypa
 
 
 def test_damaged_code_names_both_hashes_or_the_damage(tmp_path: Path, decoded: TextModel, prose: str) -> None:
-    coded, report = code(prose[:250].encode(), tmp_path, decoded, QUICK)
+    coded, report = code(prose[:150].encode(), tmp_path, decoded, QUICK)
     whole = coded.read_bytes()
     for at in range(len(whole) - report.code_bytes, len(whole), 31):
         broken = bytearray(whole)

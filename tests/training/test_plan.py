@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from golf.cli.params import compose
 from golf.models.base import LanguageModel
 from golf.models.registry import build_model, config_from_dict
 from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
+from shipped import shipped
 
 GOOD = Schedule(
     iterations=600,
@@ -139,9 +138,9 @@ def test_late_qat_is_planned() -> None:
 
 
 @pytest.fixture
-def four_hours(root: Path) -> LanguageModel:
+def four_hours() -> LanguageModel:
     with torch.device("meta"):
-        return build_model(config_from_dict(compose(root / "conf", preset="h100x8_4h")["model"]), 1024)
+        return build_model(config_from_dict(shipped("h100x8_4h")["model"]), 1024)
 
 
 def test_the_published_step_times_lie_inside(four_hours: LanguageModel) -> None:
@@ -152,9 +151,9 @@ def test_the_published_step_times_lie_inside(four_hours: LanguageModel) -> None:
     assert half.step_seconds[2] == pytest.approx(2 * slow.step_seconds[2])
 
 
-def test_operations_of_a_loop_count_what_is_applied(root: Path) -> None:
+def test_operations_of_a_loop_count_what_is_applied() -> None:
     with torch.device("meta"):
-        model = build_model(config_from_dict(compose(root / "conf", preset="record_h100x8_10min")["model"]), 8192)
+        model = build_model(config_from_dict(shipped("record_h100x8_10min")["model"]), 8192)
     for depth, applications in ((1, 11), (3, 17)):
         wanted = 6 * (applications * (2_883_584 + 2048 * 512) + 8192 * 512)
         assert flops_per_token(model, depth, 2048) == wanted

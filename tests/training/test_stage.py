@@ -18,33 +18,36 @@ import stages.average
 import stages.train
 from golf.base.files import load_torch, read_json, read_meta, sha256_file, write_json
 from golf.training.average import average_weights
+from warm import Started, Warm
 
 Workspace = Callable[[], Path]
 Sections = dict[str, dict[str, Any]]
 Output = pytest.CaptureFixture[str]
 
 
-def start(root: Path, stage: str, folder: Path, extra: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"stages.{stage}", "--params", str(folder / "params.json"), "--root", str(folder)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu", "GOLF_CKPT_DIR": str(folder / "ckpt")}
-    env |= extra or {}
-    return subprocess.Popen(command, cwd=root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def command(folder: Path) -> list[str]:
+    return ["-m", "stages.train", "--params", str(folder / "params.json"), "--root", str(folder)]
 
 
-def finish(root: Path, stage: str, folder: Path, extra: dict[str, str] | None = None) -> tuple[int, str, str]:
-    process = start(root, stage, folder, extra)
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
+def start(warm: Warm, root: Path, folder: Path) -> Started:
+    return warm.start(*command(folder), cwd=root, GOLF_DEVICE="cpu", GOLF_CKPT_DIR=str(folder / "ckpt"))
 
 
-def after_step(process: subprocess.Popen[str], step: int, signum: int) -> None:
+def torchrun(root: Path, folder: Path) -> subprocess.Popen[str]:
+    """Two processes, which a real interpreter launches."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GOLF_DEVICE": "cpu", "GOLF_CKPT_DIR": str(folder / "ckpt"), **TWO}
+    words, pipe = [sys.executable, *command(folder)], subprocess.PIPE
+    return subprocess.Popen(words, cwd=root, env=env, text=True, stdout=pipe, stderr=pipe)
+
+
+def after_step(process: Started | subprocess.Popen[str], step: int, signum: int) -> None:
     """Send ``signum`` (0: nothing) once the run log has shown ``step`` or a later one."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= step:
             process.send_signal(signum)
             return
-    raise AssertionError(f"ended before step {step}: {process.stderr.read() if process.stderr else ''}")
+    raise AssertionError(f"ended before step {step}: {process.communicate()}")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -53,7 +56,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_killed_and_stopped_runs_end_with_the_bytes_of_an_uninterrupted_one(
-    root: Path, workspace: Workspace, sections: Sections, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    warm: Warm, root: Path, workspace: Workspace, sections: Sections, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     sections["train"].update(iterations=60, momentum_warmup_steps=10)
     folder = workspace()
@@ -69,14 +72,14 @@ def test_killed_and_stopped_runs_end_with_the_bytes_of_an_uninterrupted_one(
     sections["train"].update(checkpoint_seconds=1e-6, log_seconds=1e-6)  # neither belongs to the run's identity
     workspace()
     (folder / "artifacts/train/final.safetensors").unlink()
-    process = start(root, "train", folder)
+    process = start(warm, root, folder)
     after_step(process, 12, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process = start(root, "train", folder)
+    assert process.communicate()[0] == -signal.SIGKILL
+    process = start(warm, root, folder)
     after_step(process, 40, signal.SIGTERM)
-    out, _ = process.communicate(timeout=200)
-    assert process.returncode == 143 and "SIGTERM after step" in out
-    code, out, err = finish(root, "train", folder)
+    code, out, _ = process.communicate()
+    assert code == 143 and "SIGTERM after step" in out
+    code, out, err = start(warm, root, folder).communicate()
     assert code == 0, err
     assert "resuming after step" in out
     assert hashes(folder) == wanted
@@ -109,9 +112,9 @@ def test_qat_for_another_grid_stops_before_anything_is_trained(workspace: Worksp
     assert not (folder / "artifacts/train").exists()
 
 
-def test_messages_of_bad_input(root: Path, workspace: Workspace, sections: Sections) -> None:
+def test_messages_of_bad_input(warm: Warm, root: Path, workspace: Workspace, sections: Sections) -> None:
     sections["train"]["iteration"] = sections["train"].pop("iterations")
-    code, _, err = finish(root, "train", workspace())
+    code, _, err = start(warm, root, workspace()).communicate()
     assert code == 1 and "unknown key `iteration`; did you mean `iterations`?" in err and "Traceback" not in err
     sections["train"]["iterations"] = sections["train"].pop("iteration")
     sections["train"]["warmdown"] = 0.01
@@ -181,7 +184,7 @@ def test_two_processes_train_as_one_though_one_and_then_the_launcher_are_killed(
 
     sections["train"].update(checkpoint_seconds=1e-6, log_seconds=1e-6)
     workspace()
-    first = start(root, "train", folder, TWO)
+    first = torchrun(root, folder)
     after_step(first, 3, 0)
     ranks = workers(first.pid)
     os.kill(ranks["1"], signal.SIGKILL)
@@ -190,15 +193,16 @@ def test_two_processes_train_as_one_though_one_and_then_the_launcher_are_killed(
     assert err.count("train: error:") == 1 and "process 0 of 2 lost another one" in err
     wait_gone(list(ranks.values()))
 
-    second = start(root, "train", folder, TWO)
+    second = torchrun(root, folder)
     after_step(second, 8, 0)
     ranks = workers(second.pid)
     second.kill()
     wait_gone(list(ranks.values()))
     second.communicate(timeout=200)
 
-    code, out, err = finish(root, "train", folder, TWO)
-    assert code == 0, err[-3000:]
+    third = torchrun(root, folder)
+    out, err = third.communicate(timeout=200)
+    assert third.returncode == 0, err[-3000:]
     assert out.count("plan for 40 steps:") == 1 and "2 process(es)" in out and "resuming after step" in out
     rows_two = [line.split("\t") for line in (trained / "history.tsv").read_text().splitlines()[1:]]
     ledger_two = read_json(trained / "ledger.json", made_by="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -21,15 +22,16 @@ import stages.verify as stage
 from golf.artifact.decode import Decoded, load_artifact
 from golf.artifact.ship import pack_decoder
 from golf.base.params import ParamsError, from_dict
-from golf.cli.params import compose
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.scoring.modes import MODES, load_modes
 from golf.scoring.text import ScoringError, load_text
-from golf.verify import checks
+from golf.verify import checks, run, sandbox
+from golf.verify.checks import CheckResult
 from golf.verify.run import VerifyConfig, VerifyError, prefixes_of, sample_tokens
 from golf.verify.sandbox import check_self_contained
 from golf.verify.scorers import EchoModel, MemoModel, ModeScorer, mode_scorer, with_values
+from shipped import shipped
 from tiny import pack_untrained, recurrent
 
 SMALL = {"window": 32, "batch": 3, "stride": 8, "chunk": 16, "warmup": 32, "precision": "fp32", "sampled_rows": 9}
@@ -66,7 +68,7 @@ def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifact = pack_untrained(recurrent(width=32, blocks=1), tokenizer.vocab_size, tokenizer.model)
     (folder / "artifacts/compress/model.golf").write_bytes(artifact)
     (folder / "artifacts/compress/decoder.zip").write_bytes(pack_decoder(root, artifact))
-    params = compose(root / "conf")
+    params = shipped()
     for section in params["evaluate"].values():
         section |= {key: value for key, value in SMALL.items() if key in section}
     with open(folder / "params.yaml", "w") as file:
@@ -128,6 +130,10 @@ def test_the_command_exits_with_1_and_has_one_line_for_each_check(
     command = ["golf", "verify", str(spoilt / "artifacts/compress/model.golf"), "--json", str(tmp_path / "out.json")]
     command += ["--tokens", str(spoilt / "artifacts/tokens"), "--params", str(spoilt / "params.yaml")]
     monkeypatch.setattr(sys, "argv", command)
+    passed = CheckResult("files", "self_contained", True, 0.0, 0.0, "nats", "")
+    monkeypatch.setattr(run, "_alone", lambda *values: passed)  # the honest artifact has been through what is left out
+    monkeypatch.setattr(run, "second_process", lambda *values, **more: contextlib.nullcontext())
+    monkeypatch.setattr(run, "_scorer_checks", lambda *values: [])
     with pytest.raises(SystemExit) as ended:
         golf.cli.main()
     assert ended.value.code == 1
@@ -136,7 +142,9 @@ def test_the_command_exits_with_1_and_has_one_line_for_each_check(
     assert json.loads((tmp_path / "out.json").read_text())["verify_fail_checks"] == 2
 
 
-def test_an_artifact_that_needs_more_than_its_decoder_fails(project: Path, tmp_path: Path) -> None:
+def test_an_artifact_that_needs_more_than_its_decoder_fails(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import zipfile
 
     full = project / "artifacts/compress/decoder.zip"
@@ -149,8 +157,12 @@ def test_an_artifact_that_needs_more_than_its_decoder_fails(project: Path, tmp_p
     artifact, val = project / "artifacts/compress/model.golf", project / "artifacts/tokens/val"
     missing = check_self_contained(artifact, tmp_path / "decoder.zip", val, **alone)
     assert missing.verdict == "FAIL" and "does not score alone with decoder.zip: ModuleNotFoundError" in missing.text
-    other = check_self_contained(artifact, full, val, **alone)
-    assert other.verdict == "FAIL" and other.value > 0.0
+    answer = {"total_nats": 1.5, "targets": 64, "refused": sandbox.LURES, "inside": True}
+    for said, verdict in (({}, "FAIL"), ({"total_nats": 1.0}, "PASS"), ({"total_nats": 1.0, "refused": 4}, "FAIL"),
+                          ({"total_nats": 1.0, "inside": False}, "FAIL")):  # fmt: skip
+        monkeypatch.setattr(sandbox, "score_sealed", lambda *values, said=said, **more: answer | said)
+        result = check_self_contained(artifact, full, val, **alone)
+        assert result.verdict == verdict and result.value == (0.0 if said else 0.5)
 
 
 @pytest.mark.parametrize("name", ["roundtrip", "sliding", "streaming"])

@@ -54,15 +54,15 @@ class ReadsTwice(TttScorer):
         return make_score("ttt", text, passes[1])
 
 
-def run_all(scorer: Any, tokens: np.ndarray) -> dict[str, str]:
+def run_all(scorer: Any, tokens: np.ndarray, *, flips: list[int], choices: int) -> dict[str, str]:
     prefixes = {"natural": tokens[:30], "repeated": tokens[:50]}
     results = [
         checks.check_scores(scorer, tokens),
-        checks.check_causality(scorer, tokens, [30, 75, 119]),
+        checks.check_causality(scorer, tokens, flips),
         checks.check_order(scorer, tokens, [45, 77]),
         checks.check_commits(scorer, tokens),
         checks.check_row_sums(scorer, prefixes),
-        checks.check_target_unread(scorer, prefixes, choices=VOCAB),
+        checks.check_target_unread(scorer, prefixes, choices=choices),
         checks.check_coverage(scorer, tokens),
         checks.check_documents(scorer, tokens, 50),
     ]
@@ -71,13 +71,13 @@ def run_all(scorer: Any, tokens: np.ndarray) -> dict[str, str]:
 
 def test_it_passes_every_check(model: torch.nn.Module, tokens: np.ndarray) -> None:
     scorer = mode_scorer("ttt", model, CONFIG, vocab_size=VOCAB, bos_id=1)
-    verdicts = run_all(scorer, tokens)
+    verdicts = run_all(scorer, tokens, flips=[30, 75, 119], choices=VOCAB)
     assert verdicts == dict.fromkeys(verdicts, "PASS")
     assert scorer.memoized() is scorer
 
 
 def test_who_reads_twice_is_caught(model: torch.nn.Module, tokens: np.ndarray) -> None:
-    verdicts = run_all(ReadsTwice("ttt", model, CONFIG, VOCAB, 1), tokens)
+    verdicts = run_all(ReadsTwice("ttt", model, CONFIG, VOCAB, 1), tokens, flips=[75], choices=4)
     failed = {name for name, verdict in verdicts.items() if verdict == "FAIL"}
     assert {"score_before_update", "state_hashes", "causality", "target_unread", "documents_apart"} <= failed
 

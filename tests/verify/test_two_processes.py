@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from golf.base.params import from_dict
-from golf.cli.params import compose
 from golf.models.registry import build_model, config_from_dict
 from golf.scoring.record_stream import StreamingConfig
 from golf.verify import checks, run, two_processes
 from golf.verify.scorers import mode_scorer
+from shipped import shipped
 from tiny import recurrent
 
 
@@ -38,7 +38,7 @@ def test_the_second_process_ends_when_the_first_has_died_before_they_met(tmp_pat
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_half_the_chunk_is_compared_in_fp32(root: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_the_chunk_is_compared_in_fp32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The H100 presets score in bf16, whose rounding moved scores by 0.02 nats at half the chunk: `verify` failed."""
     seen: list[tuple[str, set[str]]] = []
     for name in [name for name in checks.__all__ if name.startswith("check_")]:
@@ -49,7 +49,7 @@ def test_half_the_chunk_is_compared_in_fp32(root: Path, precision: str, monkeypa
         seen.append((scorer.config.precision, set(variants)))
         return []
 
-    values = compose(root / "conf")["evaluate"]["streaming"] | {"window": 8, "chunk": 4, "precision": precision}
+    values = shipped()["evaluate"]["streaming"] | {"window": 8, "chunk": 4, "precision": precision}
     config, model = from_dict(StreamingConfig, values), build_model(config_from_dict(recurrent(width=32, blocks=1)), 40)
     scorer = mode_scorer("streaming", model, config, vocab_size=40, bos_id=1)
     settings = run.VerifyConfig(("streaming",), targets=40, flips=1, choices=4)
