@@ -32,11 +32,6 @@ def test_a_file_is_decoded_without_torch(artifact: Path, decoded: TextModel, tmp
     assert (tmp_path / "back").read_text() == prose[:300]
 
 
-def test_help_needs_no_torch() -> None:
-    done = golf_without_torch("--help")
-    assert done.returncode == 0 and "restore a text that `golf zip` coded" in done.stdout
-
-
 PIECES = """
 import hashlib
 import numpy as np
