@@ -1,7 +1,8 @@
-"""Small texts: `golf zip` beside zstd with a trained dictionary, brotli, PPMd and xz, in bytes.
+r"""Small texts: `golf zip` beside zstd with a trained dictionary, brotli, PPMd and xz, in bytes.
 
     git clone https://github.com/psf/requests
-    python -m benchmarks.small_texts --artifact artifacts/compress/model.golf --tokens artifacts/tokens --messages requests
+    python -m benchmarks.small_texts --messages requests --artifact artifacts/compress/model.golf \
+        --tokens artifacts/tokens
 
 Three kinds of real text, none of it trained on: prose (validation documents), messages (the commit messages of a
 repository, newest first) and JSON lines (the metadata of the installed Python packages). Of each kind ``--files`` texts
