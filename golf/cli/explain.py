@@ -128,7 +128,7 @@ def _hint(key: str, values: Mapping[str, Any]) -> Any:
     if section == "model":
         from golf.models.configs import FAMILIES
 
-        module, name, *_ = FAMILIES[values["model"]["family"]]
+        (module, name), _ = FAMILIES[values["model"]["family"]]
     else:
         module, name = CONFIGS[section]
     hint: Any = getattr(importlib.import_module(module), name)

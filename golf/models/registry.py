@@ -32,7 +32,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     """A freshly initialized float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:
         raise GolfError(f"vocab_size: found {vocab_size}, expected 2 or more")
-    _, _, module, name = FAMILIES[config.family]
+    _, (module, name) = FAMILIES[config.family]
     model: LanguageModel = getattr(import_module(module), name)(config, vocab_size)
     return model
 

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "config_from_dict", "config_to_dict"]
 
-FAMILIES = {  # name: config class, model class, each behind its module; `golf.base.code` reads it without importing it
-    "decoder": ("golf.models.decoder", "DecoderConfig", "golf.models.decoder", "Decoder"),
+FAMILIES = {  # name: configuration, model, each as module and class; `golf.base.code` reads it without importing it
+    "decoder": (("golf.models.decoder", "DecoderConfig"), ("golf.models.decoder", "Decoder")),
     "depth_recurrent": (
-        "golf.models.configs.depth_recurrent", "DepthRecurrentConfig", "golf.models.depth_recurrent", "DepthRecurrent",
+        ("golf.models.configs.depth_recurrent", "DepthRecurrentConfig"),
+        ("golf.models.depth_recurrent", "DepthRecurrent"),
     ),
-    "gdn_hybrid": ("golf.models.configs.gdn_hybrid", "GdnHybridConfig", "golf.models.gdn_hybrid", "GdnHybrid"),
-    "record": ("golf.models.configs.record", "RecordConfig", "golf.models.record", "Record"),
-    "transformer": ("golf.models.configs.transformer", "TransformerConfig", "golf.models.transformer", "Transformer"),
-}  # fmt: skip
+    "gdn_hybrid": (("golf.models.configs.gdn_hybrid", "GdnHybridConfig"), ("golf.models.gdn_hybrid", "GdnHybrid")),
+    "record": (("golf.models.configs.record", "RecordConfig"), ("golf.models.record", "Record")),
+    "transformer": (
+        ("golf.models.configs.transformer", "TransformerConfig"),
+        ("golf.models.transformer", "Transformer"),
+    ),
+}
 
 
 def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
@@ -43,7 +47,7 @@ def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise params.ParamsError(f"{where}.family: found {params.quoted(family)}, expected one of {known}")
-    module, name, _, _ = FAMILIES[family]
+    (module, name), _ = FAMILIES[family]
     config: ModelConfig = params.from_dict(getattr(import_module(module), name), data, where=where)
     return config
 
