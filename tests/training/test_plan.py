@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from golf.cli.params import compose
-from golf.models.configs import ModelConfig, config_from_dict
+from golf.models.configs import config_from_dict
 from golf.models.registry import build_model
 from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
 from tiny import flat, hybrid, record, recurrent
+
+if TYPE_CHECKING:
+    from golf.models.configs import ModelConfig
 
 GOOD = Schedule(
     iterations=600,
