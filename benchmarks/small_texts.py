@@ -1,8 +1,10 @@
-"""Small texts: `golf zip` beside zstd with a trained dictionary, brotli, PPMd and xz, in bytes.
+r"""Small texts: `golf zip` beside zstd with a trained dictionary, brotli, PPMd and xz, in bytes.
 
-    python -m benchmarks.small_texts --artifact artifacts/compress/model.golf --tokens artifacts/tokens
+    git clone https://github.com/psf/requests
+    python -m benchmarks.small_texts --messages requests --artifact artifacts/compress/model.golf \
+        --tokens artifacts/tokens
 
-Three kinds of real text, none of it trained on: prose (validation documents), messages (the commit messages of this
+Three kinds of real text, none of it trained on: prose (validation documents), messages (the commit messages of a
 repository, newest first) and JSON lines (the metadata of the installed Python packages). Of each kind ``--files`` texts
 of each size are cut from different places, at character ends. zstd gets a dictionary of 112,640 bytes trained on
 documents of the training split, the text that our model has seen. Prints a Markdown table: bytes of all files of a row.
@@ -37,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_texts", description=__doc__)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--tokens", type=Path, required=True, help="artifacts/tokens")
+    parser.add_argument("--messages", type=Path, required=True, help="a clone of a git repository")
     parser.add_argument("--files", type=int, default=3, help="of each kind and size (default: %(default)s)")
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="bytes at most (default: %(default)s)")
     args = parser.parse_args()
@@ -45,7 +48,7 @@ def main() -> None:
     train = documents(args.tokens / "train", tokenizer, most=8_000_000)
     dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, train)
     prose = b"\n\n".join(documents(args.tokens / "val", tokenizer))
-    kinds = {"prose": prose, "messages": messages(), "JSON lines": rows()}
+    kinds = {"prose": prose, "messages": messages(args.messages), "JSON lines": rows()}
     names = ["golf", "golf, model alone", "zstd -19, dictionary", "brotli -11", "PPMd", "xz -9e"]
     print("| text | files | bytes |", " | ".join(names), "|")
     print("|---|---|---|" + "---|" * len(names))
@@ -72,9 +75,9 @@ def documents(folder: Path, tokenizer: Tokenizer, most: int = 1 << 62) -> list[b
     return found
 
 
-def messages() -> bytes:
-    """Commit messages of this repository."""
-    return subprocess.run(["git", "log", "--format=%B"], capture_output=True, check=True).stdout
+def messages(repository: Path) -> bytes:
+    """Commit messages of a repository."""
+    return subprocess.run(["git", "-C", repository, "log", "--format=%B"], capture_output=True, check=True).stdout
 
 
 def rows() -> bytes:
@@ -90,12 +93,12 @@ def pieces(whole: bytes, size: int, count: int) -> list[bytes]:
 
 
 def ours(text: bytes, model: object) -> tuple[int, int]:
-    """With the mixture and without."""
+    """With the mixture, decoded again, and without."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "text", Path(folder) / "text.golfz"
         source.write_bytes(text)
         sizes = [
-            zip_file(source, target, model, CodecConfig(mixture=mixture), force=True, check=True).file_bytes  # type: ignore[arg-type]
+            zip_file(source, target, model, CodecConfig(mixture=mixture), force=True, check=mixture).file_bytes  # type: ignore[arg-type]
             for mixture in (True, False)
         ]
     return sizes[0], sizes[1]

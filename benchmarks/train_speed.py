@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -203,7 +203,7 @@ def main() -> None:
         """Measure what has gathered; the GPU measures each model alone, the CPU all in turns."""
         found = measure(runs, batches, micro, context)
         if model is not None and not args.small:
-            share = flops_per_token(model, depth, length) / PEAK_FLOPS
+            share = flops_per_token(cast(Any, model.config), model.vocab_size, depth, length) / PEAK_FLOPS
             found[-1]["mfu"] = found[-1]["tokens_per_second"] * share
         rows.extend(found)
         runs.clear()

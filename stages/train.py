@@ -24,7 +24,7 @@ from golf.base.main import run_stage
 from golf.base.params import load_section, read_params
 
 if TYPE_CHECKING:
-    from golf.models.base import LanguageModel
+    from golf.models.configs import ModelConfig
     from golf.training.config import TrainConfig
     from golf.training.loop import Trainer
     from golf.training.outputs import TrainResult
@@ -82,7 +82,7 @@ def run(params: Path, root: Path) -> int:
         split = open_split(root / "artifacts/tokens/train")
         torch.manual_seed(config.seed)
         model = build_model(model_config, split.vocab_size)
-        planned, machines = _plan(config, model, device, world)
+        planned, machines = _plan(config, model_config, split.vocab_size, device, world)
     described = config_to_dict(model_config)
     meta = {"model": described, "vocab_size": split.vocab_size, "sequence_length": config.sequence_length}
     with (
@@ -125,7 +125,9 @@ def _one_message(rank: int, *kinds: type[Exception]) -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) -> tuple[Plan, tuple[Machine, ...]]:
+def _plan(
+    config: TrainConfig, model: ModelConfig, vocab_size: int, device: str, world: int
+) -> tuple[Plan, tuple[Machine, ...]]:
     """The plan and, when GPUs train against a clock, the machines (slowest first) that it is made for.
 
     ``PlanError`` when it is refused.
@@ -133,10 +135,12 @@ def _plan(config: TrainConfig, model: LanguageModel, device: str, world: int) ->
     from golf.training.plan import credible_machines, plan
 
     config.check_world(world)
-    schedule = config.schedule(model.max_depth)
-    depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {model.max_depth}))
+    full = getattr(model, "repeats", 1)  # a flat family has no such key
+    schedule = config.schedule(full)
+    depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {full}))
     machines = credible_machines(
-        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length, world=world
+        model, vocab_size, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length,
+        world=world,
     )
     machines = machines if device.startswith("cuda") and config.budget_seconds > 0 else ()
     return plan(schedule, machines), machines

@@ -44,12 +44,22 @@ def test_every_command_has_help_and_an_example_that_parses(golf: Golf, root: Pat
     assert words[0] == "golf" and args.command == name and callable(modules[name].run)
 
 
-def test_help_of_scoring_and_writing_loads_no_network(root: Path) -> None:
-    """Importing torch takes three seconds; what only prints its help must not wait for it."""
-    program = "import sys; from golf.cli import build_parser; build_parser(['score', 'generate', 'zip', 'unzip'])"
-    program += "; print([name for name in ('torch', 'numba') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+HELP_AND_PLAN = """
+import sys
+from golf.cli import build_parser
+parser, modules = build_parser(["plan", "score", "generate", "zip", "unzip"])
+assert "restore a text that `golf zip` coded" in parser.format_help()
+for preset in ("h100x8_10min", "gdn_hybrid_h100x8_10min", "record_h100x8_10min"):
+    modules["plan"].run(parser.parse_args(["plan", "--preset", preset, "--out", sys.argv[1]]))
+print([name for name in ("torch", "numba") if name in sys.modules])
+"""
+
+
+def test_help_and_plan_load_no_network(root: Path, tmp_path: Path) -> None:
+    """Importing torch takes three seconds; what prints help or reads parameters must not wait for it."""
+    command = [sys.executable, "-c", HELP_AND_PLAN, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.count("plan for ") == 6 and done.stdout.endswith("\n[]\n")
 
 
 @pytest.mark.parametrize("name", ["audit", "deps", "params", "plan"])

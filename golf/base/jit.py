@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import inspect
 import os
 import shutil
@@ -72,6 +73,21 @@ INLINED: Any = {**_PART, "forceinline": True, "_nrt": False}  # how a step is co
 STORE = "~/.cache/golf/kernels"
 _KEPT = 30 * 86400  # seconds that code of sources which nobody has any more stays, at least
 
+
+def _import_lean() -> None:
+    """Import what numba imports at its first kernel, except SciPy and cffi: a quarter of the processor time of a short
+    command, for ``np.cov`` and foreign functions, of which no kernel knows."""
+    absent = [name for name in ("scipy.linalg", "cffi") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
+    try:
+        importlib.import_module("numba.core.typing.cffi_utils")
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+_import_lean()
 _jit: Any = numba.njit  # its stubs know neither ``_nrt`` nor the attributes set below
 
 

@@ -79,7 +79,7 @@ def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
     Raises ``GolfError`` where QAT's very grid is another.
     """
     from golf.base.params import from_dict
-    from golf.models.registry import config_from_dict
+    from golf.models.configs import config_from_dict
     from golf.training.config import TrainConfig, check_qat, qat_differences
 
     config = from_dict(TrainConfig, values["train"], where="train")
@@ -95,10 +95,8 @@ def machines_of(
 
     Raises ``GolfError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
     """
-    import torch
-
     from golf.base.params import from_dict
-    from golf.models.registry import build_model, config_from_dict
+    from golf.models.configs import config_from_dict
     from golf.training.config import TrainConfig
     from golf.training.plan import Machine, credible_machines
 
@@ -108,16 +106,16 @@ def machines_of(
     world = world_size or DEFAULT_WORLD
     if config.budget_seconds <= 0:
         return ()
-    with torch.device("meta"):
-        model = build_model(config_from_dict(values["model"]), values["tokenize"]["vocab_size"])
-    depths = tuple(sorted({depth for _, depth in config.depth_phases} | {model.max_depth}))
+    model, vocab_size = config_from_dict(values["model"]), values["tokenize"]["vocab_size"]
+    depths = tuple(sorted({depth for _, depth in config.depth_phases} | {getattr(model, "repeats", 1)}))
     if steps_per_second is not None:
         if not steps_per_second > 0:
             raise GolfError(f"--steps-per-second: found {steps_per_second}, expected more than 0")
         return (Machine(f"{steps_per_second:g} steps/s", dict.fromkeys(depths, 1.0 / steps_per_second)),)
     return credible_machines(
-        model, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length, world=world
-    )
+        model, vocab_size, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length,
+        world=world,
+    )  # fmt: skip
 
 
 def _store(

@@ -1,5 +1,4 @@
-"""The interface every model family implements, and what all families share: tied head, loss, streaming loop, roles,
-checks of their configurations.
+"""The interface every model family implements, and what all families share: tied head, loss, streaming loop and roles.
 
 Shapes: ``B`` batch, ``T`` tokens, ``D`` width, ``V`` vocabulary, ``t`` tokens of one streaming call.
 """
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from golf.base.errors import GolfError
 from golf.models.layers import DEFAULT_ROWS, Matrix, Role, softcapped_cross_entropy, softcapped_logits
 
-__all__ = ["LanguageModel", "check_shape"]
+__all__ = ["LanguageModel"]
 
 _GPU_LOGITS = 1 << 26  # float32 logits at a time on GPUs, 268 MB: pieces of a graph cost compilation and launches there
 
@@ -163,17 +162,3 @@ class LanguageModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """Trainable values, tied storage counted once."""
         return sum(parameter.numel() for parameter in self.unique_parameters().values())
-
-
-def check_shape(config: Any) -> None:
-    """Raise ``GolfError`` unless heads divide the width, kv_heads the heads, the head width is even and the MLP has
-    channels."""
-    width, heads, kv_heads = config.width, config.heads, config.kv_heads
-    if width % heads:
-        raise GolfError(f"heads: found {heads}, expected a divisor of width {width}")
-    if heads % kv_heads:
-        raise GolfError(f"kv_heads: found {kv_heads}, expected a divisor of heads {heads}")
-    if (width // heads) % 2:
-        raise GolfError(f"heads: found head width {width // heads} (width / heads), expected an even one for RoPE")
-    if config.mlp_width < 1:
-        raise GolfError(f"mlp_ratio: found {config.mlp_ratio}, expected at least 1 / width")

@@ -27,7 +27,7 @@ __all__ = ["AttentionModel", "BlockConfig", "ResidualBlock", "band_attention", "
 
 
 class BlockConfig(Protocol):
-    """The configuration keys that a block and its rotary tables need."""
+    """What blocks, their rotary tables and their memory need of a configuration."""
 
     @property
     def width(self) -> int: ...
@@ -45,6 +45,7 @@ class BlockConfig(Protocol):
     def norm_eps(self) -> float: ...
     @property
     def rope_base(self) -> float: ...
+    def attention_layers(self, depth: int) -> int: ...
 
 
 class ResidualBlock(nn.Module):
@@ -78,16 +79,11 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionModel(LanguageModel):
-    """A family whose only memory of earlier tokens is keys and values: it implements ``_run`` and the layer count."""
+    """A family whose only memory of earlier tokens is keys and values: it implements ``_run``."""
 
     def __init__(self, config: BlockConfig, *, softcap: float, max_depth: int = 1) -> None:
         super().__init__(softcap=softcap, max_depth=max_depth)
         self._shape = config
-
-    @property
-    @abstractmethod
-    def attention_layers(self) -> int:
-        """Attention calls of one pass at the current depth."""
 
     @abstractmethod
     def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
@@ -100,7 +96,7 @@ class AttentionModel(LanguageModel):
         shape, table = self._shape, self.token_embedding
         head_dim, dtype = shape.width // shape.heads, activation_dtype(table)
         return StreamState.empty(
-            self.attention_layers, batch, shape.kv_heads, head_dim, window, chunk, dtype, table.device
+            shape.attention_layers(self.depth), batch, shape.kv_heads, head_dim, window, chunk, dtype, table.device
         )
 
     def _step(self, ids: Tensor, state: StreamState) -> Tensor:

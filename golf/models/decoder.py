@@ -71,6 +71,15 @@ class DecoderConfig:
         if self.rope_dims % 2 or self.rope_dims > self.head_dim:
             raise ValueError(f"rope_dims: found {self.rope_dims}, expected an even number up to {self.head_dim}")
 
+    def attention_layers(self, depth: int) -> int:
+        """Attention calls of one pass."""
+        return self.layers
+
+    def applied_weights(self, depth: int) -> int:
+        """Values of matrices that one token is multiplied with in the blocks."""
+        heads, mlp = 2 * (self.heads + self.kv_heads) * self.head_dim, 3 if self.mlp == "swiglu" else 2
+        return self.layers * self.width * (heads + mlp * self.mlp_width)
+
 
 class Norm(nn.Module):
     """``x / rms(x) * weight``, or LayerNorm where there is a ``bias``; in the dtype of ``x``."""

@@ -9,55 +9,16 @@ first P * r rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.params import Gain, Ge, Gt, Layers, Le, Natural, Positive, Size
-from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
+from golf.models.configs.depth_recurrent import DepthRecurrentConfig
 from golf.models.layers import Rope, activation_dtype, rms_norm
 from golf.models.stream import StreamStep
 
-__all__ = ["DepthRecurrent", "DepthRecurrentConfig"]
-
-
-@dataclass(frozen=True)
-class DepthRecurrentConfig:
-    """Shape of a ``DepthRecurrent`` model; meaning and units of each key are in conf/model/depth_recurrent_small.yaml.
-
-    The strict loader names a wrong key, what was found and what was expected.
-    """
-
-    family: Literal["depth_recurrent"]
-    width: Size
-    blocks: Layers
-    repeats: Layers
-    heads: Size
-    kv_heads: Size
-    mlp_ratio: Annotated[float, Gt(0), Le(64)]
-    value_tables: Annotated[int, Ge(0), Le(1000)]
-    cross_repeat_skip: bool
-    xsa_last: Natural
-    negative_slope: Gain
-    softcap: Positive
-    rope_base: Positive
-    qk_gain: Gain
-    norm_eps: Positive
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-        layers = self.blocks * self.repeats
-        if self.xsa_last > layers:
-            raise ValueError(f"xsa_last: found {self.xsa_last}, expected 0 to {layers} (blocks * repeats)")
-
-    @property
-    def mlp_width(self) -> int:
-        """Hidden channels of the MLP."""
-        return round(self.width * self.mlp_ratio)
+__all__ = ["DepthRecurrent"]
 
 
 class DepthRecurrent(AttentionModel):
@@ -84,10 +45,6 @@ class DepthRecurrent(AttentionModel):
         """Effective layers that run exclusive self-attention when ``depth`` repeats are in use: the last ones."""
         layers = self.config.blocks * depth
         return range(max(0, layers - self.config.xsa_last), layers)
-
-    @property
-    def attention_layers(self) -> int:
-        return self.config.blocks * self.depth
 
     def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
         config, dtype = self.config, activation_dtype(self.token_embedding)

@@ -12,21 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.errors import GolfError
 from golf.models.layers import Matrix
 
-__all__ = ["NO_TOKEN", "HashEmbedding", "check_table", "hash_buckets", "previous_tokens"]
+__all__ = ["NO_TOKEN", "HashEmbedding", "hash_buckets", "previous_tokens"]
 
 NO_TOKEN = -1  # before the first token of a text
 TABLE_STD = 0.02  # starts the hashed term at about a sixth of the token table's 0.005
-
-
-def check_table(hash_rows: int, hash_width: int) -> None:
-    """Raise ``GolfError`` for parameters of a table that cannot be; 0 rows are none."""
-    if hash_rows == 1:
-        raise GolfError(f"hash_rows: found {hash_rows}, expected 0 (no hash embedding) or at least 2")
-    if hash_rows and hash_width < 1:
-        raise GolfError(f"hash_width: found {hash_width}, expected at least 1")
 
 
 def previous_tokens(ids: Tensor, before: Tensor, bos_id: int) -> tuple[Tensor, Tensor]:

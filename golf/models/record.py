@@ -14,81 +14,22 @@ document knows what stood before it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.errors import GolfError
-from golf.base.params import Gain, Ge, Gt, Layers, Le, Natural, Positive, Size
 from golf.models.attention_state import AttentionState
-from golf.models.base import LanguageModel, check_shape
+from golf.models.base import LanguageModel
+from golf.models.configs.record import RecordConfig
 from golf.models.document_attention import DocumentPass, DocumentStep
-from golf.models.layers import Matrix, activation_dtype, rms_norm, rope_tables
-from golf.models.loop import applications
-from golf.models.ngrams import NO_TOKEN, HashEmbedding, check_table, previous_tokens
+from golf.models.layers import activation_dtype, rms_norm, rope_tables
+from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
 from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
 from golf.models.stream import StreamState, StreamStep
 
-__all__ = ["Record", "RecordConfig", "RecordState"]
-
-
-@dataclass(frozen=True)
-class RecordConfig:
-    """Shape of a ``Record``; meaning and units of each key are in conf/model/record_512.yaml.
-
-    The strict loader names a wrong key, what was found and what was expected.
-    """
-
-    family: Literal["record"]
-    width: Size
-    layers: Layers
-    loop: tuple[Natural, Natural]
-    repeats: Annotated[int, Ge(1), Le(16)]
-    untied: bool
-    lanes_from: Natural
-    heads: Size
-    kv_heads: Size
-    rope_dims: Size
-    rope_base: Positive
-    qk_gain: Gain
-    exclusive: bool
-    layer_scale: bool
-    skips: bool
-    gate_width: Natural
-    smear_width: Natural
-    hash_rows: Natural
-    hash_width: Natural
-    mlp_ratio: Annotated[float, Gt(0), Le(64)]
-    negative_slope: Gain
-    bos_id: Annotated[int, Ge(NO_TOKEN), Le(1 << 16)]
-    softcap: Positive
-    norm_eps: Positive
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-        first, last = self.loop
-        if not first <= last < self.layers:
-            raise GolfError(f"loop: found [{first}, {last}], expected first <= last < layers ({self.layers})")
-        if self.untied and self.repeats == 1:
-            raise GolfError("untied: found true with repeats 1, expected repeats 2 or more or untied false")
-        head_dim = self.width // self.heads
-        if self.rope_dims % 2 or self.rope_dims > head_dim:
-            raise GolfError(f"rope_dims: found {self.rope_dims}, expected an even one up to the head width {head_dim}")
-        for name in ("gate_width", "smear_width"):
-            if getattr(self, name) > self.width:
-                raise GolfError(f"{name}: found {getattr(self, name)}, expected 0 to width ({self.width})")
-        check_table(self.hash_rows, self.hash_width)
-
-    @property
-    def mlp_width(self) -> int:
-        """Hidden channels of the MLP."""
-        return round(self.width * self.mlp_ratio)
-
-    def applications(self, depth: int) -> list[tuple[int, int]]:
-        """``(layer, block)`` of each application when the loop runs ``depth`` times; tied repeats share a block."""
-        return applications(self.layers, self.loop, depth, untied=self.untied)
+__all__ = ["Record", "RecordState"]
 
 
 @dataclass
@@ -134,17 +75,6 @@ class Record(LanguageModel):
         scales = torch.arange(1, layers + 1, dtype=torch.float32).rsqrt() if config.layer_scale else torch.ones(layers)
         self.layer_scales = nn.Buffer(scales, persistent=False)
 
-    @property
-    def attention_layers(self) -> int:
-        """Applications of one pass at the current depth, each with keys of its own."""
-        return len(self.config.applications(self.depth))
-
-    @property
-    def applied_parameters(self) -> int:
-        """Values of matrices that one token is multiplied with in the blocks, at the current depth."""
-        of_one = sum(m.weight.numel() for m in self.blocks[0].modules() if isinstance(m, Matrix))
-        return self.attention_layers * of_one
-
     def set_context(self, tokens: int | None) -> None:
         """From now on ``hidden`` cuts attention after every ``tokens`` tokens of a document; ``None``: never."""
         self.context = tokens
@@ -156,7 +86,8 @@ class Record(LanguageModel):
 
     def new_state(self, batch: int, window: int, chunk: int = 256) -> RecordState:
         config, table = self.config, self.token_embedding
-        size = (self.attention_layers, batch, config.kv_heads, config.width // config.heads, window, chunk)
+        layers, head_dim = config.attention_layers(self.depth), config.width // config.heads
+        size = (layers, batch, config.kv_heads, head_dim, window, chunk)
         attention = StreamState.empty(*size, activation_dtype(table), table.device)
         return RecordState(attention, torch.full((batch, 2), NO_TOKEN, dtype=torch.int64, device=table.device))
 

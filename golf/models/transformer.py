@@ -7,54 +7,16 @@ weights. Squared-ReLU MLP, GQA with normed and gained queries, one mix with the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.base.params import Gain, Gt, Layers, Le, Positive, Size
-from golf.models.base import check_shape
 from golf.models.block import AttentionModel, ResidualBlock
+from golf.models.configs.transformer import TransformerConfig
 from golf.models.layers import Rope, activation_dtype, rms_norm
 from golf.models.stream import StreamStep
 
-__all__ = ["Transformer", "TransformerConfig"]
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Shape of a ``Transformer``; meaning and units of each key are in conf/model/transformer_512.yaml.
-
-    The strict loader names a wrong key, what was found and what was expected.
-    """
-
-    family: Literal["transformer"]
-    width: Size
-    layers: Layers
-    heads: Size
-    kv_heads: Size
-    mlp_ratio: Annotated[float, Gt(0), Le(64)]
-    unet_skips: bool
-    negative_slope: Gain
-    softcap: Positive
-    rope_base: Positive
-    qk_gain: Gain
-    norm_eps: Positive
-
-    def __post_init__(self) -> None:
-        check_shape(self)
-
-    @property
-    def mlp_width(self) -> int:
-        """Hidden channels of the MLP."""
-        return round(self.width * self.mlp_ratio)
-
-    @property
-    def skips(self) -> int:
-        """Connections from the first half of the layers to the second."""
-        return self.layers // 2 if self.unet_skips else 0
+__all__ = ["Transformer"]
 
 
 class Transformer(AttentionModel):
@@ -66,10 +28,6 @@ class Transformer(AttentionModel):
         self.token_embedding = nn.Parameter(torch.randn(vocab_size, config.width) * 0.005)
         self.skip_scales = nn.Parameter(torch.ones(config.skips, config.width))
         self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.layers))
-
-    @property
-    def attention_layers(self) -> int:
-        return self.config.layers
 
     def _run(self, ids: Tensor, rope: Rope, stream: StreamStep | None) -> Tensor:
         config, dtype = self.config, activation_dtype(self.token_embedding)

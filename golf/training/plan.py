@@ -19,7 +19,7 @@ from golf.base.errors import GolfError
 from golf.training.config import Schedule, context_at, depth_at, multiplier_at, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
-    from golf.models.base import LanguageModel
+    from golf.models.configs import ModelConfig
 
 __all__ = [
     "Machine", "Plan", "PlanCase", "PlanError", "credible_machines", "flops_per_token", "plan", "plan_steps", "replay",
@@ -287,25 +287,21 @@ def _merged(depths: list[int]) -> list[int]:
     return [depth for i, depth in enumerate(depths) if i == 0 or depths[i - 1] != depth]
 
 
-def flops_per_token(model: LanguageModel, depth: int, sequence_length: int) -> float:
+def flops_per_token(model: ModelConfig, vocab_size: int, depth: int, sequence_length: int) -> float:
     """Operations of forward and backward per training token at ``depth`` repeats; lookups and optimizer not counted."""
-    once = sum(p.numel() for name, p in model.unique_parameters().items() if model.role(name) in ("attention", "mlp"))
-    vocab, width = model.token_embedding.shape
-    before = model.depth
-    model.set_depth(depth)
-    layers = getattr(model, "attention_layers", 0)
-    applied = getattr(model, "applied_parameters", once * depth)  # families that do not repeat all they have say it
-    model.set_depth(before)
-    return 6.0 * (applied + vocab * width + layers * sequence_length * width)
+    attended = model.attention_layers(depth) * sequence_length * model.width
+    return 6.0 * (model.applied_weights(depth) + vocab_size * model.width + attended)
 
 
 def credible_machines(
-    model: LanguageModel, depths: tuple[int, ...], *, tokens_per_step: int, sequence_length: int, world: int
-) -> tuple[Machine, ...]:
+    model: ModelConfig, vocab_size: int, depths: tuple[int, ...], *, tokens_per_step: int, sequence_length: int,
+    world: int,
+) -> tuple[Machine, ...]:  # fmt: skip
     """The slowest and the fastest machine of ``world`` H100-class devices, by the share of their peak they reach."""
     machines = []
+    flops = {depth: tokens_per_step * flops_per_token(model, vocab_size, depth, sequence_length) for depth in depths}
     for share in (_SLOW_SHARE, _FAST_SHARE):
         rate = world * share * PEAK_FLOPS
-        seconds = {depth: tokens_per_step * flops_per_token(model, depth, sequence_length) / rate for depth in depths}
+        seconds = {depth: flops[depth] / rate for depth in depths}
         machines.append(Machine(f"{world} x H100 at {share:.0%} of peak", seconds))
     return tuple(machines)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from golf.models.configs.gdn_hybrid import LayerPlan, parse_layout
 from golf.models.delta_layer import GatedDeltaNet, SmearGate, causal_conv
-from golf.models.gdn_hybrid import LayerPlan, parse_layout
 from golf.models.ngrams import HashEmbedding, hash_buckets, previous_tokens
 from golf.models.sliding_attention import window_attention
 

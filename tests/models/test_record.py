@@ -66,7 +66,7 @@ def test_parts_of_the_published_model_have_their_sizes(root: Path) -> None:
     assert total("lane_shares", "lane_carry", "smear.gate", "smear.scale") == 44 + 22 + 12 + 1
     roles = {name: model.role(name) for name in sizes}
     assert {roles[name] for name in sizes if name.endswith((".gate", "scales", "lane_carry"))} == {"control"}
-    assert model.applied_parameters == 17 * 2_883_584
+    assert model.config.applied_weights(3) == 17 * 2_883_584
 
 
 def test_order_of_applications(root: Path) -> None:
@@ -77,7 +77,7 @@ def test_order_of_applications(root: Path) -> None:
     untied = [block for _, block in _published(root, untied=True).config.applications(3)]
     assert untied == [0, 1, 2, 3, 4, 5, 11, 12, 13, 14, 15, 16, 6, 7, 8, 9, 10]
     twelve = _published(root, layers=12)
-    assert twelve.attention_layers == 18 and twelve.get_parameter("skip_scales").size(0) == 9
+    assert twelve.config.attention_layers(3) == 18 and twelve.get_parameter("skip_scales").size(0) == 9
 
 
 def test_skip_rows_in_use_are_five_before_the_loop_and_eight_after(root: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from golf.models.base import LanguageModel
-from golf.models.registry import build_model, config_from_dict
+from golf.models.configs import config_from_dict
+from golf.models.registry import build_model
 from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
 from shipped import shipped
+from tiny import flat, hybrid, record, recurrent
+
+if TYPE_CHECKING:
+    from golf.models.configs import ModelConfig
 
 GOOD = Schedule(
     iterations=600,
@@ -138,33 +143,43 @@ def test_late_qat_is_planned() -> None:
 
 
 @pytest.fixture
-def four_hours() -> LanguageModel:
-    with torch.device("meta"):
-        return build_model(config_from_dict(shipped("h100x8_4h")["model"]), 1024)
+def four_hours() -> ModelConfig:
+    return config_from_dict(shipped("h100x8_4h")["model"])
 
 
-def test_the_published_step_times_lie_inside(four_hours: LanguageModel) -> None:
-    slow, fast = credible_machines(four_hours, (2, 3, 4, 5), tokens_per_step=524_288, sequence_length=1024, world=8)
+def test_the_published_step_times_lie_inside(four_hours: ModelConfig) -> None:
+    run: Any = {"tokens_per_step": 524_288, "sequence_length": 1024}
+    slow, fast = credible_machines(four_hours, 1024, (2, 3, 4, 5), **run, world=8)
     for depth, published in {2: 0.0724, 3: 0.106, 4: 0.1398, 5: 0.1733}.items():  # PR #895, 8 x H100
         assert fast.step_seconds[depth] < published < slow.step_seconds[depth]
-    (half, _) = credible_machines(four_hours, (2,), tokens_per_step=524_288, sequence_length=1024, world=4)
+    (half, _) = credible_machines(four_hours, 1024, (2,), **run, world=4)
     assert half.step_seconds[2] == pytest.approx(2 * slow.step_seconds[2])
 
 
 def test_operations_of_a_loop_count_what_is_applied() -> None:
-    with torch.device("meta"):
-        model = build_model(config_from_dict(shipped("record_h100x8_10min")["model"]), 8192)
+    model = config_from_dict(shipped("record_h100x8_10min")["model"])
     for depth, applications in ((1, 11), (3, 17)):
         wanted = 6 * (applications * (2_883_584 + 2048 * 512) + 8192 * 512)
-        assert flops_per_token(model, depth, 2048) == wanted
+        assert flops_per_token(model, 8192, depth, 2048) == wanted
 
 
-def test_operations_counted_by_hand(four_hours: LanguageModel) -> None:
+@pytest.mark.parametrize(
+    ("shape", "twice"),
+    [(recurrent(), "blocks."), (flat(), ()), (hybrid(), ()), (record(hash_rows=0), ("blocks.1.", "blocks.2."))],
+)
+def test_operations_are_those_of_the_matrices_that_a_model_has(shape: dict[str, Any], twice: str | tuple[str]) -> None:
+    with torch.device("meta"):
+        model = build_model(config_from_dict(shape), 40)
+    matrices = {n: p for n, p in model.unique_parameters().items() if model.role(n) in ("attention", "mlp")}
+    wanted = sum(p.numel() * (2 if name.startswith(twice) else 1) for name, p in matrices.items())
+    assert config_from_dict(shape).applied_weights(2) == wanted
+
+
+def test_operations_counted_by_hand(four_hours: ModelConfig) -> None:
     width, key = 832, 416
     block = 2 * width * width + 2 * width * key + 4 * width * width
     wanted = 6 * (3 * 2 * block + 1024 * width + 6 * 1024 * width)
-    assert flops_per_token(four_hours, 2, 1024) == wanted
-    assert four_hours.depth == 5, "the depth in use is left alone"
+    assert flops_per_token(four_hours, 1024, 2, 1024) == wanted
 
 
 def test_the_repaired_schedule_in_steps_fires() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from golf.base.params import quoted
-from golf.models.loop import applications
+from golf.models.configs.record import applications
 from golf.textcodec.integer.exact import IntegerError
 
 __all__ = ["FAMILIES", "check_arrays", "record_applications"]

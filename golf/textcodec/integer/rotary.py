@@ -23,27 +23,22 @@ def rotations(positions: np.ndarray, head_dim: int, base: float) -> tuple[np.nda
     """Cosine and sine (T, E/2) float64 of the angles of ``positions`` (T,) int64, 0 to 2^31 - 1."""
     highest = int(positions.max(initial=0))
     assert int(positions.min(initial=0)) >= 0 and highest < 1 << _DIGITS, "positions are those of one text"
-    table = _digit_rotations(head_dim, base)
     cos, sin = np.ones((len(positions), head_dim // 2)), np.zeros((len(positions), head_dim // 2))
     for digit in range(highest.bit_length()):
-        c, s = table[digit]
+        c, s = _digit_rotation(head_dim, base, digit)
         turned = cos * c - sin * s, sin * c + cos * s
         has = ((positions >> digit) & 1).astype(bool)[:, None]
         cos, sin = np.where(has, turned[0], cos), np.where(has, turned[1], sin)
     return cos, sin
 
 
-@lru_cache(maxsize=8)
-def _digit_rotations(head_dim: int, base: float) -> np.ndarray:
-    """(31, 2, E/2): cosine and sine of 2^b theta_i."""
-    table = np.empty((_DIGITS, 2, head_dim // 2))
+@lru_cache(maxsize=8 * _DIGITS)
+def _digit_rotation(head_dim: int, base: float, digit: int) -> np.ndarray:
+    """(2, E/2): cosine and sine of 2^digit theta_i."""
     with decimal.localcontext(prec=60):
         log_base = decimal.Decimal(base).ln()
-        for i in range(head_dim // 2):
-            theta = (-log_base * (2 * i) / head_dim).exp()
-            for digit in range(_DIGITS):
-                table[digit, :, i] = _cos_sin(theta * (1 << digit))
-    return table
+        thetas = [(-log_base * (2 * i) / head_dim).exp() for i in range(head_dim // 2)]
+        return np.array([_cos_sin(theta * (1 << digit)) for theta in thetas]).T.copy()
 
 
 def _cos_sin(angle: decimal.Decimal) -> tuple[float, float]:
