@@ -25,14 +25,15 @@ from golf.cli.params import compose
 from golf.cli.rehearse import stage_commands
 
 STAGES = ("tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "decode")
-TOKENS = 1024  # of a training step and of a window
+TOKENS = 512  # of a training step and of a window
 SMALL = (
     *("tokenize.source=enwik8", "tokenize.text_key=text", "tokenize.max_bytes=8000000", "tokenize.train_bytes=8000000"),
     *("tokenize.val_fraction=0.01", "tokenize.holdout_fraction=0.01", "tokenize.tokenizer=train"),
-    *("train.compile=false", "train.iterations=6", "train.budget_seconds=0", f"train.tokens_per_step={TOKENS}"),
+    *("train.compile=false", "train.iterations=3", "train.budget_seconds=0", f"train.tokens_per_step={TOKENS}"),
     *(f"train.micro_batch_tokens={TOKENS}", f"train.sequence_length={TOKENS}", "train.depth_phases=[[0.5,1],[1.0,3]]"),
-    *("train.context_phases=[]", "train.momentum_warmup_steps=3", "train.snapshot_below=0", "train.ema_decay=0"),
-    *("calibrate.tokens=8192", f"calibrate.window={TOKENS}"),
+    *("train.context_phases=[]", "train.momentum_warmup_steps=2", "train.snapshot_below=0", "train.ema_decay=0"),
+    "train.warmdown=0.5",
+    *("calibrate.tokens=4096", f"calibrate.window={TOKENS}"),
 )
 DECODE = "import sys; from golf.artifact.decode import load_artifact; load_artifact(sys.argv[1])"
 
