@@ -2,12 +2,14 @@
 
     python -m benchmarks.ablations --tokens artifacts/tokens --work /tmp/golf-ablations
     python -m benchmarks.ablations --work /tmp/golf-ablations --table docs/results/ablations.md   # the table alone
+    python -m benchmarks.ablations --stack record --tokens artifacts/tokens --work /tmp/golf-record --steps 100
 
-Every variant differs from the base in the keys that ``VARIANTS`` lists and nothing else; runs of one seed see the same
-batches. Base: final weights of a recurrent model with progressive depth, quantized by SDClip and coded. Averages (SWA,
-EMA) are those of the base runs. Scored: nats per token of the float weights, and sliding bits per byte of the artifact
-decoded again, on whole documents of the validation split. Results are appended to WORK/results.jsonl, one JSON object a
-row; a restart continues with what is missing. Standard deviations are those of a sample (n - 1).
+Every variant differs from its base in the keys that ``STACKS`` lists and nothing else; runs of one seed see the same
+batches. Base: final weights of a recurrent model with progressive depth, or of the preset `record_cpu_small`, quantized
+by SDClip and coded. Averages (SWA, EMA) are those of the base runs, where it keeps any. Scored: nats per token of the
+float weights, and sliding bits per byte of the artifact decoded again, on whole documents of the validation split.
+Results are appended to WORK/results.jsonl, one JSON object a row; a restart continues with what is missing. Standard
+deviations are those of a sample (n - 1).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from golf.artifact.decode import decode_artifact
 from golf.artifact.write import pack
 from golf.base.files import write_text
 from golf.base.params import from_dict
+from golf.cli.params import compose
 from golf.data.shards import load_split, open_split
 from golf.models.registry import build_model, config_from_dict
 from golf.quantize.pipeline import Quantizer
@@ -51,14 +54,17 @@ FLAT: dict[str, Any] = {  # as many layers as the recurrent model runs at full d
     "family": "transformer", "width": 88, "layers": 6, "heads": 2, "kv_heads": 1, "mlp_ratio": 2.12,
     "unet_skips": True, "negative_slope": 0.0, "softcap": 30.0, "rope_base": 10000.0, "qk_gain": 1.5, "norm_eps": 1e-6,
 }  # fmt: skip
-TRAIN: dict[str, Any] = {
-    "iterations": 100, "budget_seconds": 0.0, "tokens_per_step": 2048, "sequence_length": 256,
-    "micro_batch_tokens": 2048, "depth_phases": [[0.4, 1], [0.65, 2], [1.0, 3]], "warmdown": 0.5,
-    "warmdown_shape": "linear", "matrix_lr": 0.02, "embedding_lr": 0.02, "control_lr": 0.02, "weight_decay": 0.04,
-    "momentum": 0.95, "momentum_start": 0.85, "momentum_warmup_steps": 25, "muon_coefficients": "quintic",
-    "muon_row_norm": False, "newton_schulz_precision": "auto", "grad_clip": 0.3, "snapshot_every": 0.01,
-    "snapshot_below": 0.3, "ema_decay": 0.94, "qat": {"below": 0.0, "clip": 12.85, "levels": LEVELS},
-    "precision": "bf16", "compile": False, "checkpoint_seconds": 1e9, "log_seconds": 1e9, "live": False,
+CONF = Path(__file__).resolve().parent.parent / "conf"
+TRAIN: dict[str, Any] = compose(CONF)["train"] | {
+    "iterations": 100, "tokens_per_step": 2048, "sequence_length": 256, "micro_batch_tokens": 2048,
+    "depth_phases": [[0.4, 1], [0.65, 2], [1.0, 3]], "warmdown": 0.5, "momentum_warmup_steps": 25,
+    "snapshot_below": 0.3, "ema_decay": 0.94, "checkpoint_seconds": 1e9, "log_seconds": 1e9,
+}  # fmt: skip
+_RECORD = compose(CONF, preset="record_cpu_small")
+RECORD: dict[str, Any] = _RECORD["model"]
+RECORD_TRAIN: dict[str, Any] = _RECORD["train"] | {
+    "iterations": 100, "momentum_warmup_steps": 25, "snapshot_below": 0.0, "checkpoint_seconds": 1e9,
+    "log_seconds": 1e9,
 }  # fmt: skip
 QUANTIZE = quantize_section("sdclip", 12.85)
 WEIGHTS = ("raw", "swa", "ema")
@@ -72,9 +78,19 @@ class Variant:
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
 
-    def model_keys(self) -> dict[str, Any]:
-        """The whole section ``model``."""
-        return self.model if "family" in self.model else {**MODEL, **self.model}
+
+@dataclass(frozen=True)
+class Stack:
+    """A base, and what is changed of it."""
+
+    model: dict[str, Any]
+    train: dict[str, Any]
+    variants: dict[str, Variant]
+
+    def model_keys(self, name: str) -> dict[str, Any]:
+        """The whole section ``model`` of a variant."""
+        changes = self.variants[name].model
+        return changes if "family" in changes else {**self.model, **changes}
 
 
 VARIANTS = {
@@ -97,6 +113,23 @@ VARIANTS = {
     "constant_lr": Variant("warmdown off (so no snapshots)", {}, {"warmdown": 0.0, "snapshot_below": 0.0}),
 }
 
+RECORD_VARIANTS = {
+    "base": Variant("base: `record_cpu_small`"),
+    "no_table": Variant("no n-gram table", {"hash_rows": 0, "hash_width": 0}),
+    "no_skips": Variant("no U-Net skips", {"skips": False}),
+    "no_lanes": Variant("no lanes", {"lanes_from": RECORD["layers"]}),
+    "no_layer_scale": Variant("no layer scale", {"layer_scale": False}),
+    "whole_rotary": Variant("rotary on all channels of a head", {"rope_dims": RECORD["width"] // RECORD["heads"]}),
+    "no_gates": Variant("no gates of heads", {"gate_width": 0}),
+    "no_smear": Variant("no smeared embedding", {"smear_width": 0}),
+    "no_exclusive": Variant("no exclusive attention", {"exclusive": False}),
+    "loop": Variant("loop run twice from 35 %", {"repeats": 2}, {"depth_phases": [[0.35, 1], [1.0, 2]]}),
+    "untied": Variant(
+        "the same, weights of its own", {"repeats": 2, "untied": True}, {"depth_phases": [[0.35, 1], [1.0, 2]]}
+    ),
+}
+STACKS = {"recipe": Stack(MODEL, TRAIN, VARIANTS), "record": Stack(RECORD, RECORD_TRAIN, RECORD_VARIANTS)}
+
 
 def validation_text(folder: Path, most_bytes: int) -> ValidationText:
     """Whole documents from the head of the validation split, ``most_bytes`` of text at most."""
@@ -109,12 +142,14 @@ def validation_text(folder: Path, most_bytes: int) -> ValidationText:
     )  # fmt: skip
 
 
-def trained(variant: Variant, seed: int, tokens: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+def trained(
+    stack: Stack, name: str, seed: int, tokens: Path
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
     """Weights of one run by kind (raw; swa and ema where there are any), and what training says of itself."""
     split = open_split(tokens / "train")
-    config = from_dict(TrainConfig, {**TRAIN, **variant.train, "seed": seed})
+    config = from_dict(TrainConfig, {**stack.train, **stack.variants[name].train, "seed": seed})
     torch.manual_seed(seed)
-    model = build_model(config_from_dict(variant.model_keys()), split.vocab_size)
+    model = build_model(config_from_dict(stack.model_keys(name)), split.vocab_size)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder)) as checkpoints:
         trainer = Trainer(model, config, source=split, checkpoints=checkpoints, base_meta={}, log=lambda line: None)
@@ -123,7 +158,8 @@ def trained(variant: Variant, seed: int, tokens: Path) -> tuple[dict[str, dict[s
         snapshots = sorted(Path(folder).glob("snapshot_*"))
         if snapshots:
             weights["swa"] = mean_of(snapshots)
-        weights["ema"] = result.state.ema
+        if result.state.ema:
+            weights["ema"] = result.state.ema
     return weights, {
         "train_loss": result.final_loss,
         "cpu_seconds": time.process_time() - began,
@@ -134,10 +170,10 @@ def trained(variant: Variant, seed: int, tokens: Path) -> tuple[dict[str, dict[s
 
 
 def scored(
-    variant: Variant, weights: dict[str, torch.Tensor], text: ValidationText, tokenizer: bytes, length: int
+    described: dict[str, Any], weights: dict[str, torch.Tensor], text: ValidationText, tokenizer: bytes, length: int
 ) -> dict[str, float]:
     """Loss of the float weights, and sliding score of the artifact they become."""
-    described, vocab = variant.model_keys(), text.vocab_size
+    vocab = text.vocab_size
     model = build_model(config_from_dict(described), vocab).eval().requires_grad_(False)
     model.load_state_dict(weights)
     loss = heldout_loss(model, text.tokens, length=length)
@@ -154,18 +190,19 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def measure(args: argparse.Namespace, path: Path) -> None:
+def measure(stack: Stack, args: argparse.Namespace, path: Path) -> None:
     """Run what is missing, a seed at a time, so that an unfinished table has whole seeds."""
     text = validation_text(args.tokens, args.bytes)
     tokenizer = (args.tokens / "tokenizer.model").read_bytes()
     for seed in range(1, args.seeds + 1):
-        for name in args.only or VARIANTS:
+        for name in args.only or stack.variants:
             done = {(row["variant"], row["seed"]) for row in read_results(path)}
             if (name, seed) in done:
                 continue
-            weights, about = trained(VARIANTS[name], seed, args.tokens)
-            kinds = WEIGHTS if name == "base" else ("raw",)  # the averages are an ablation of the base alone
-            rows = [scored(VARIANTS[name], weights[kind], text, tokenizer, 256) for kind in kinds]
+            weights, about = trained(stack, name, seed, args.tokens)
+            kinds = tuple(weights) if name == "base" else ("raw",)  # the averages are an ablation of the base alone
+            described = stack.model_keys(name)
+            rows = [scored(described, weights[kind], text, tokenizer, 256) for kind in kinds]
             with path.open("a", encoding="utf-8") as file:
                 for kind, row in zip(kinds, rows, strict=True):
                     place = {"variant": name, "seed": seed, "weights": kind, "text_bytes": text.num_bytes}
@@ -178,10 +215,10 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{std}"
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(variants: dict[str, Variant], rows: list[dict[str, Any]]) -> list[str]:
     """Markdown rows: means, sample standard deviations, and differences to the base seed by seed."""
     base = {row["seed"]: row for row in rows if row["variant"] == "base" and row["weights"] == "raw"}
-    keys = [(name, kind) for name in VARIANTS for kind in (WEIGHTS if name == "base" else ("raw",))]
+    keys = [(name, kind) for name in variants for kind in (WEIGHTS if name == "base" else ("raw",))]
     keys.sort(key=lambda key: key[1] != "raw" and 1)  # the averages after what was trained
     out = [
         "| variant | seeds | float nats/token | sliding bpb, artifact | bpb against base | artifact bytes | CPU s |",
@@ -196,7 +233,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         change = "" if (name, kind) == ("base", "raw") else _spread(against, 4)
         sign = "+" if change and not change.startswith("-") else ""
         out.append(
-            f"| {labels.get(kind, VARIANTS[name].label)} | {len(found)} "
+            f"| {labels.get(kind, variants[name].label)} | {len(found)} "
             f"| {_spread([row['float_nats_per_token'] for row in found], 4)} "
             f"| {_spread([row['sliding_bpb'] for row in found], 4)} | {sign}{change} "
             f"| {statistics.fmean(row['artifact_bytes'] for row in found):,.0f} "
@@ -205,7 +242,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return out
 
 
-def write_table(path: Path, rows: list[dict[str, Any]], commit: str) -> None:
+def write_table(path: Path, stack: Stack, rows: list[dict[str, Any]], commit: str) -> None:
     """Replace what stands between the markers of ``path``; a new page gets them."""
     begin, end = "<!-- table:begin -->", "<!-- table:end -->"
     page = path.read_text(encoding="utf-8") if path.exists() else f"# Ablations\n\n{begin}\n{end}\n"
@@ -213,10 +250,11 @@ def write_table(path: Path, rows: list[dict[str, Any]], commit: str) -> None:
     _, after = rest.split(end)
     base = next(row for row in rows if row["variant"] == "base")
     about = (
-        f"{TRAIN['iterations']} steps of {TRAIN['tokens_per_step']:,} tokens, {base['parameters']:,} parameters in the "
-        f"base, {base['text_bytes']:,} bytes of validation text, torch {torch.__version__}, commit {commit}."
+        f"{stack.train['iterations']} steps of {stack.train['tokens_per_step']:,} tokens, {base['parameters']:,} "
+        f"parameters in the base, {base['text_bytes']:,} bytes of validation text, torch {torch.__version__}, "
+        f"commit {commit}."
     )
-    write_text(path, before + "\n".join([begin, about, "", *table(rows), end]) + after)
+    write_text(path, before + "\n".join([begin, about, "", *table(stack.variants, rows), end]) + after)
 
 
 def main() -> None:
@@ -227,12 +265,14 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="Markdown page whose table is replaced")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bytes", type=int, default=50_000, help="bytes of validation text at most")
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS))
+    parser.add_argument("--stack", choices=list(STACKS), default="recipe")
+    parser.add_argument("--only", nargs="*", help="names of variants")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, help="another number of steps (a trial)")
     args = parser.parse_args()
+    stack = STACKS[args.stack]
     if args.steps:
-        TRAIN["iterations"] = args.steps
+        stack.train["iterations"] = args.steps
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     results, stamp = args.work / "results.jsonl", args.work / "commit.txt"
@@ -240,11 +280,11 @@ def main() -> None:
         if not stamp.exists():
             head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
             stamp.write_text(head.stdout, encoding="utf-8")
-        measure(args, results)
+        measure(stack, args, results)
     rows = read_results(results)
-    print("\n".join(table(rows)))
+    print("\n".join(table(stack.variants, rows)))
     if args.table is not None:
-        write_table(args.table, rows, stamp.read_text(encoding="utf-8").strip())
+        write_table(args.table, stack, rows, stamp.read_text(encoding="utf-8").strip())
 
 
 if __name__ == "__main__":

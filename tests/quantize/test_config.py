@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from golf.base.params import ParamsError, from_dict, to_dict
+from golf.cli.params import compose
 from golf.quantize.config import FitConfig, QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
+from golf.quantize.rounding import entropy_bits
+from golf.quantize.tensors import row_steps
 from tiny import flat, quantize_config, shaken
 
 MODEL = flat(negative_slope=0.0)
@@ -35,6 +40,28 @@ def test_what_a_role_has_of_its_own_acts_on_that_role_alone(role: str, own: Role
         same = np.array_equal(tensor.values, plain.tensors[name].values)
         assert same == (tensor.role != role), name
         assert tensor.trellis == (tensor.role == role and own.method == "gptq_trellis")
+
+
+@pytest.mark.parametrize("preset", ["cpu_small", "record_h100x8_10min"])
+def test_the_published_recipe_of_the_manual_has_its_steps_and_bits(root: Path, preset: str) -> None:
+    """Steps in standard deviations and bits of Gaussian rows, from the numbers of PR #1855."""
+    page = (root / "docs/training.md").read_text().split("<!-- published:")[1]
+    keys = re.findall(r"-S (\S+)", page)
+    values = compose(root / "conf", preset=preset, overrides=keys)
+    config, table = from_dict(QuantizeConfig, values["quantize"]), shaken(MODEL | {"width": 128}, 400, noise=0.0)
+    assert values["fit"]["target_bytes"] == 0 and set(config.methods) == {"gptq"} and not config.needs_token_counts
+    state = {name: tensor.numpy() for name, tensor in table.state_dict().items()}
+    rng, names = np.random.default_rng(0), table.quantizable_names()
+    state |= {name: rng.standard_normal(state[name].shape).astype(np.float32) for name in names}
+    hessians: dict[str, Any] = dict.fromkeys(names)
+    meta = {"model": to_dict(table.config), "vocab_size": 400}
+    tensors = Quantizer(state, table, config, meta=meta, hessians=hessians).run().model.tensors
+    published = {"embedding": (14 / 63, 4.217), "attention": (13 / 31, 3.301), "mlp": (11.5 / 31, 3.478)}
+    for tensor in tensors.values():
+        step, bits = published[tensor.role]
+        assert row_steps(tensor.row_scale) == pytest.approx(step * state[tensor.name].std(axis=1), rel=0.045)
+        assert entropy_bits(tensor.values) / tensor.values.size == pytest.approx(bits, abs=0.04)
+    assert {tensor.role for tensor in tensors.values()} == set(published)
 
 
 def test_hessians_are_needed_when_one_role_needs_them() -> None:
