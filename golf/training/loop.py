@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from golf.training.qat import LateQat
 from golf.training.ready import Pace, SlowRunError, prepare
 from golf.training.reduce import BUCKET_BYTES, GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
+from golf.training.writer import Writer
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
 
@@ -87,6 +88,9 @@ class Trainer:
         self.checkpoints, self.base_meta = checkpoints, base_meta
         self.schedule = config.schedule(model.max_depth)
         self.set_context: Callable[[int | None], None] | None = getattr(model, "set_context", None)
+        self.knowing: Callable[[np.ndarray], AbstractContextManager[None]] = getattr(
+            model, "knowing", lambda ids: nullcontext()
+        )
         if config.context_phases and self.set_context is None:
             raise GolfError(f"train.context_phases: expected [], {type(model).__name__} attends to the whole sequence")
         sequences = config.tokens_per_step // config.sequence_length
@@ -111,6 +115,7 @@ class Trainer:
         self.context, self.strict = autocast(config.precision, self.device), cuda and not config.allow_slow
         self.pace = Pace(slowest if self.strict else None)
         self.row_every, self.stop_signal = max(1, config.iterations // _HISTORY_ROWS), 0
+        self.writer = Writer()
         self.losses: list[Tensor] = []  # on the device, not read yet
         self.loss_fn: Callable[[Tensor, Tensor], Tensor] = model.loss
 
@@ -147,7 +152,7 @@ class Trainer:
         self._check_agreement()
         self.group.broadcast(self.state.weights.values())
         try:
-            with deterministic(self.device):
+            with deterministic(self.device), self.writer:
                 if self.state.events.progress < 1.0:
                     prepare(self)
                     self._loop()
@@ -192,12 +197,15 @@ class Trainer:
         with closing(steps) as stream:  # type: ignore[type-var]
             while events.progress < 1.0:
                 self._step(*next(stream))
+                self.writer.check()
                 if self.stop_signal and events.progress < 1.0:
                     self._save()
+                    self.writer.wait()
                     raise TrainingInterrupted(self.stop_signal, events.step)
                 slow = self.pace.after_step(self.model.depth, events.elapsed)
                 if slow is not None and events.progress < 1.0:
                     self._save()
+                    self.writer.wait()
                     raise SlowRunError(f"{slow}; set train.allow_slow to true to train on from step {events.step}")
                 if time.monotonic() - self._logged >= config.log_seconds:
                     self._log_line(time.monotonic())
@@ -267,9 +275,9 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None
         total = torch.zeros((), device=self.device)
-        pieces = rows.to(self.device, non_blocking=True).split(self.micro)
+        known, pieces = rows.numpy(), rows.to(self.device, non_blocking=True).split(self.micro)
         for index, piece in enumerate(pieces):
-            with self.context:
+            with self.context, self.knowing(known[index * self.micro : (index + 1) * self.micro, :-1]):
                 loss = self.loss_fn(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
             with self.gradient_mean.overlapped() if index == len(pieces) - 1 else nullcontext():
                 (loss / self.accumulate).backward()
@@ -296,6 +304,7 @@ class Trainer:
         bound = _DIVERGED * math.log(self.model.vocab_size)
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value) or value > bound:
+                self.writer.wait()
                 last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
                     f"loss is {value:.3f} nats per token at step {step}, expected less than {bound:.1f}; last good "
@@ -307,14 +316,15 @@ class Trainer:
         events = self.state.events
         if self.group.rank == 0:
             index, meta = len(events.snapshot_steps), weights_meta(self.state, self.base_meta)
-            self.checkpoints.save_snapshot(index, self.state.weights, meta)
+            self.writer.write(lambda tensors: self.checkpoints.save_snapshot(index, tensors, meta), self.state.weights)
         events.snapshot_steps.append(events.step)
 
     def _save(self) -> None:
         self._read_losses()
         self.group.check_equal(self.state.weights)
         if self.group.rank == 0:
-            self.checkpoints.save(self.state.events.step, *self.state.to_checkpoint())
+            step, (tensors, meta) = self.state.events.step, self.state.to_checkpoint()
+            self.writer.write(lambda copies: self.checkpoints.save(step, copies, meta), tensors)
         self._saved = time.monotonic() - self._start  # seconds of training
 
     def _log_line(self, now: float) -> None:

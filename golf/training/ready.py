@@ -18,6 +18,7 @@ from golf.base.errors import GolfError
 from golf.models.layers import Attention
 from golf.models.sliding_attention import SlidingAttention
 from golf.training.compiling import NotCompiledError
+from golf.training.writer import on_host
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
@@ -103,9 +104,10 @@ def warm_up(trainer: Trainer) -> None:
     """One whole step for what is made at its first use (communicators, kernels of the optimizers), then all is as it
     was."""
     tensors, meta = trainer.state.to_checkpoint()
-    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    kept, arrive = on_host(tensors)  # which also makes the pinned memory of later checkpoints
     shape = trainer.accumulate * trainer.micro, trainer.config.sequence_length + 1
     trainer._apply(trainer._gradients(torch.zeros(shape, dtype=torch.int64)))
+    arrive()
     trainer.state.restore(kept, meta)
 
 

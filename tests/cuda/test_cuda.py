@@ -71,6 +71,7 @@ REFUSED = {
     f"refused {GDN} kernel {_GDN_ONE}": "process 0 of 8: flash-linear-attention cannot be used (",
     f"refused {DR10} none {_TINY}": "",
 }
+SAVED = f"saved {DR10} {_TINY}"
 FAULTS = ("fault none 0", "fault read 0", "fault host 0", "fault padding 7", "fault kept 0", "fault rows 0")
 
 
@@ -80,7 +81,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if pretend.compiler() is None:
         pytest.skip("no C++ compiler (c++, g++): the shim that pretends a GPU cannot be built")
     shim = pretend.build_shim(tmp_path_factory.mktemp("shim"))
-    names = [*STEPS, *SCORES, *REFUSED, *FAULTS, *GRAPHS, *((*LONG_STEPS, *LONG_SCORES, *LONG_GRAPHS) if LONG else ())]
+    names = [*STEPS, *SCORES, *REFUSED, SAVED, *FAULTS, *GRAPHS, *((*LONG_STEPS, *LONG_SCORES, *LONG_GRAPHS) if LONG else ())]
     probe = Path(__file__).with_name("probe.py")
     done = subprocess.run([sys.executable, str(probe), str(shim), *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -111,6 +112,12 @@ def test_a_slow_substitute_is_refused_before_the_clock_which_starts_warm(found: 
     assert "error" not in seen and REFUSED[name] in seen["told"], seen
     if not REFUSED[name]:  # one whole step: the gradients and the loss, the parts of Muon; and nothing of it is left
         assert seen == {"told": "", "all_reduce": 2, "all_gather_single": 3, "step": 0, "seconds": seen["seconds"]}
+
+
+def test_snapshots_and_checkpoints_are_copied_behind_the_work_of_the_gpu(found: dict[str, Any]) -> None:
+    seen = found[SAVED]
+    assert seen.get("wrote") == ["save_snapshot", "save"], seen
+    assert seen["read"] == 2 and seen["behind"] == seen["tensors"] and not seen.get("down"), seen
 
 
 @pytest.mark.parametrize("name", [*GRAPHS, *(LONG_GRAPHS if LONG else ())])
