@@ -27,7 +27,7 @@ from golf.cli.params import compose, render
 from stages.code import NETWORK_MODES
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
-STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", *SCORES, "report"}
+STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "baselines", *SCORES, "report"}
 
 TINY = [
     *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=400", "tokenize.train_bytes=200000"),

@@ -21,7 +21,8 @@ __all__ = ["DocumentPass", "DocumentStep", "segment_starts"]
 def segment_starts(ids: np.ndarray, bos_id: int, context: int | None = None) -> np.ndarray:
     """Where a segment begins, (B,T) bool, in ``ids`` (B,T); without ``context`` at row and document starts alone."""
     place = np.arange(ids.shape[1])
-    inside = place - np.maximum.accumulate(np.where(ids == bos_id, place, 0), axis=1)  # tokens since the document's first
+    begun = np.maximum.accumulate(np.where(ids == bos_id, place, 0), axis=1)
+    inside = place - begun  # tokens since the document's first
     starts: np.ndarray = inside % context == 0 if context else inside == 0
     return starts
 

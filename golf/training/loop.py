@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
@@ -23,7 +22,7 @@ from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
-from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
+from golf.training.compiling import autocast, deterministic, prepare_loss
 from golf.training.config import (
     TrainConfig,
     context_at,
@@ -118,25 +117,6 @@ class Trainer:
         self.writer = Writer()
         self.losses: list[Tensor] = []  # on the device, not read yet
         self.loss_fn: Callable[[Tensor, Tensor], Tensor] = model.loss
-
-    def describe(self) -> list[str]:
-        """What the run will do, in words, before it starts."""
-        config, roles = self.config, Counter[str]()
-        for name, parameter in self.model.unique_parameters().items():
-            roles[self.model.role(name)] += parameter.numel()
-        bf16 = config.precision == "bf16" and has_bf16(self.device)
-        graphs = "one graph for each depth" if self.model.whole_graph else "graphs of the layers"
-        compiled = f"compiled, {graphs}" if config.compile else "not compiled"
-        total = self.model.num_parameters()
-        share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
-        return [
-            f"parameters: {total:,} ({', '.join(f'{name} {count:,}' for name, count in roles.items())})",
-            self.optimizers.sizes().describe(bool(self.state.ema)),
-            f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
-            f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
-            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {compiled}, "
-            f"{torch.get_num_threads()} threads",
-        ]
 
     def run(self) -> TrainResult:
         """Train to the end.

@@ -150,17 +150,17 @@ def step(preset: str, progress: float, rank: int, *overrides: str) -> dict[str, 
 
 
 def saved(preset: str, *overrides: str) -> dict[str, Any]:
-    """Waits of a snapshot and of a checkpoint; ``read``: the losses, and whether the replicas are equal."""
+    """Waits of a snapshot and of a checkpoint; ``read``: the losses. That replicas are equal is one more."""
     values = parameters(preset, *overrides)
     with pretend.gpu() as waits, pretend.group(0) as (group, _), stand_in_kernel():
         trainer = trainer_of(values, group)
         trainer.checkpoints = mock.Mock()
         one_step(trainer, 0.0)
-        with waits.counted(answered=True) as counts, trainer.writer:
+        with mock.patch.object(type(group), "check_equal"), waits.counted(answered=True) as counts, trainer.writer:
             trainer._snapshot()
             trainer._save()
-        kinds = [call[0] for call in trainer.checkpoints.method_calls]
-        return {**counts, "tensors": sum(len(call.args[1]) for call in trainer.checkpoints.method_calls), "wrote": kinds}
+        calls = trainer.checkpoints.method_calls
+        return {**counts, "tensors": sum(len(call.args[1]) for call in calls), "wrote": [call[0] for call in calls]}
 
 
 def refused(preset: str, what: str, *overrides: str) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def planted(fault: str) -> Iterator[None]:
     """A fault that a GPU would find, put into the running code."""
     import torch
 
-    from golf.models import block
+    from golf.models import block, record
     from golf.scoring import network
     from golf.training import muon
 
@@ -314,6 +314,7 @@ def planted(fault: str) -> Iterator[None]:
         "padding": mock.patch.object(muon.torch, "zeros_like", padded_on_host),
         "kept": mock.patch.object(block, "rms_norm", kept_twice),
         "rows": mock.patch.object(network, "target_nats", row_by_row),
+        "segments": mock.patch.object(record.Record, "knowing", lambda model, ids: contextlib.nullcontext()),
     }
     with patches[fault]:
         yield
@@ -328,6 +329,8 @@ def fault(kind: str, rank: str) -> dict[str, Any]:
     with contextlib.nullcontext() if kind == "none" else planted(kind):
         if kind == "rows":
             return score("h100x8_10min", "roundtrip", 64, "evaluate.roundtrip.window=64")
+        if kind == "segments":
+            return step("record_h100x8_10min", 0.0, int(rank), *SMALL, "train.sequence_length=2048")
         return step("h100x8_10min", 0.0, int(rank), *SMALL)
 
 
