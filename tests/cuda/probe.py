@@ -330,7 +330,8 @@ def fault(kind: str, rank: str) -> dict[str, Any]:
         if kind == "rows":
             return score("h100x8_10min", "roundtrip", 64, "evaluate.roundtrip.window=64")
         if kind == "segments":
-            return step("record_h100x8_10min", 0.0, int(rank), *SMALL, "train.sequence_length=2048")
+            longer = ("train.sequence_length=4096", "train.micro_batch_tokens=4096", "train.tokens_per_step=32768")
+            return step("record_h100x8_10min", 0.0, int(rank), *SMALL, *longer)
         return step("h100x8_10min", 0.0, int(rank), *SMALL)
 
 

@@ -58,6 +58,7 @@ SCORES = {
 }
 LONG_SCORES = {
     f"score {GDN} roundtrip 65536": {"down": 550},
+    f"score {RECORD} roundtrip 98304": {"down": 550},  # of it 20: where a pass's segments begin
     f"score {GDN} sliding 65536": {"down": 550},
     f"score {GDN} streaming 16384": {"down": 2500},
     f"score {DR10} streaming 65536": {"down": 2500},
