@@ -47,6 +47,7 @@ part() {  # NAME SECONDS LINES COMMAND...: run it, its last LINES onto the page
 
 part kernels 120 8 python -m benchmarks.scale kernels
 part step_times 240 12 python -m benchmarks.train_speed --steps 12 ${peer:+--peer "$peer"} --out "$logs/step_times.json"
+part step_times_predicted 10 9 tail -n 9 docs/results/cuda_predicted.md
 part delta_rule 60 12 python -m benchmarks.gdn --device cuda --tokens 65536 --contexts 1024,2048
 part scoring 120 8 python -m benchmarks.scale score --tokens 1000000
 part scoring_hybrid 60 8 python -m benchmarks.scale score --tokens 200000 --preset gdn_hybrid_h100x8_10min

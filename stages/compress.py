@@ -17,9 +17,7 @@ from golf.base.distributed import usable_cores
 from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.quantize.storage import load_quantized
-from golf.report.baselines import integer_sizes
 
-LARGE = 1 << 24  # integers, above which general-purpose compressors take minutes and are not run beside ours
 SOURCES = Path(__file__).resolve().parent.parent
 
 
@@ -43,9 +41,6 @@ def run(params: Path, root: Path) -> None:
         files.write_bytes(folder / "decoder.zip", decoder)
         files.write_text(folder / "tensors.tsv", "\n".join(lines) + "\n")
     metrics = size_metrics(unpacked, decoder_bytes=len(decoder), limit_bytes=config.limit_bytes)
-    integers = [model.tensors[name].values for name in sorted(model.tensors)]
-    if sum(values.size for values in integers) <= LARGE:
-        metrics |= {f"{k}_bytes": v for k, v in integer_sizes(integers, threads=threads).items()}
     files.write_json(root / "metrics/compress.json", metrics)
     check_limit(metrics)
 

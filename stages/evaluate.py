@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from golf.base.distributed import HOURS, gpus_to_share, joined, place, torchrun
 from golf.base.files import atomic_directory, save_numpy, write_json
 from golf.base.main import run_stage
 from golf.base.params import to_dict
-from golf.report.baselines import xz
 from golf.scoring.modes import MODES, load_modes, mode_of
 from golf.scoring.results import Scored
 from golf.scoring.text import decode_documents, load_text
@@ -55,9 +53,8 @@ def run(mode: str, params: Path, root: Path) -> int:
     decoded = load_artifact(root / "artifacts/compress/model.golf")
     kept: dict[str, Any] = {"vocab_size": decoded.vocab_size, "tokenizer_sha256": decoded.tokenizer_sha256}
     text = load_text(root / "artifacts/tokens/val", **kept)
-    raw = decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
+    decode_documents(text, Tokenizer(decoded.tokenizer_model).decode)
     rank, world, device = place(os.environ)
-    rival = ThreadPoolExecutor(1).submit(xz, raw) if mode == "roundtrip" and rank == 0 else None  # beside the scoring
     with joined(rank, world, torch.device(device), patience=HOURS) as ranks:
         begin = time.perf_counter()
         scored = mode_of(mode).run(mode, decoded.model.to(device), text, config, ranks)
@@ -65,8 +62,6 @@ def run(mode: str, params: Path, root: Path) -> int:
     if rank or scored is None:
         return 0
     metrics = scored.score.metrics(seconds)
-    if rival is not None:
-        metrics["xz_bits_per_byte"] = 8.0 * len(rival.result()) / len(raw)
     if hasattr(config, "enabled"):
         metrics[f"{mode}_enabled"] = True
     meta = {"mode": mode, "artifact_sha256": decoded.sha256, "config": to_dict(config)} | kept

@@ -72,7 +72,7 @@ def run(params: Path, root: Path) -> int:
     from golf.training.checkpoint import open_checkpoints
     from golf.training.loop import DivergedError, MemoryShortError, Trainer
     from golf.training.outputs import live_sink
-    from golf.training.ready import SlowRunError
+    from golf.training.ready import SlowRunError, describe
     from golf.training.signals import TrainingInterrupted, stop_on_signals
 
     rank, world, device = place(os.environ)
@@ -100,7 +100,7 @@ def run(params: Path, root: Path) -> int:
                 model, config, source=split, checkpoints=checkpoints, base_meta=meta, device=device, group=group,
                 stop=stop, log=say, sink=sink, slowest=machines[0] if machines else None,
             )  # fmt: skip
-            for line in planned.lines() + _warnings(config, params) + trainer.describe():
+            for line in planned.lines() + _warnings(config, params) + describe(trainer):
                 say(line)
             try:
                 result = trainer.run()

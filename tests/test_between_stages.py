@@ -127,6 +127,7 @@ def metrics(tmp_path: Path) -> Path:
         "average",
         "quantize",
         "compress",
+        "baselines",
         "prove",
         "verify",
         *(f"evaluate_{m}" for m in MODES),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+import stages.baselines as baselines
 import stages.evaluate as evaluate
 import stages.hedge as hedge
 from golf.artifact.decode import load_artifact
@@ -25,6 +26,8 @@ from golf.base.params import ParamsError
 from golf.data.shards import ShardWriter
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.storage import save_quantized
+from golf.quantize.tensors import QuantizedModel, QuantizedTensor
 from golf.scoring import likeliest
 from golf.scoring.text import ScoringError, load_text
 from tiny import pack_untrained, recurrent
@@ -131,12 +134,20 @@ def test_artifact_and_validation_tokens_are_all_it_needs(
     }
 
 
-def test_roundtrip_says_what_xz_needs_for_the_same_text(project: Path, documents: list[str]) -> None:
-    evaluate.run("roundtrip", project / "params.yaml", project)
+def test_baselines_say_what_xz_needs_for_the_same_text_and_integers(
+    project: Path, documents: list[str], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    shutil.copytree(project / "artifacts/tokens/val", tmp_path / "artifacts/tokens/val")
+    (tmp_path / "artifacts/tokens/tokenizer.model").write_bytes(tokenizer.model)
+    values = np.arange(-6, 6, dtype=np.int16).reshape(3, 4)
+    tensor = QuantizedTensor("up", "mlp", (3, 4), values, np.ones(3, np.float16), None, False)
+    save_quantized(tmp_path / "artifacts/fit/model.safetensors", QuantizedModel({}, 400, {"up": tensor}, {}, {}))
+    baselines.run(project / "params.yaml", tmp_path)
+    metrics = json.loads((tmp_path / "metrics/baselines.json").read_text())
     raw = "".join(documents).encode()
-    packed = lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
-    metrics = json.loads((project / "metrics/evaluate_roundtrip.json").read_text())
-    assert metrics["xz_bits_per_byte"] == 8 * len(packed) / len(raw)
+    xz = partial(lzma.compress, preset=9 | lzma.PRESET_EXTREME)
+    assert metrics["xz_bits_per_byte"] == 8 * len(xz(raw)) / len(raw)
+    assert metrics["raw_bytes"] == 9 and metrics["xz_bytes"] == len(xz(values.astype(np.int8).tobytes()))
 
 
 def test_score_of_the_artifact_is_that_of_the_dequantized_model_in_memory(project: Path) -> None:

@@ -27,7 +27,7 @@ from stages.code import NETWORK_MODES
 from warm import Warm
 
 SCORES = {"evaluate@roundtrip", "evaluate@sliding", "evaluate@streaming", "hedge", "ttt", "prove", "verify"}
-STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", *SCORES, "report"}
+STAGES = {"tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "baselines", *SCORES, "report"}
 
 TINY = [
     *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=400", "tokenize.train_bytes=200000"),
@@ -351,3 +351,30 @@ def test_other_families_go_through_every_stage(root: Path, tmp_path: Path, prese
             module = importlib.import_module(f"stages.{stage}")
             assert not module.run(*arguments, params=params, root=tmp_path), command
     check_order_of_scores(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_parts_of_a_run_on_three_machines_run_every_stage_once(root: Path, tmp_path: Path) -> None:
+    """By the commands of docs/training.md, with a folder as the remote; the corpus stays on the first machine."""
+    commands = re.findall(r"^\|.*\| `(dvc [^`]+)` \|$", (root / "docs/training.md").read_text(), re.MULTILINE)
+    machines, hub = [tmp_path / str(number) for number in range(len(commands))], str(tmp_path / "hub.git")
+    run(["git", "init", "-q", "--bare", "-b", "main", hub], tmp_path)
+    tiny_project(root, machines[0])
+    run(["dvc", "remote", "add", "-d", "store", str(tmp_path / "store")], machines[0])
+    run(["git", "remote", "add", "origin", hub], machines[0])
+    run(["git", "add", ".", ":!site-cache"], machines[0])
+    ran = []
+    for machine, command in zip(machines, commands, strict=True):
+        if machine != machines[0]:
+            run(["git", "clone", "-q", hub, str(machine)], tmp_path)
+            (machine / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {machine / 'site-cache'}\n")
+            shutil.rmtree(machine / "corpus")
+        done = run(["bash", "-c", command], machine)
+        ran.append(set(re.findall(r"Running stage '([^']+)'", done.stdout)) - {CODE})
+        run(["git", "add", ".dvc/config", "dvc.lock", "stages/dvc.lock", "params.yaml"], machine)
+        run(["git", "commit", "-q", "-m", "part"], machine)
+        run(["git", "push", "-q", "origin", "HEAD:main"], machine)
+    before, after = {"tokenize"}, {"baselines", "hedge", "ttt", "prove", "verify", "report"}
+    assert ran == [before, STAGES - before - after, after]
+    assert (machines[-1] / "reports/index.html").is_file()

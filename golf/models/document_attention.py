@@ -8,6 +8,7 @@ openai/parameter-golf PR #1855; the kernel for segments of unequal length is tor
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,25 +18,33 @@ from golf.models.stream import StreamState, StreamStep
 __all__ = ["DocumentPass", "DocumentStep", "segment_starts"]
 
 
-def segment_starts(ids: Tensor, bos_id: int, context: int | None = None) -> Tensor:
+def segment_starts(ids: np.ndarray, bos_id: int, context: int | None = None) -> np.ndarray:
     """Where a segment begins, (B,T) bool, in ``ids`` (B,T); without ``context`` at row and document starts alone."""
-    place = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
-    inside = place - torch.where(ids == bos_id, place, 0).cummax(dim=1).values  # tokens since the document's first
-    return inside % context == 0 if context else inside == 0
+    place = np.arange(ids.shape[1])
+    begun = np.maximum.accumulate(np.where(ids == bos_id, place, 0), axis=1)
+    inside = place - begun  # tokens since the document's first
+    starts: np.ndarray = inside % context == 0 if context else inside == 0
+    return starts
 
 
 class DocumentPass:
     """Stands where a ``StreamStep`` does, for rows ``ids`` (B,T) that are attended to in one pass.
 
-    Rows are laid end to end, so a segment is a run of tokens whatever row it is in.
+    Rows are laid end to end, so a segment is a run of tokens whatever row it is in. ``known`` (B,T) are the same tokens
+    in the host's memory; without them they are copied there, which waits for what a GPU was given to do.
     """
 
-    def __init__(self, ids: Tensor, bos_id: int, context: int | None = None) -> None:
-        starts = segment_starts(ids, bos_id, context)
-        end = torch.full((1,), ids.numel(), device=ids.device)
-        bounds = torch.cat((starts.flatten().nonzero()[:, 0], end))
-        self._bounds = bounds.to(torch.int32)  # (N + 1,)
-        self._lengths: list[int] = bounds.diff().tolist()
+    def __init__(
+        self, ids: Tensor, bos_id: int, context: int | None = None, *, known: np.ndarray | None = None
+    ) -> None:
+        known = ids.cpu().numpy() if known is None else known
+        assert known.shape == ids.shape
+        bounds = np.append(np.flatnonzero(segment_starts(known, bos_id, context)), known.size)
+        self._lengths: list[int] = np.diff(bounds).tolist()
+        on_host = torch.from_numpy(bounds.astype(np.int32))
+        if ids.is_cuda:  # from pinned memory a copy does not wait
+            on_host = on_host.pin_memory()
+        self._bounds = on_host.to(ids.device, non_blocking=True)  # (N + 1,)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with ``q`` (B,H,T,E) over ``k``, ``v`` (B,K,T,E). Returns (B,H,T,E)."""

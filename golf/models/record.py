@@ -13,9 +13,12 @@ document knows what stood before it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +60,7 @@ class Record(LanguageModel):
         super().__init__(softcap=config.softcap, max_depth=config.repeats)
         self.config = config
         self.context: int | None = None  # tokens of a segment of attention at most; none: the whole document
+        self._known: np.ndarray | None = None  # the tokens of the pass, where the host has them
         width, layers, full = config.width, config.layers, config.applications(config.repeats)
         skips = len(full) // 2 if config.skips else 0
         self.token_embedding = nn.Parameter(torch.randn(vocab_size, width) * 0.005)
@@ -79,10 +83,19 @@ class Record(LanguageModel):
         """From now on ``hidden`` cuts attention after every ``tokens`` tokens of a document; ``None``: never."""
         self.context = tokens
 
+    @contextmanager
+    def knowing(self, ids: np.ndarray) -> Iterator[None]:
+        """Around ``hidden`` or ``loss`` of ``ids`` (B,T), which then are not read back from a GPU."""
+        self._known = ids
+        try:
+            yield
+        finally:
+            self._known = None
+
     def hidden(self, ids: Tensor) -> Tensor:
         before = ids.new_full((ids.size(0), 2), NO_TOKEN)
         places = torch.arange(ids.size(1), device=ids.device)
-        return self._run(ids, before, places, DocumentPass(ids, self.config.bos_id, self.context))
+        return self._run(ids, before, places, DocumentPass(ids, self.config.bos_id, self.context, known=self._known))
 
     def new_state(self, batch: int, window: int, chunk: int = 256) -> RecordState:
         config, table = self.config, self.token_embedding

@@ -149,7 +149,7 @@ def _score_against_size(metrics: Metrics, compressors: tuple[str, ...]) -> Any:
     rest = metrics.compress["total_bytes"] - metrics.compress["payload_bytes"]
     score = metrics.scores["sliding"]["sliding_bits_per_byte"]
     for name in ("raw", *compressors):
-        size = metrics.compress[f"{name}_bytes"] + rest
+        size = metrics.baselines[f"{name}_bytes"] + rest
         axes.plot(size, score, "o", color="tab:gray")
         axes.annotate(name, (size, score), rotation=60, xytext=(2, 6), textcoords="offset points", fontsize=8)
     colors = {"roundtrip": "tab:red", "sliding": "tab:blue", "streaming": "tab:orange", "hedge": "tab:green"}

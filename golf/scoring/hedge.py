@@ -10,8 +10,8 @@ read, so the weighted mean is one too. Prediction of target t is ``sum_k w_k p_k
 "entropy" expert that is no distribution: ``docs/scores.md``.
 
 With the text known, "how often did c and (c, x) occur before t" is the rank of t among equal keys in a stable sort.
-Keys are exact (mixed radix V), nothing is hashed. The mixture's own table has those of longer contexts already. Memory
-is ``8 n (K + 4)`` bytes.
+Keys are exact (mixed radix V), nothing is hashed. The mixture's own table has those of longer contexts already: with it
+memory beyond what is handed in is ``12 n`` bytes, and some ``40 n`` while the single tokens are sorted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from golf.scoring.text import ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
 
+PIECE_TARGETS = 1 << 18  # whose probabilities exist at a time
 MAX_ORDER = 2  # tokens of context of the longest count expert: unigram, bigram, trigram
 
 
@@ -76,9 +77,18 @@ def mix_hedge(
     ``table``: counts of the same text, from which those of its orders are taken instead of counting again.
     """
     assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
-    counts = [count_probabilities(text, order, config.smoothing, table=table) for order in range(MAX_ORDER + 1)]
-    probabilities = np.stack([np.exp(-neural.nats), *np.exp(-neural.tempered), *counts], axis=1)
-    nats, weights, probe_weights, mean = _mix(probabilities, config.learning_rate, config.share, neural.probe)
+    counts = [_Counted(text, order, table) for order in range(MAX_ORDER + 1)]
+    experts, num_targets = 1 + len(neural.tempered) + len(counts), text.num_targets
+    nats, sums = np.empty(num_targets), np.zeros(experts)
+    weights, probe_weights = np.full(experts, 1.0 / experts), np.zeros((len(neural.probe), experts))
+    for begin in range(0, num_targets, PIECE_TARGETS):
+        end = min(begin + PIECE_TARGETS, num_targets)
+        columns = [np.exp(-array[begin:end]) for array in (neural.nats, *neural.tempered)]
+        columns += [each.probabilities(begin, end, config.smoothing) for each in counts]
+        probed = slice(*np.searchsorted(neural.probe, (begin, end)))
+        _mix_targets(np.stack(columns, axis=1), config.learning_rate, config.share, neural.probe[probed] - begin,
+                     nats[begin:end], weights, probe_weights[probed], sums)  # fmt: skip
+    mean = sums / num_targets
     index = TokenIndex(text.tokens, text.vocab_size)
     rows = [
         probe_weights[i] @ expert_rows(text, index, int(target), neural.probe_logits[i], config)
@@ -97,38 +107,47 @@ def mix_hedge(
     )
 
 
-def count_probabilities(
-    text: ValidationText, order: int, smoothing: float, *, table: CountTable | None = None
-) -> np.ndarray:
-    """float64 (n,): (count(context, x) + a) / (count(context) + aV) of every target, from the tokens before it.
+class _Counted:
+    """Of every target: how often its context of ``order`` tokens came before it, and how often the target followed.
 
-    The context is the last ``order`` tokens; a target with fewer tokens before it gets 1/V. For order 0 the stream's
-    first token counts as seen.
+    For order 0 the stream's first token counts as seen. ``table`` is asked where it has the order.
     """
-    tokens, size = text.tokens, text.vocab_size
-    num_targets, skipped = text.num_targets, max(order - 1, 0)
-    assert size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
-    if order == 0:
-        seen, hits = np.arange(1, num_targets + 1), _ranks(tokens.astype(np.uint16))[1:]  # token 0 is no target
-    elif table is not None and order in table.orders:
-        seen, hits = _counted(table, order)
-        seen, hits = seen[1 + skipped :], hits[1 + skipped :]
-    else:
-        context = np.zeros(len(tokens) - order, dtype=np.int64)
-        for i in range(order):
-            context = context * size + tokens[i : len(tokens) - order + i]
-        seen, hits = _ranks(context), _ranks(context * size + tokens[order:])
-    out = np.full(num_targets, 1.0 / size)
-    out[skipped:] = (hits + smoothing) / (seen + smoothing * size)
-    return out
+
+    def __init__(self, text: ValidationText, order: int, table: CountTable | None) -> None:
+        self.size, self.short = text.vocab_size, max(order - 1, 0)  # targets with fewer tokens before them
+        self.order, self.table = order, table if table is not None and order in table.orders else None
+        tokens = text.tokens
+        assert self.size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
+        if order == 0:
+            self.hits = _ranks(tokens.astype(np.uint16))[1:].astype(np.int32)  # token 0 is no target
+        elif self.table is None:
+            context = np.zeros(len(tokens) - order, dtype=np.int64)
+            for i in range(order):
+                context = context * self.size + tokens[i : len(tokens) - order + i]
+            none = np.zeros(self.short, np.int64)
+            self.seen = np.concatenate([none, _ranks(context)])
+            self.hits = np.concatenate([none, _ranks(context * self.size + tokens[order:])])
+
+    def counts(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Both, whole numbers (end - begin,), of targets ``begin`` to ``end - 1``."""
+        if self.table is not None:
+            return _of_table(self.table, self.order, begin + 1, end + 1)
+        return (np.arange(begin + 1, end + 1) if self.order == 0 else self.seen[begin:end]), self.hits[begin:end]
+
+    def probabilities(self, begin: int, end: int, smoothing: float) -> np.ndarray:
+        """float64: (count(context, x) + a) / (count(context) + aV); 1/V for a target with fewer tokens before it."""
+        seen, hits = self.counts(begin, end)
+        out = np.asarray((hits + smoothing) / (seen + smoothing * self.size))
+        out[: max(self.short - begin, 0)] = 1.0 / self.size
+        return out
 
 
-def _counted(table: CountTable, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (N,) each: how often the context of every position came before, and how often this token followed."""
+def _of_table(table: CountTable, order: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of positions ``begin`` to ``end - 1``: how often the context came before, and how often this token followed."""
     k = table.orders.index(order)
-    seen, hits = np.zeros(len(table.matched), np.int64), np.zeros(len(table.matched), np.int64)
-    known = table.matched > k
-    entries = table.start[known] + k
+    seen, hits = np.zeros(end - begin, np.int64), np.zeros(end - begin, np.int64)
+    known = table.matched[begin:end] > k
+    entries = table.start[begin:end][known] + k
     seen[known], hits[known] = table.n[entries], table.c[entries]
     return seen, hits
 
@@ -166,22 +185,9 @@ def _ranks(keys: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _mix(
-    probabilities: np.ndarray, eta: float, share: float, probe: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Nats (n,), last weights (K,), weights (P, K) in force at the sampled targets, and mean weights (K,)."""
-    num_targets, num_experts = probabilities.shape
-    nats = np.empty(num_targets)
-    weights = np.full(num_experts, 1.0 / num_experts)
-    probe_weights = np.zeros((len(probe), num_experts))
-    sums = np.zeros(num_experts)
-    _mix_targets(probabilities, eta, share, probe, nats, weights, probe_weights, sums)
-    return nats, weights, probe_weights, sums / num_targets
-
-
 @kernel
 def _mix_targets(probabilities, eta, share, probe, nats, weights, probe_weights, sums):  # type: ignore[no-untyped-def]
-    """The recursion over targets. Plain loops compile fastest."""
+    """The recursion over a piece of the targets, by which ``probe`` counts. Plain loops compile fastest."""
     num_targets, num_experts = probabilities.shape
     next_probe = 0
     for t in range(num_targets):

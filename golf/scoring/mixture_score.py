@@ -11,7 +11,7 @@ parameters, never by the result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,11 @@ def score_mixture(
     documents = count_documents(tokens, text.doc_starts, config.document_orders, near_tokens=config.near_tokens)
     headline = mix(tokens, table, headline_record, mixture, documents)
     mixed = time.perf_counter()
-    unbiased = mix(tokens, table, record.plain, mixture, documents) if config.bias else headline
+    unbiased = headline
+    if config.bias:  # of the headline the whole is shown, of the other its parts: memory of the rest goes first
+        whole = {name: headline.nats[name].copy() for name in ("neural", "mixture")}
+        headline = replace(headline, nats=whole)
+        unbiased = mix(tokens, table, record.plain, mixture, documents)
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
     simple = mix_hedge(text, neural, config.simple(streaming.temperatures), table=table)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from golf.base.errors import GolfError
 from golf.data.batches import Batches, TokenSource, prefetch
 from golf.models.base import LanguageModel
 from golf.training.checkpoint import CheckpointError, CheckpointFolder
-from golf.training.compiling import autocast, deterministic, has_bf16, prepare_loss
+from golf.training.compiling import autocast, deterministic, prepare_loss
 from golf.training.config import (
     TrainConfig,
     context_at,
@@ -43,6 +42,7 @@ from golf.training.qat import LateQat
 from golf.training.ready import Pace, SlowRunError, prepare
 from golf.training.reduce import BUCKET_BYTES, GradientMean
 from golf.training.signals import StopFlag, TrainingInterrupted
+from golf.training.writer import Writer
 
 __all__ = ["DivergedError", "MemoryShortError", "Trainer"]
 
@@ -87,6 +87,9 @@ class Trainer:
         self.checkpoints, self.base_meta = checkpoints, base_meta
         self.schedule = config.schedule(model.max_depth)
         self.set_context: Callable[[int | None], None] | None = getattr(model, "set_context", None)
+        self.knowing: Callable[[np.ndarray], AbstractContextManager[None]] = getattr(
+            model, "knowing", lambda ids: nullcontext()
+        )
         if config.context_phases and self.set_context is None:
             raise GolfError(f"train.context_phases: expected [], {type(model).__name__} attends to the whole sequence")
         sequences = config.tokens_per_step // config.sequence_length
@@ -111,27 +114,9 @@ class Trainer:
         self.context, self.strict = autocast(config.precision, self.device), cuda and not config.allow_slow
         self.pace = Pace(slowest if self.strict else None)
         self.row_every, self.stop_signal = max(1, config.iterations // _HISTORY_ROWS), 0
+        self.writer = Writer()
         self.losses: list[Tensor] = []  # on the device, not read yet
         self.loss_fn: Callable[[Tensor, Tensor], Tensor] = model.loss
-
-    def describe(self) -> list[str]:
-        """What the run will do, in words, before it starts."""
-        config, roles = self.config, Counter[str]()
-        for name, parameter in self.model.unique_parameters().items():
-            roles[self.model.role(name)] += parameter.numel()
-        bf16 = config.precision == "bf16" and has_bf16(self.device)
-        graphs = "one graph for each depth" if self.model.whole_graph else "graphs of the layers"
-        compiled = f"compiled, {graphs}" if config.compile else "not compiled"
-        total = self.model.num_parameters()
-        share = self.config.tokens_per_step * config.iterations / max(1, self.batches.source.num_tokens - 1)
-        return [
-            f"parameters: {total:,} ({', '.join(f'{name} {count:,}' for name, count in roles.items())})",
-            self.optimizers.sizes().describe(bool(self.state.ema)),
-            f"batch: {config.tokens_per_step:,} tokens a step = {self.group.world} process(es) x {self.accumulate} "
-            f"micro batches x {self.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
-            f"device: {self.device}, {'bf16 autocast' if bf16 else 'fp32'}, {compiled}, "
-            f"{torch.get_num_threads()} threads",
-        ]
 
     def run(self) -> TrainResult:
         """Train to the end.
@@ -147,7 +132,7 @@ class Trainer:
         self._check_agreement()
         self.group.broadcast(self.state.weights.values())
         try:
-            with deterministic(self.device):
+            with deterministic(self.device), self.writer:
                 if self.state.events.progress < 1.0:
                     prepare(self)
                     self._loop()
@@ -192,12 +177,15 @@ class Trainer:
         with closing(steps) as stream:  # type: ignore[type-var]
             while events.progress < 1.0:
                 self._step(*next(stream))
+                self.writer.check()
                 if self.stop_signal and events.progress < 1.0:
                     self._save()
+                    self.writer.wait()
                     raise TrainingInterrupted(self.stop_signal, events.step)
                 slow = self.pace.after_step(self.model.depth, events.elapsed)
                 if slow is not None and events.progress < 1.0:
                     self._save()
+                    self.writer.wait()
                     raise SlowRunError(f"{slow}; set train.allow_slow to true to train on from step {events.step}")
                 if time.monotonic() - self._logged >= config.log_seconds:
                     self._log_line(time.monotonic())
@@ -267,9 +255,9 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None
         total = torch.zeros((), device=self.device)
-        pieces = rows.to(self.device, non_blocking=True).split(self.micro)
+        known, pieces = rows.numpy(), rows.to(self.device, non_blocking=True).split(self.micro)
         for index, piece in enumerate(pieces):
-            with self.context:
+            with self.context, self.knowing(known[index * self.micro : (index + 1) * self.micro, :-1]):
                 loss = self.loss_fn(piece[:, :-1].contiguous(), piece[:, 1:].contiguous())
             with self.gradient_mean.overlapped() if index == len(pieces) - 1 else nullcontext():
                 (loss / self.accumulate).backward()
@@ -296,6 +284,7 @@ class Trainer:
         bound = _DIVERGED * math.log(self.model.vocab_size)
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value) or value > bound:
+                self.writer.wait()
                 last = self.checkpoints.newest() or "none yet"
                 raise DivergedError(
                     f"loss is {value:.3f} nats per token at step {step}, expected less than {bound:.1f}; last good "
@@ -307,14 +296,15 @@ class Trainer:
         events = self.state.events
         if self.group.rank == 0:
             index, meta = len(events.snapshot_steps), weights_meta(self.state, self.base_meta)
-            self.checkpoints.save_snapshot(index, self.state.weights, meta)
+            self.writer.write(lambda tensors: self.checkpoints.save_snapshot(index, tensors, meta), self.state.weights)
         events.snapshot_steps.append(events.step)
 
     def _save(self) -> None:
         self._read_losses()
         self.group.check_equal(self.state.weights)
         if self.group.rank == 0:
-            self.checkpoints.save(self.state.events.step, *self.state.to_checkpoint())
+            step, (tensors, meta) = self.state.events.step, self.state.to_checkpoint()
+            self.writer.write(lambda copies: self.checkpoints.save(step, copies, meta), tensors)
         self._saved = time.monotonic() - self._start  # seconds of training
 
     def _log_line(self, now: float) -> None:

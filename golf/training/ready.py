@@ -7,6 +7,7 @@ each ends it, on every process and with the reason, unless ``train.allow_slow`` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,15 @@ from golf.base.distributed import Ranks
 from golf.base.errors import GolfError
 from golf.models.layers import Attention
 from golf.models.sliding_attention import SlidingAttention
-from golf.training.compiling import NotCompiledError
+from golf.training.compiling import NotCompiledError, has_bf16
+from golf.training.writer import on_host
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
     from golf.training.loop import Trainer
     from golf.training.plan import Machine
 
-__all__ = ["Pace", "SlowRunError", "attention_backends", "kernels", "prepare", "refuse_slow", "warm_up"]
+__all__ = ["Pace", "SlowRunError", "attention_backends", "describe", "kernels", "prepare", "refuse_slow", "warm_up"]
 
 _WARM, _STEPS = 10, 50  # steps that are not counted, and after which a run is judged
 _REMEDY = "mend that, or set train.allow_slow to true to train on"
@@ -103,10 +105,31 @@ def warm_up(trainer: Trainer) -> None:
     """One whole step for what is made at its first use (communicators, kernels of the optimizers), then all is as it
     was."""
     tensors, meta = trainer.state.to_checkpoint()
-    kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    kept, arrive = on_host(tensors)  # which also makes the pinned memory of later checkpoints
     shape = trainer.accumulate * trainer.micro, trainer.config.sequence_length + 1
     trainer._apply(trainer._gradients(torch.zeros(shape, dtype=torch.int64)))
+    arrive()
     trainer.state.restore(kept, meta)
+
+
+def describe(trainer: Trainer) -> list[str]:
+    """What the run of ``trainer`` will do, in words, before it starts."""
+    config, model, roles = trainer.config, trainer.model, Counter[str]()
+    for name, parameter in model.unique_parameters().items():
+        roles[model.role(name)] += parameter.numel()
+    bf16 = config.precision == "bf16" and has_bf16(trainer.device)
+    graphs = "one graph for each depth" if model.whole_graph else "graphs of the layers"
+    compiled = f"compiled, {graphs}" if config.compile else "not compiled"
+    total = model.num_parameters()
+    share = config.tokens_per_step * config.iterations / max(1, trainer.batches.source.num_tokens - 1)
+    return [
+        f"parameters: {total:,} ({', '.join(f'{name} {count:,}' for name, count in roles.items())})",
+        trainer.optimizers.sizes().describe(bool(trainer.state.ema)),
+        f"batch: {config.tokens_per_step:,} tokens a step = {trainer.group.world} process(es) x {trainer.accumulate} "
+        f"micro batches x {trainer.micro} sequences x {config.sequence_length} tokens; {share:.2f} epochs at most",
+        f"device: {trainer.device}, {'bf16 autocast' if bf16 else 'fp32'}, {compiled}, "
+        f"{torch.get_num_threads()} threads",
+    ]
 
 
 class Pace:

@@ -51,7 +51,7 @@ def gpu() -> Iterator[Waits]:
     import numpy as np
     import torch
     from torch import nn
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
     waits = Waits(Counter())
     answers: dict[str, Any] = {
@@ -61,9 +61,13 @@ def gpu() -> Iterator[Waits]:
         "is_current_stream_capturing": False, "get_device_name": "pretended",
     }  # fmt: skip
 
+    as_numpy = torch.Tensor.numpy
+
     def numpy(tensor: Any, force: bool = False) -> Any:
         if tensor.device.type == "cuda":
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        if not isinstance(tensor, FakeTensor):  # of the host, and with memory
+            return as_numpy(tensor, force=force)
         return np.ones(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."))
 
     def tolist(tensor: Any) -> Any:
@@ -71,6 +75,7 @@ def gpu() -> Iterator[Waits]:
         return np.ones(tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch.")).tolist()
 
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch.cuda, "Event", mock.Mock))
         for name, value in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, lambda *args, _value=value, **more: _value))
         stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda self: self))
@@ -84,7 +89,7 @@ def gpu() -> Iterator[Waits]:
 class Waits:
     """``counts``: how often the host waits for the GPU, by kind. ``read``: a number (`.item()`, `float()`, `bool()`,
     `.tolist()`); ``down``: a tensor; ``size``: a result whose size depends on values (`nonzero`, `bincount`). ``up``
-    counts copies to the GPU, which wait for nothing that was queued."""
+    counts copies to the GPU, ``behind`` those from it that are queued behind its work: both wait for nothing."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self.counts = counts
@@ -118,7 +123,9 @@ class Waits:
                 if packet in (aten._to_copy, aten.copy_, aten.to, aten.cpu):  # the last two without gradients
                     source = args[1] if packet is aten.copy_ else args[0]
                     if source.device != out.device:
-                        waits.counts["down" if source.device.type == "cuda" else "up"] += 1
+                        queued = packet is aten.copy_ and True in args[2:]  # non_blocking, into pinned memory
+                        down = "behind" if queued else "down"
+                        waits.counts[down if source.device.type == "cuda" else "up"] += 1
                 return out
 
         with Mode():

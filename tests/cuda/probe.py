@@ -72,9 +72,10 @@ def one_step(trainer: Any, progress: float) -> None:
 
     config = trainer.config
     sequences = config.tokens_per_step // config.sequence_length
-    local = torch.zeros(sequences // trainer.group.world, config.sequence_length + 1, dtype=torch.int64)
+    tokens = np.zeros((sequences // trainer.group.world, config.sequence_length + 1), np.int64)
+    tokens[:, ::700] = getattr(trainer.model.config, "bos_id", 1)  # documents, where a model knows them
     trainer.state.events.progress = progress
-    trainer._step(np.arange(sequences), local)
+    trainer._step(np.arange(sequences), torch.from_numpy(tokens))
 
 
 @contextlib.contextmanager
@@ -146,6 +147,20 @@ def step(preset: str, progress: float, rank: int, *overrides: str) -> dict[str, 
         with waits.counted(answered=True) as counts:  # a row of the history, a line of the log: one read each
             trainer._read_losses()
         return found | {"reads_of_losses": counts["read"], "kept_mib": round(kept[0] / 2**20)}
+
+
+def saved(preset: str, *overrides: str) -> dict[str, Any]:
+    """Waits of a snapshot and of a checkpoint; ``read``: the losses. That replicas are equal is one more."""
+    values = parameters(preset, *overrides)
+    with pretend.gpu() as waits, pretend.group(0) as (group, _), stand_in_kernel():
+        trainer = trainer_of(values, group)
+        trainer.checkpoints = mock.Mock()
+        one_step(trainer, 0.0)
+        with mock.patch.object(type(group), "check_equal"), waits.counted(answered=True) as counts, trainer.writer:
+            trainer._snapshot()
+            trainer._save()
+        calls = trainer.checkpoints.method_calls
+        return {**counts, "tensors": sum(len(call.args[1]) for call in calls), "wrote": [call[0] for call in calls]}
 
 
 def refused(preset: str, what: str, *overrides: str) -> dict[str, Any]:
@@ -268,7 +283,7 @@ def planted(fault: str) -> Iterator[None]:
     """A fault that a GPU would find, put into the running code."""
     import torch
 
-    from golf.models import block
+    from golf.models import block, record
     from golf.scoring import network
     from golf.training import muon
 
@@ -299,6 +314,7 @@ def planted(fault: str) -> Iterator[None]:
         "padding": mock.patch.object(muon.torch, "zeros_like", padded_on_host),
         "kept": mock.patch.object(block, "rms_norm", kept_twice),
         "rows": mock.patch.object(network, "target_nats", row_by_row),
+        "segments": mock.patch.object(record.Record, "knowing", lambda model, ids: contextlib.nullcontext()),
     }
     with patches[fault]:
         yield
@@ -313,6 +329,9 @@ def fault(kind: str, rank: str) -> dict[str, Any]:
     with contextlib.nullcontext() if kind == "none" else planted(kind):
         if kind == "rows":
             return score("h100x8_10min", "roundtrip", 64, "evaluate.roundtrip.window=64")
+        if kind == "segments":
+            longer = ("train.sequence_length=4096", "train.micro_batch_tokens=4096", "train.tokens_per_step=32768")
+            return step("record_h100x8_10min", 0.0, int(rank), *SMALL, *longer)
         return step("h100x8_10min", 0.0, int(rank), *SMALL)
 
 
@@ -323,6 +342,7 @@ def run(name: str) -> dict[str, Any]:
         "step": lambda preset, at, rank, *more: step(preset, float(at), int(rank), *more),
         "graphs": graphs,
         "refused": refused,
+        "saved": saved,
         "fault": fault,
         "score": lambda preset, mode, targets, *more: score(preset, mode, int(targets), *more),
         "heldout": lambda preset, targets: heldout(preset, int(targets)),

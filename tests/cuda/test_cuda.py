@@ -21,9 +21,11 @@ import pretend
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.slow]  # one process measures all, and machines are busy
 LONG = bool(os.environ.get("GOLF_CUDA"))
 DR10, DR240, GDN = "h100x8_10min", "h100x8_4h", "gdn_hybrid_h100x8_10min"
+RECORD, RECORD12 = "record_h100x8_10min", "record12_h100x8_10min"
 _GDN_ONE = "train.tokens_per_step=262144 train.micro_batch_tokens=32768"  # one of its three micro batches
 _DR = {"micro": 64, "all_reduce": 2, "all_gather_single": 3, "up": 1}
 _GDN = {"micro": 16, "all_reduce": 19, "all_gather_single": 4, "up": 1}
+_RECORD = {"micro": 1, "all_reduce": 18, "all_gather_single": 3, "up": 2}  # up: the tokens, and where segments begin
 
 # preset, progress, rank, overrides: depth, QAT updates, messages, copies up; MiB that the uncompiled pass keeps
 STEPS = {
@@ -31,9 +33,9 @@ STEPS = {
     f"step {DR10} 0.99 7 train.qat.below=0.2": _DR | {"depth": 4, "qat": 1, "kept_mib": 62418},
     f"step {DR240} 0.99 7": _DR | {"depth": 5, "qat": 0, "kept_mib": 77621},
     f"step {GDN} 0 7 {_GDN_ONE}": _GDN | {"depth": 1, "qat": 0, "kept_mib": 18839},
+    f"step {RECORD} 0 0": _RECORD | {"depth": 1, "qat": 0, "kept_mib": 41761},
+    f"step {RECORD12} 0.99 7": _RECORD | {"all_reduce": 20, "depth": 3, "qat": 0, "kept_mib": 67749},
 }
-# not checked: their step reads the lengths of the segments of attention back, which a pretended GPU does not know
-WAITING = {"record_h100x8_10min", "record12_h100x8_10min"}
 LONG_STEPS = {
     **{f"step {DR10} {at} {rank}": _DR | {"depth": depth, "qat": 0, "kept_mib": kept}
        for at, depth, kept in ((0, 2, 32013), (0.5, 3, 47216), (0.99, 4, 62418)) for rank in (0, 7)},
@@ -42,6 +44,8 @@ LONG_STEPS = {
     **{f"step {GDN} {at} {rank}": _GDN | {"depth": 1, "qat": 0, "kept_mib": 18839}
        for at in (0, 0.99) for rank in (0, 7)},
     f"step {GDN} 0.99 0 train.qat.below=0.5": _GDN | {"depth": 1, "qat": 1, "kept_mib": 18839},
+    **{f"step {RECORD} {at} {rank}": _RECORD | {"depth": depth, "qat": 0, "kept_mib": kept}
+       for at, depth, kept in ((0, 1, 41761), (0.99, 3, 63744)) for rank in (0, 7)},
 }  # fmt: skip
 # waits for each million targets (tokens, of `moments`) at most; what is not named must not happen at all
 SCORES = {
@@ -54,6 +58,7 @@ SCORES = {
 }
 LONG_SCORES = {
     f"score {GDN} roundtrip 65536": {"down": 550},
+    f"score {RECORD} roundtrip 98304": {"down": 550},  # of it 20: where a pass's segments begin
     f"score {GDN} sliding 65536": {"down": 550},
     f"score {GDN} streaming 16384": {"down": 2500},
     f"score {DR10} streaming 65536": {"down": 2500},
@@ -64,14 +69,17 @@ LONG_SCORES = {
 _ONE_LAYER = ("train.depth_phases=[] model.blocks=1 model.repeats=1 model.xsa_last=1 model.cross_repeat_skip=false "
               "train.micro_batch_tokens=2048 train.tokens_per_step=16384")  # fmt: skip
 GRAPHS = {f"graphs {DR10} {_ONE_LAYER}": {"graphs": 1}}
-LONG_GRAPHS = {f"graphs {DR10}": {"graphs": 3}, f"graphs {DR240}": {"graphs": 4}, f"graphs {GDN}": {"graphs": 5}}
+LONG_GRAPHS = {f"graphs {DR10}": {"graphs": 3}, f"graphs {DR240}": {"graphs": 4}, f"graphs {GDN}": {"graphs": 5},
+               f"graphs {RECORD}": {"graphs": 5}}  # fmt: skip
 _TINY = "model.width=64 model.heads=2 model.kv_heads=1 train.micro_batch_tokens=2048 train.tokens_per_step=16384"
 REFUSED = {
     f"refused {DR10} graph {_TINY}": "several times slower: process 0 of 8: no ptxas; mend that, or set train.allow_sl",
     f"refused {GDN} kernel {_GDN_ONE}": "process 0 of 8: flash-linear-attention cannot be used (",
     f"refused {DR10} none {_TINY}": "",
 }
-FAULTS = ("fault none 0", "fault read 0", "fault host 0", "fault padding 7", "fault kept 0", "fault rows 0")
+SAVED = f"saved {DR10} {_TINY}"
+FAULTS = ("fault none 0", "fault read 0", "fault host 0", "fault padding 7", "fault kept 0", "fault rows 0",
+          "fault segments 0")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +88,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     if pretend.compiler() is None:
         pytest.skip("no C++ compiler (c++, g++): the shim that pretends a GPU cannot be built")
     shim = pretend.build_shim(tmp_path_factory.mktemp("shim"))
-    names = [*STEPS, *SCORES, *REFUSED, *FAULTS, *GRAPHS, *((*LONG_STEPS, *LONG_SCORES, *LONG_GRAPHS) if LONG else ())]
+    names = [*STEPS, *SCORES, *REFUSED, SAVED, *FAULTS, *GRAPHS]
+    names += (*LONG_STEPS, *LONG_SCORES, *LONG_GRAPHS) if LONG else ()
     probe = Path(__file__).with_name("probe.py")
     done = subprocess.run([sys.executable, str(probe), str(shim), *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -113,6 +122,12 @@ def test_a_slow_substitute_is_refused_before_the_clock_which_starts_warm(found: 
         assert seen == {"told": "", "all_reduce": 2, "all_gather_single": 3, "step": 0, "seconds": seen["seconds"]}
 
 
+def test_snapshots_and_checkpoints_are_copied_behind_the_work_of_the_gpu(found: dict[str, Any]) -> None:
+    seen = found[SAVED]
+    assert seen.get("wrote") == ["save_snapshot", "save"], seen
+    assert seen["read"] == 1 and seen["behind"] == seen["tensors"] and not seen.get("down"), seen
+
+
 @pytest.mark.parametrize("name", [*GRAPHS, *(LONG_GRAPHS if LONG else ())])
 def test_graphs_are_whole_and_made_before_the_clock(found: dict[str, Any], name: str) -> None:
     seen = {key: value for key, value in found[name].items() if key != "seconds"}
@@ -125,9 +140,10 @@ def test_the_checks_find_what_is_planted(found: dict[str, Any]) -> None:
     assert "two devices" in found["fault host 0"]["error"] and "two devices" in found["fault padding 7"]["error"]
     assert found["fault kept 0"]["kept_mib"] > found["fault none 0"]["kept_mib"]
     assert found["fault rows 0"]["read"] > 500_000
+    assert found["fault segments 0"]["down"] == 1, found["fault segments 0"]
 
 
 def test_every_preset_of_gpus_is_checked(root: Path) -> None:
     presets = {path.stem for path in (root / "conf/preset").glob("*h100*.yaml")}
-    checked = {name.split()[1] for name in STEPS} | WAITING
+    checked = {name.split()[1] for name in STEPS}
     assert presets == checked, "add its steps here: `make cuda` prints what it counts"

@@ -32,8 +32,9 @@ from golf.cli.params import compose
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = (
-    *("code", "tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "evaluate roundtrip"),
-    *("evaluate sliding", "evaluate streaming", "hedge", "evaluate ttt", "prove", "verify", "report"),
+    *("code", "tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "baselines"),
+    *("evaluate roundtrip", "evaluate sliding", "evaluate streaming", "hedge", "evaluate ttt", "prove", "verify"),
+    "report",
 )
 TINY = [
     *("tokenize.source=text", "tokenize.path=corpus", "tokenize.vocab_size=300", "tokenize.val_fraction=0.2"),

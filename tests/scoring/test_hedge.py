@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.mixture.counts import count_contexts
-from golf.scoring.hedge import NeuralScores, SimpleHedgeConfig, count_probabilities, mix_hedge
+from golf.scoring import hedge
+from golf.scoring.hedge import NeuralScores, SimpleHedgeConfig, mix_hedge
 from golf.scoring.record_stream import probe_targets
 from golf.scoring.text import ValidationText
 
@@ -111,6 +112,17 @@ def test_equals_the_naive_mixture_of_whole_rows(changes: dict[str, object]) -> N
     assert result.mean_weights.sum() == pytest.approx(1.0)
 
 
+def test_pieces_of_any_length_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = repetitive_text(1200, vocab_size=23)
+    neural = neural_scores(text, random_logits(text), CONFIG.temperatures)
+    table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=23)
+    whole = mix_hedge(text, neural, CONFIG)
+    monkeypatch.setattr(hedge, "PIECE_TARGETS", 7)
+    for found in (mix_hedge(text, neural, CONFIG), mix_hedge(text, neural, CONFIG, table=table)):
+        for name, value in vars(whole).items():
+            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+
+
 def test_earlier_scores_do_not_depend_on_later_tokens() -> None:
     text = repetitive_text(600, vocab_size=11)
     logits = random_logits(text)
@@ -139,9 +151,13 @@ def test_all_choices_of_the_last_token_sum_to_one() -> None:
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=60), st.integers(0, 2))
 def test_counts_are_exact(tokens: list[int], order: int) -> None:
     text = make_text(np.array(tokens), 4)
-    got = count_probabilities(text, order, 0.5)
+    n = text.num_targets
+    got = hedge._Counted(text, order, None).probabilities(0, n, 0.5)
     table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=4)
-    np.testing.assert_array_equal(got, count_probabilities(text, order, 0.5, table=table))
+    counted = hedge._Counted(text, order, table)
+    np.testing.assert_array_equal(got, counted.probabilities(0, n, 0.5))
+    pieces = [counted.probabilities(begin, min(begin + 3, n), 0.5) for begin in range(0, n, 3)]
+    np.testing.assert_array_equal(got, np.concatenate(pieces))
     for target in range(text.num_targets):
         past, y = tokens[: target + 1], tokens[target + 1]
         followers = [

@@ -141,6 +141,25 @@ def test_a_signal_saves_and_the_continued_run_is_bit_exact(trainer: Callable[...
     assert second.state.events.history == whole.state.events.history
 
 
+def test_files_written_beside_training_have_the_bytes_of_those_it_waits_for(
+    trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for waits in (False, True):
+        clock = itertools.count(0.0, 0.02)  # its seconds go into the states
+        monkeypatch.setattr("golf.training.loop.time", SimpleNamespace(monotonic=clock.__next__))
+        run = trainer(checkpoint_seconds=0.1)
+        write, wait = run.writer.write, run.writer.wait
+        if waits:
+            monkeypatch.setattr(run.writer, "write", lambda *job, write=write, wait=wait: (write(*job), wait()))
+        run.run()
+        files = sorted(run.checkpoints.path.glob("*.safetensors"))
+        found.append({path.name: path.read_bytes() for path in files})
+        for path in files:
+            path.unlink()
+    assert found[0] == found[1] and len(found[0]) > 4
+
+
 def test_a_timed_run_ends_with_its_budget_and_finishes_its_warmdown(
     trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
