@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from golf.base.params import ParamsError
+from golf.cli import explain as module
 from golf.cli.explain import explain, flat_keys
 from shipped import shipped, shipped_text
 from warm import Warm
 
 
 @pytest.mark.parametrize("preset", ["cpu_small", "gdn_hybrid_cpu_small"])
-def test_every_key_is_explained(root: Path, preset: str) -> None:
+def test_every_key_is_explained(root: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = list(module._stages(root / "dvc.yaml"))
+    monkeypatch.setattr(module, "_stages", lambda pipeline: stages)  # parsed once for all keys
     values, text = shipped(preset), shipped_text(preset)
     for key, value in flat_keys(values).items():
         said = explain(key, values, text, root)

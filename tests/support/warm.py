@@ -131,7 +131,7 @@ def _serve(address: str) -> None:
         while sys.stdin not in (ready := select.select([listener, sys.stdin, learned], [], [], 1)[0]):
             if learned in ready:
                 for name in os.read(learned, 1 << 20).decode().split():
-                    with contextlib.suppress(Exception):  # cut in two, or not to be had here: no loss
+                    with contextlib.suppress(Exception, SystemExit):  # cut in two, or not to be had here: no loss
                         importlib.import_module(name)
             if listener in ready:
                 connection, _ = listener.accept()
