@@ -325,7 +325,10 @@ def test_every_stage_boundary_is_a_cache_boundary(project: Path) -> None:
     assert "train" in changed and "tokenize" not in changed
 
 
-@pytest.mark.parametrize(("preset", "changes"), [("gdn_hybrid_cpu_small", TINY_GDN), ("record_cpu_small", TINY_RECORD)])
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [("gdn_hybrid_cpu_small", TINY_GDN), pytest.param("record_cpu_small", TINY_RECORD, marks=pytest.mark.slow)],
+)
 def test_other_families_go_through_every_stage(root: Path, tmp_path: Path, preset: str, changes: list[str]) -> None:
     """In one process: what DVC adds does not depend on the family. The record stack reads case operators."""
     write_corpus(tmp_path / "corpus")
