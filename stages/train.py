@@ -24,7 +24,7 @@ from golf.base.main import run_stage
 from golf.base.params import load_section, read_params
 
 if TYPE_CHECKING:
-    from golf.models.configs import ModelConfig
+    from golf.models.configs.families import ModelConfig
     from golf.training.config import TrainConfig
     from golf.training.loop import Trainer
     from golf.training.outputs import TrainResult

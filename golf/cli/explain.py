@@ -83,7 +83,7 @@ def check_overridden(values: Mapping[str, Any], overrides: Iterable[str]) -> Non
         key = override.partition("=")[0].lstrip("+~")
         section = _section(key)
         if section == "model":
-            from golf.models.configs import config_from_dict
+            from golf.models.configs.families import config_from_dict
 
             config_from_dict(values["model"])
         elif section is not None:
@@ -126,7 +126,7 @@ def _hint(key: str, values: Mapping[str, Any]) -> Any:
     if section is None:
         return None
     if section == "model":
-        from golf.models.configs import FAMILIES
+        from golf.models.configs.families import FAMILIES
 
         (module, name), _ = FAMILIES[values["model"]["family"]]
     else:

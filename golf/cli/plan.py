@@ -79,7 +79,7 @@ def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
     Raises ``GolfError`` where QAT's very grid is another.
     """
     from golf.base.params import from_dict
-    from golf.models.configs import config_from_dict
+    from golf.models.configs.families import config_from_dict
     from golf.training.config import TrainConfig, check_qat, qat_differences
 
     config = from_dict(TrainConfig, values["train"], where="train")
@@ -96,7 +96,7 @@ def machines_of(
     Raises ``GolfError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
     """
     from golf.base.params import from_dict
-    from golf.models.configs import config_from_dict
+    from golf.models.configs.families import config_from_dict
     from golf.training.config import TrainConfig
     from golf.training.plan import Machine, credible_machines
 

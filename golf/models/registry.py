@@ -1,4 +1,4 @@
-"""The way from a configuration to a model; ``golf.models.configs`` says how a family is added.
+"""The way from a configuration to a model; ``golf.models.configs.families`` says how a family is added.
 
 Files of weights are read here too: their numbers and their metadata, checked, and the model that they are of.
 """
@@ -18,10 +18,10 @@ from golf.base.errors import GolfError
 from golf.base.files import FileError, checked, load_torch
 from golf.base.params import Ge, Le
 from golf.models.base import LanguageModel
-from golf.models.configs import FAMILIES, config_from_dict, config_to_dict
+from golf.models.configs.families import FAMILIES, config_from_dict, config_to_dict
 
 if TYPE_CHECKING:
-    from golf.models.configs import ModelConfig
+    from golf.models.configs.families import ModelConfig
 
 __all__ = [
     "FAMILIES", "build_model", "config_from_dict", "config_to_dict", "empty_model", "empty_shapes", "load_weights",

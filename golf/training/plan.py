@@ -19,7 +19,7 @@ from golf.base.errors import GolfError
 from golf.training.config import Schedule, context_at, depth_at, multiplier_at, progress_at, qat_acts, snapshot_due
 
 if TYPE_CHECKING:
-    from golf.models.configs import ModelConfig
+    from golf.models.configs.families import ModelConfig
 
 __all__ = [
     "Machine", "Plan", "PlanCase", "PlanError", "credible_machines", "flops_per_token", "plan", "plan_steps", "replay",

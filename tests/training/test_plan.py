@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from golf.models.configs import config_from_dict
+from golf.models.configs.families import config_from_dict
 from golf.models.registry import build_model
 from golf.training.config import Schedule
 from golf.training.plan import Machine, PlanError, credible_machines, flops_per_token, plan, plan_steps
@@ -17,7 +17,7 @@ from shipped import shipped
 from tiny import flat, hybrid, record, recurrent
 
 if TYPE_CHECKING:
-    from golf.models.configs import ModelConfig
+    from golf.models.configs.families import ModelConfig
 
 GOOD = Schedule(
     iterations=600,
