@@ -53,7 +53,8 @@ def measured(command: list[str], log: Path) -> dict[str, float]:
         child = os.posix_spawn(sys.executable, [sys.executable, *command], os.environ, file_actions=actions)
         _, status, used = os.wait4(child, 0)
     if code := os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{' '.join(command[:3])}: exit code {code}\n{log.read_text(errors='replace')[-2000:]}")
+        said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise SystemExit(f"{' '.join(command[:3])}: exit code {code}\n{said}")
     wall = time.monotonic() - began
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "seconds": wall, "peak_bytes": used.ru_maxrss * 1024}
 
@@ -73,7 +74,7 @@ def main() -> None:
     values = compose(repository / "conf", preset=args.preset, overrides=[*SMALL, corpus, *args.overrides])
     write_json(root / "params.json", values)
     place = ["--params", str(root / "params.json"), "--root", str(root)]
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
     missing = [name for name in STAGES if name not in {row["stage"] for row in rows}]
     todo = commands(repository, place, root)
     for name in missing[: args.most]:

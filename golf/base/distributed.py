@@ -69,6 +69,9 @@ def place(environment: Mapping[str, str]) -> Place:
     rank = environment_number(environment, "RANK", 0, least=0)
     if rank >= world:
         raise GolfError(f"environment variables RANK, WORLD_SIZE: found {rank}, {world}, expected the first below")
+    for variable in ("MASTER_ADDR", "MASTER_PORT") if world > 1 else ():
+        if not environment.get(variable):
+            raise GolfError(f"environment variable {variable}: found none for {world} processes; use torchrun")
     count = torch.cuda.device_count()
     device = environment.get("GOLF_DEVICE") or ("cuda" if count else "cpu")
     if device == "cuda" and world > 1:
@@ -222,7 +225,7 @@ def joined(
     """The ranks of a torchrun launch (NCCL on GPUs, gloo on CPUs), or this process alone; all leave together.
 
     ``patience`` is how long a message may take before its partner counts as lost. Raises ``PeerLostError`` when a
-    collective fails because another process is gone, ``GolfError`` where the environment does not say how to meet.
+    collective fails because another process is gone.
     """
     if world == 1:
         yield ALONE
@@ -230,9 +233,6 @@ def joined(
     import torch
     from torch import distributed as dist
 
-    for variable in ("MASTER_ADDR", "MASTER_PORT"):
-        if not os.environ.get(variable):
-            raise GolfError(f"environment variable {variable}: found none for {world} processes; use torchrun")
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)

@@ -38,7 +38,8 @@ class DocumentPass:
         self, ids: Tensor, bos_id: int, context: int | None = None, *, known: np.ndarray | None = None
     ) -> None:
         known = ids.cpu().numpy() if known is None else known
-        assert known.shape == ids.shape
+        if known.shape != ids.shape:
+            raise ValueError(f"known: found shape {known.shape}, expected that of ids, {tuple(ids.shape)}")
         bounds = np.append(np.flatnonzero(segment_starts(known, bos_id, context)), known.size)
         self._lengths: list[int] = np.diff(bounds).tolist()
         on_host = torch.from_numpy(bounds.astype(np.int32))

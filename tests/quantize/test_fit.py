@@ -159,7 +159,7 @@ def project(tmp_path: Path) -> Run:
 
     def run(fit: FitConfig = OFF, **changes: Any) -> dict[str, Any]:
         sections = {"quantize": to_dict(dataclasses.replace(CONFIG, **changes)), "fit": to_dict(fit)}
-        compress = {"coder": "smallest", "limit_bytes": TOTAL}
+        compress = {"coder": "rans", "limit_bytes": TOTAL}  # one coder: its decoder has one size
         write_json(tmp_path / "params.json", {**sections, "compress": compress})
         stages.quantize.run(tmp_path / "params.json", tmp_path)
         stages.fit.run(tmp_path / "params.json", tmp_path)
@@ -178,11 +178,11 @@ def test_the_stage_fits_to_artifact_and_decoder(
     fitted = project(FitConfig(TOTAL, "tensor", tokens=96, window=24))
     assert TOTAL * (1 - TOLERANCE) <= fitted["fit_total_bytes"] <= TOTAL
     shown = capsys.readouterr().out
-    assert "the decoder's included; coder: smallest" in shown and "KL alone" in shown and "step scale" in shown
+    assert "the decoder's included; coder: rans" in shown and "KL alone" in shown and "step scale" in shown
     assert any(not np.array_equal(free["arrays"][name], fitted["arrays"][name]) for name in free["arrays"])
     root = Path(stages.fit.__file__).parent.parent
     model = load_quantized(tmp_path / "artifacts/fit/model.safetensors")
-    coders = CompressConfig("smallest", TOTAL)
+    coders = CompressConfig("rans", TOTAL)
     data = pack(model, TOKENIZER, coders=coders.coders, embedding_coders=coders.embedding_coders)
     assert len(data) + len(pack_decoder(root, data)) == fitted["fit_total_bytes"]
 

@@ -231,7 +231,8 @@ def test_a_world_that_does_not_divide_the_batch_is_refused_before_anything_start
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     folder = workspace()
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match=r"world size: found 3, 4 sequences a step divide over \[1, 2, 4\]"):
         stages.train.run(folder / "params.json", folder)
