@@ -132,18 +132,17 @@ def _plan(
 
     ``PlanError`` when it is refused.
     """
+    from golf.models.configs.families import max_depth
     from golf.training.plan import credible_machines, plan
 
     config.check_world(world)
-    full = getattr(model, "repeats", 1)  # a flat family has no such key
-    schedule = config.schedule(full)
-    depths = tuple(sorted({depth for _, depth in schedule.depth_phases} | {full}))
+    full = max_depth(model)
     machines = credible_machines(
-        model, vocab_size, depths, tokens_per_step=config.tokens_per_step, sequence_length=config.attention_length,
-        world=world,
-    )
+        model, vocab_size, config.depths(full), tokens_per_step=config.tokens_per_step,
+        sequence_length=config.attention_length, world=world,
+    )  # fmt: skip
     machines = machines if device.startswith("cuda") and config.budget_seconds > 0 else ()
-    return plan(schedule, machines), machines
+    return plan(config.schedule(full), machines), machines
 
 
 def _warnings(config: TrainConfig, params: Path) -> list[str]:

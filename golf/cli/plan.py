@@ -79,13 +79,13 @@ def schedule_of(values: Mapping[str, Any]) -> tuple[Schedule, list[str]]:
     Raises ``GolfError`` where QAT's very grid is another.
     """
     from golf.base.params import from_dict
-    from golf.models.configs.families import config_from_dict
+    from golf.models.configs.families import config_from_dict, max_depth
     from golf.training.config import TrainConfig, check_qat, qat_differences
 
     config = from_dict(TrainConfig, values["train"], where="train")
     check_qat(config.qat, values.get("quantize", {}))
-    depth = getattr(config_from_dict(values["model"]), "repeats", 1)  # a flat family has no such key
-    return config.schedule(depth), qat_differences(config.qat, values.get("quantize", {}))
+    full = max_depth(config_from_dict(values["model"]))
+    return config.schedule(full), qat_differences(config.qat, values.get("quantize", {}))
 
 
 def machines_of(
@@ -96,7 +96,7 @@ def machines_of(
     Raises ``GolfError`` when the batch does not divide over ``world_size`` devices, naming the sizes that do.
     """
     from golf.base.params import from_dict
-    from golf.models.configs.families import config_from_dict
+    from golf.models.configs.families import config_from_dict, max_depth
     from golf.training.config import TrainConfig
     from golf.training.plan import Machine, credible_machines
 
@@ -107,7 +107,7 @@ def machines_of(
     if config.budget_seconds <= 0:
         return ()
     model, vocab_size = config_from_dict(values["model"]), values["tokenize"]["vocab_size"]
-    depths = tuple(sorted({depth for _, depth in config.depth_phases} | {getattr(model, "repeats", 1)}))
+    depths = config.depths(max_depth(model))
     if steps_per_second is not None:
         if not steps_per_second > 0:
             raise GolfError(f"--steps-per-second: found {steps_per_second}, expected more than 0")

@@ -268,6 +268,10 @@ class TrainConfig:
         """Tokens that attention reaches back at most while training."""
         return max((tokens for _, tokens in self.context_phases), default=self.sequence_length)
 
+    def depths(self, full_depth: int) -> tuple[int, ...]:
+        """Those that a model of ``full_depth`` repeats is run at, ascending: of every phase, and the full one."""
+        return tuple(sorted({depth for _, depth in self.depth_phases} | {full_depth}))
+
     def schedule(self, full_depth: int) -> Schedule:
         """The part that says what acts when, for a model of ``full_depth`` repeats."""
         return Schedule(

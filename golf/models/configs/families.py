@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ModelConfig = DecoderConfig | DepthRecurrentConfig | GdnHybridConfig | RecordConfig | TransformerConfig
 
-__all__ = ["FAMILIES", "config_from_dict", "config_to_dict"]
+__all__ = ["FAMILIES", "config_from_dict", "config_to_dict", "max_depth"]
 
 FAMILIES = {  # name: configuration, model, each as module and class; `golf.base.code` reads it without importing it
     "decoder": (("golf.models.decoder", "DecoderConfig"), ("golf.models.decoder", "Decoder")),
@@ -55,3 +55,9 @@ def config_from_dict(data: Any, *, where: str = "model") -> ModelConfig:
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The inverse of ``config_from_dict``: plain scalars, ready for JSON."""
     return params.to_dict(config)
+
+
+def max_depth(config: ModelConfig) -> int:
+    """Repeats of the model at full depth; a flat family has no such key, and 1."""
+    repeats: int = getattr(config, "repeats", 1)
+    return repeats
