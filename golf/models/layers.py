@@ -121,11 +121,28 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 def rope_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rope:
     """Cosine and sine, each (T, E/2), for integer ``positions`` (T,).
 
-    Angles are taken in float64, because a streamed text has positions beyond what float32 resolves.
+    Angles are taken in float64, because a streamed text has positions beyond what float32 resolves. An operator of its
+    own, because a compiler otherwise takes those sines again in every kernel that reads them.
     """
+    cos, sin = _rope_tables(positions, head_dim, base, dtype)
+    return cos, sin
+
+
+@torch.library.custom_op(
+    "golf::rope_tables",
+    mutates_args=(),
+    schema="(Tensor positions, int head_dim, float base, ScalarType dtype) -> (Tensor, Tensor)",
+)
+def _rope_tables(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rope:
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device=positions.device) / head_dim
     angles = positions.to(torch.float64)[:, None] * torch.pow(base, -exponent)[None, :]
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+@_rope_tables.register_fake
+def _(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rope:
+    shape = len(positions), (head_dim + 1) // 2
+    return positions.new_empty(shape, dtype=dtype), positions.new_empty(shape, dtype=dtype)
 
 
 def apply_rope(x: Tensor, rope: Rope) -> Tensor:

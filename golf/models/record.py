@@ -29,7 +29,15 @@ from golf.models.configs.record import RecordConfig
 from golf.models.document_attention import DocumentPass, DocumentStep
 from golf.models.layers import activation_dtype, rms_norm, rope_tables
 from golf.models.ngrams import NO_TOKEN, HashEmbedding, previous_tokens
-from golf.models.record_block import Heads, RecordBlock, SmearGate, attention_inputs, lanes_layer, sequential_layer
+from golf.models.record_block import (
+    Heads,
+    RecordBlock,
+    SmearGate,
+    attention_inputs,
+    lanes_layer,
+    mixed_skip,
+    sequential_layer,
+)
 from golf.models.stream import StreamState, StreamStep
 
 __all__ = ["Record", "RecordState"]
@@ -92,6 +100,9 @@ class Record(LanguageModel):
         finally:
             self._known = None
 
+    def kernel(self, device: torch.device) -> tuple[bool, str]:
+        return True, "attention of segments by torch's variable-length flash attention"
+
     def hidden(self, ids: Tensor) -> Tensor:
         before = ids.new_full((ids.size(0), 2), NO_TOKEN)
         places = torch.arange(ids.size(1), device=ids.device)
@@ -129,8 +140,7 @@ class Record(LanguageModel):
         """``x`` (B,T,D) mixed with the last of the ``kept`` outputs, which is used up, at ``place`` of the decoder."""
         if self.skip_scales is None or self.skip_gates is None or place < 0 or not kept:
             return x
-        scale, gate = self.skip_scales[place].to(x.dtype), torch.sigmoid(self.skip_gates[place]).to(x.dtype)
-        return gate * x + (1 - gate) * scale * kept.pop()
+        return self.layer_function(mixed_skip)(x, kept.pop(), self.skip_scales[place], self.skip_gates[place])
 
     def _run(self, ids: Tensor, before: Tensor, places: Tensor, source: DocumentPass | StreamStep) -> Tensor:
         """``ids`` (B,T) at ``places`` (T,) -> (B,T,D), attention over the keys of ``source``."""

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from golf.models.layers import MLP, Matrix, Rope, apply_rope, exclude_own_value, rms_norm
 
-__all__ = ["Heads", "RecordBlock", "SmearGate", "attention_inputs", "lanes_layer", "partly_rotated", "sequential_layer"]
+__all__ = [
+    "Heads", "RecordBlock", "SmearGate", "attention_inputs", "lanes_layer", "mixed_skip", "partly_rotated",
+    "sequential_layer",
+]  # fmt: skip
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 """The mixed stream (B,T,D), queries (B,H,T,E), keys and values (B,K,T,E), gates of the heads (B,H,T,1)."""
@@ -96,25 +99,35 @@ class RecordBlock(nn.Module):
 
 
 def partly_rotated(x: Tensor, rope: Rope) -> Tensor:
-    """``x`` (B,heads,T,E) with its first channels rotated, two for each column of ``rope``; the others as they are."""
+    """``x`` (B,T,heads,E) with its first channels rotated, two for each column of ``rope``; the others as they are."""
     turned = 2 * rope[0].size(-1)
-    return torch.cat((apply_rope(x[..., :turned], rope), x[..., turned:]), dim=-1)
+    cos, sin = (table.unsqueeze(1) for table in rope)
+    return torch.cat((apply_rope(x[..., :turned], (cos, sin)), x[..., turned:]), dim=-1)
+
+
+def mixed_skip(x: Tensor, kept: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    """``x`` (B,T,D) mixed with an output of the first half, ``kept``, by ``scale`` and ``gate`` (D,)."""
+    gate = torch.sigmoid(gate).to(x.dtype)
+    return gate * x + (1 - gate) * scale.to(x.dtype) * kept
 
 
 def attention_inputs(block: RecordBlock, x: Tensor, x0: Tensor, scale: Tensor, rope: Rope) -> Inputs:
-    """The first half: ``x`` (B,T,D) mixed with the embedding ``x0``, and what attention needs of its scaled norm."""
+    """The first half: ``x`` (B,T,D) mixed with the embedding ``x0``, and what attention needs of its scaled norm.
+
+    The heads of a token lie side by side in memory, as segments of unequal length want them.
+    """
     attention, eps, mix = block.attention, block.norm_eps, block.residual_mix.to(x.dtype)
     mixed = mix[0] * x + mix[1] * x0
     n = rms_norm(mixed, eps) * scale
     shape = (*n.shape[:2], -1, attention.head_dim)
-    q, k, v = (f(n).view(shape).transpose(1, 2) for f in (attention.query, attention.key, attention.value))
-    q = partly_rotated(rms_norm(q, eps), rope) * attention.query_gain.to(q.dtype).view(1, -1, 1, 1)
+    q, k, v = (f(n).view(shape) for f in (attention.query, attention.key, attention.value))
+    q = partly_rotated(rms_norm(q, eps), rope) * attention.query_gain.to(q.dtype).view(-1, 1)
     k = partly_rotated(rms_norm(k, eps), rope)
     gate = None
     if attention.gate is not None:
         reads = F.linear(n[..., : attention.gate.size(1)], attention.gate.to(n.dtype))
         gate = torch.sigmoid(0.5 * reads).transpose(1, 2).unsqueeze(-1)
-    return mixed, q, k, v, gate
+    return mixed, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), gate
 
 
 def sequential_layer(

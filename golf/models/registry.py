@@ -28,6 +28,7 @@ __all__ = [
     "model_of",
 ]  # fmt: skip
 
+
 def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     """A freshly initialized float32 model; the weights follow from torch's global seed alone."""
     if vocab_size < 2:

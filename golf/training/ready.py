@@ -65,7 +65,7 @@ def kernels(model: LanguageModel, batch: int, length: int, device: torch.device)
     slow = None if ready else own
     if "MATH" in backends:
         slow = f"attention of {batch} x {length} tokens has no fused kernel in torch {torch.__version__}"
-    return slow, f"attention {', '.join(backends)}" + (f"; {own}" if own else "")
+    return slow, "; ".join(filter(None, (backends and f"attention {', '.join(backends)}", own)))
 
 
 def refuse_slow(problem: str | None, group: Ranks, *, strict: bool, log: Callable[[str], None]) -> None:

@@ -22,9 +22,9 @@ def test_rotary_turns_the_first_sixteen_channels() -> None:
     angles = torch.atan2(sin[1], cos[1])
     wanted = torch.tensor([1, 0.316228, 0.1, 0.0316228, 0.01, 0.00316228, 0.001, 0.000316228], dtype=torch.float64)
     torch.testing.assert_close(angles, wanted, rtol=1e-5, atol=0)
-    x = torch.zeros(1, 1, 2, 64, dtype=torch.float64)
+    x = torch.zeros(1, 2, 1, 64, dtype=torch.float64)
     x[..., 0], x[..., 40] = 1.0, 7.0
-    turned = partly_rotated(x, (cos, sin))[0, 0, 1]
+    turned = partly_rotated(x, (cos, sin))[0, 1, 0]
     assert turned[0] == pytest.approx(0.540302, abs=1e-6) and turned[8] == pytest.approx(-0.841471, abs=1e-6)
     assert turned[40] == 7.0 and turned[16:].count_nonzero() == 1
 
