@@ -36,8 +36,9 @@ import pretend  # noqa: E402
 import probe  # noqa: E402
 
 PRESETS = ("h100x8_10min", "h100x8_4h", "gdn_hybrid_h100x8_10min", "record_h100x8_10min", "record12_h100x8_10min")
-# an H100 in practice: bf16 products, bytes of elementwise kernels, attention, and what else a step of 8 GPUs takes
-TERAFLOPS, TERABYTES, ATTENTION_TERAFLOPS, OTHER_MS = 600.0, 2.6, 350.0, 2.5
+# what an H100 kept of bf16 products, bytes of elementwise kernels and attention (docs/results/gpu_h100.md), and what
+# else a step of 8 GPUs takes
+TERAFLOPS, TERABYTES, ATTENTION_TERAFLOPS, OTHER_MS = 570.0, 2.7, 240.0, 2.5
 PROPERTIES = types.SimpleNamespace(
     name="NVIDIA H100", multi_processor_count=132, major=9, minor=0, warp_size=32, regs_per_multiprocessor=65536,
     max_threads_per_multi_processor=2048, max_threads_per_block=1024, shared_memory_per_block=49152,
@@ -63,6 +64,7 @@ class Seen:
 
     graphs: list[Graph] = field(default_factory=list)
     configurations: int = 0  # assembled
+    wide: list[str] = field(default_factory=list)  # kernels that compute in float64: their bytes do not tell their time
     attention_between: float = 0.0
 
     @property
@@ -113,6 +115,8 @@ def assembling(seen: Seen) -> Iterator[None]:
         tuner.launchers = [lambda *args, **more: None] * len(tuner.compile_results)
 
     def written(code: str) -> None:
+        sources = re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)'''", code, re.DOTALL)
+        seen.wide += [name for name, source in sources if "tl.float64" in source]
         seen.graphs[-1].launches.update(re.findall(r"^\s+(triton_\w+)\.run\(", code, re.MULTILINE))
 
     class Driver(nvidia.CudaDriver):
@@ -229,6 +233,8 @@ def of_preset(preset: str, wanted: argparse.Namespace) -> Iterator[tuple[int, tu
                              whole=False if wanted.layers else None, backend=backend(seen))  # fmt: skip
             micro = trainer.config.tokens_per_step / pretend.WORLD / ids.numel()
         print(f"{preset} depth {depth}: {time.process_time() - began:.0f} s", flush=True)
+        if seen.wide:
+            raise SystemExit(f"{preset} depth {depth}: computes in float64: {', '.join(seen.wide)}")
         yield depth, (seen, micro, rows)
 
 
@@ -241,13 +247,14 @@ def page(found: dict[tuple[str, int], tuple[Seen, float, int]], before: str, com
     lines = [
         "# Predicted milliseconds of a training step on 8 H100",
         "",
-        "No GPU was there. Inductor and Triton made the kernels for sm_90 on a CPU; of each, one configuration or more",
+        "No GPU is needed. Inductor and Triton make the kernels for sm_90 on a CPU; of each, one configuration or more",
         "assembled, as many as are counted. Bytes are those that each kernel states, products and attention those of",
         "the graphs; of one micro batch, forward and backward. A step is reckoned as its micro batches at",
         f"{TERAFLOPS:g} TFLOP/s of products, {ATTENTION_TERAFLOPS:g} of attention and {TERABYTES:g} TB/s of kernels,",
         f"one after another, and {OTHER_MS:g} ms for optimizer, messages and launches.",
-        "Whether a GPU keeps that is not known. What runs between several graphs is left out, but",
-        "not attention: there over segments as long as the context at the end of that depth, which is the most.",
+        "Those rates are what two presets kept on an H100 ([gpu_h100.md](gpu_h100.md)). What runs between several",
+        "graphs is left out, but not attention: there over segments as long as the context at the end of that depth,",
+        "which is the most.",
         f"\n    {command}\n",
         "| preset | depth | sequences | graphs | kernels | launches | configurations | GB | TFLOP | attention TFLOP "
         "| ms a step | before |",
