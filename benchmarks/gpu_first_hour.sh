@@ -1,5 +1,5 @@
 #!/bin/bash
-# Ten minutes of one GPU, asked everything that a machine without one cannot answer; results as one page.
+# A quarter of an hour of one GPU, asked everything that a machine without one cannot answer; results as one page.
 #
 #   benchmarks/gpu_first_hour.sh [PEER/train_gpt.py]      # PEER: a checkout of openai/parameter-golf, optional
 #
@@ -46,11 +46,11 @@ part() {  # NAME SECONDS LINES COMMAND...: run it, its last LINES onto the page
 }
 
 part kernels 120 8 python -m benchmarks.scale kernels
-part step_times 240 12 python -m benchmarks.train_speed --steps 12 ${peer:+--peer "$peer"} --out "$logs/step_times.json"
-part step_times_predicted 10 9 tail -n 9 docs/results/cuda_predicted.md
+part steps 400 155 python -m benchmarks.gpu_steps --preset h100x8_10min --preset record_h100x8_10min --profile
+part beside_the_peer 240 12 python -m benchmarks.train_speed --steps 12 --flat-only ${peer:+--peer "$peer"} --out "$logs/peer.json"
 part delta_rule 60 12 python -m benchmarks.gdn --device cuda --tokens 65536 --contexts 1024,2048
 part scoring 120 8 python -m benchmarks.scale score --tokens 1000000
 part scoring_hybrid 60 8 python -m benchmarks.scale score --tokens 200000 --preset gdn_hybrid_h100x8_10min
-part rehearsal 240 30 golf rehearse --preset h100x8_10min
-part rehearsal_hybrid 240 30 golf rehearse --preset gdn_hybrid_h100x8_10min
+part rehearsal 400 30 golf rehearse --preset record_h100x8_10min
+part rehearsal_hybrid 300 30 golf rehearse --preset gdn_hybrid_h100x8_10min
 echo "wrote $page"

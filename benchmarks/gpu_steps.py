@@ -1,7 +1,7 @@
 """Training steps of the GPU presets on one GPU: milliseconds, memory, and what they are spent on.
 
     python -m benchmarks.gpu_steps --preset h100x8_10min --preset record_h100x8_10min
-    python -m benchmarks.gpu_steps --preset record_h100x8_10min --depth 3 --profile kernels.txt model.exclusive=false
+    python -m benchmarks.gpu_steps --preset record_h100x8_10min --depth 3 --profile model.exclusive=false
 
 The step is `Trainer`'s own, compiled and warmed up as by `stages.train`: the share of one of 8 GPUs (micro batches,
 clip, optimizers, moving average), without the messages between them. Tokens are random, documents of 700 on average.
@@ -111,7 +111,7 @@ def profiled(trainer: Trainer, steps: int) -> str:
     for name, ms, _ in found:
         kinds[next((kind for kind, words in KINDS.items() if re.search(words, name)), "other")] += ms
     lines = [f"{ms:9.2f} ms  {kind}" for kind, ms in kinds.items()]
-    return "\n".join(lines + [f"{ms:9.3f} ms {count:7.1f} x  {name[:150]}" for name, ms, count in found[:25]])
+    return "\n".join(lines + [f"{ms:9.3f} ms {count:7.1f} x  {name[:100]}" for name, ms, count in found[:25]])
 
 
 def told(name: str, trainer: Trainer, times: list[tuple[float, float]], predicted: str) -> str:
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=0, help="one depth alone (default: all of the preset)")
     parser.add_argument("--steps", type=int, default=12, help="measured, after 3 more")
     parser.add_argument("--vocab", type=int, default=1024, help="pieces (record presets: 8192)")
-    parser.add_argument("--profile", type=Path, help="write what kernels take to this file")
+    parser.add_argument("--profile", action="store_true", help="say what kernels take")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as of `golf params`")
     args = parser.parse_args()
     rows = re.findall(r"^\| `(\S+)` \| (\d+) \|.*\| ([\d.]+) \|[^|]*\|$", PREDICTED.read_text("utf-8"), re.MULTILINE)
@@ -157,9 +157,7 @@ def main() -> None:
             line = told(f"{preset} depth {depth}", trainer, times, predicted.get((preset, depth), "-"))
             print(f"{line}, ready in {ready:.0f} s", flush=True)
             if args.profile:
-                args.profile.parent.mkdir(parents=True, exist_ok=True)
-                with args.profile.open("a", encoding="utf-8") as file:
-                    file.write(f"{line}\n{profiled(trainer, 3)}\n\n")
+                print(profiled(trainer, 3), flush=True)
             del trainer
 
 
