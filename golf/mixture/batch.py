@@ -59,7 +59,7 @@ class MixResult:
 
     ``nats``: (N,) float64 each, keys ``neural`` and, as configured, ``chain``, ``cascade``, ``mixture`` (the last
     layer); unscored tokens have 0. ``final_weights`` (H, 4): weight of the chain by entropy bucket and recency of the
-    longest match. ``gates`` (K, H, 96): gates of the chain. ``matched`` uint8 (N,): how many orders' contexts came before.
+    longest match. ``gates`` (K, H, 96): gates of the chain. ``matched`` uint8 (N,): orders whose context came before.
     ``num_bytes``: memory of states and results.
     """
 
