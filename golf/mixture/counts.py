@@ -69,7 +69,8 @@ class CountTable:
     def read(self, begin: int, stop: int) -> CountTable:
         """Those of positions ``begin`` to ``stop - 1`` of a table of a whole text."""
         ends = self.start[[begin, stop - 1]] + [0, self.matched[stop - 1]]
-        entries = (array[ends[0] : ends[1]] for array in (self.n, self.c, self.u, self.last, self.last_count, self.r))
+        fields = self.n, self.c, self.u, self.last, self.last_count, self.r
+        entries = _Entries(*(array[ends[0] : ends[1]] for array in fields))
         start = self.start[begin:stop] - ends[0]
         return CountTable(self.orders, self.vocab_size, self.matched[begin:stop], start, *entries, begin)
 
@@ -111,7 +112,9 @@ class Contexts:
         self._next, size = stop, stop - begin
         matched, start, out = np.zeros(size, np.uint8), np.zeros(size, np.int64), _entries(size * len(self.orders))
         filled = _read(self._text, self._tree, begin, self._found, matched, start, out)
-        return CountTable(self.orders, self.vocab_size, matched, start, *(each[:filled] for each in out), begin)
+        return CountTable(
+            self.orders, self.vocab_size, matched, start, *_Entries(*(each[:filled] for each in out)), begin
+        )
 
 
 def _checked_starts(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:

@@ -129,7 +129,7 @@ class _Counted:
             self.seen = np.concatenate([none, _ranks(context)])
             self.hits = np.concatenate([none, _ranks(context * self.size + tokens[order:])])
 
-    def counts(self, begin: int, end: int, read: CountTable | None) -> tuple[np.ndarray, np.ndarray]:
+    def counts(self, begin: int, end: int, read: CountTable | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Both, whole numbers (end - begin,), of targets ``begin`` to ``end - 1``, which follow those asked before."""
         if self.order == 0:
             return np.arange(begin + 1, end + 1), _count_on(self.tokens[begin + 1 : end + 1], self.times)
@@ -137,7 +137,7 @@ class _Counted:
             return _of_table(read, self.order, begin + 1)
         return self.seen[begin:end], self.hits[begin:end]
 
-    def probabilities(self, begin: int, end: int, smoothing: float, read: CountTable | None) -> np.ndarray:
+    def probabilities(self, begin: int, end: int, smoothing: float, read: CountTable | None = None) -> np.ndarray:
         """float64: (count(context, x) + a) / (count(context) + aV); 1/V for a target with fewer tokens before it."""
         seen, hits = self.counts(begin, end, read)
         out = np.asarray((hits + smoothing) / (seen + smoothing * self.size))
