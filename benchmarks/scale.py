@@ -75,8 +75,8 @@ def mixture(num_tokens: int) -> None:
     record = StreamRecord(made_up(), made_up(), rng.exponential(3.0, (2, len(tokens) - 1)))
     small = 20_000  # compile the kernels first
     head = ValidationText(tokens[:small], starts[: small // DOCUMENT], text.doc_bytes[: small // DOCUMENT], VOCAB)
-    mixture_score.count_contexts(head.tokens, head.doc_starts, orders=(1, 2), vocab_size=VOCAB)
-    for name in ("count_contexts", "count_documents", "mix", "mix_hedge", "make_curves"):
+    mixture_score.Contexts(head.tokens, head.doc_starts, orders=(1, 2), vocab_size=VOCAB)
+    for name in ("Contexts", "count_documents", "mix", "mix_hedge", "make_curves"):
         original = getattr(mixture_score, name)
 
         def watched(*args: object, _original: object = original, _name: str = name, **more: object) -> object:

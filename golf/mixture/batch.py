@@ -17,7 +17,7 @@ import numpy as np
 from golf.base.errors import GolfError
 from golf.base.exact import exp_all
 from golf.mixture.config import MixtureConfig
-from golf.mixture.counts import CountTable, TokenIndex, candidates, recount_contexts
+from golf.mixture.counts import Contexts, CountTable, TokenIndex, candidates, recount_contexts
 from golf.mixture.document import DocumentCounts, count_documents, recount_documents
 from golf.mixture.expert import Expert
 from golf.mixture.gate import chain_weight
@@ -28,7 +28,7 @@ from golf.mixture.record import NeuralRecord
 __all__ = ["MixResult", "NormalizationReport", "mix", "row_calibration"]
 
 CALIBRATION_BINS = 16  # entries of sampled rows by probability: (1/2, 1], (1/4, 1/2], ...; the last bin has the rest
-PIECE_TOKENS = 65536
+PIECE_TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class MixResult:
 
     ``nats``: (N,) float64 each, keys ``neural`` and, as configured, ``chain``, ``cascade``, ``mixture`` (the last
     layer); unscored tokens have 0. ``final_weights`` (H, 4): weight of the chain by entropy bucket and recency of the
-    longest match. ``gates`` (K, H, 96): gates of the chain. ``num_bytes``: memory of states and results.
+    longest match. ``gates`` (K, H, 96): gates of the chain. ``matched`` uint8 (N,): orders whose context came before.
+    ``num_bytes``: memory of states and results.
     """
 
     nats: dict[str, np.ndarray]
     final_weights: np.ndarray
     gates: np.ndarray
+    matched: np.ndarray
     report: NormalizationReport
     num_bytes: int
 
@@ -73,52 +75,68 @@ class _Source(NamedTuple):
     """Everything of the text that the mixture reads."""
 
     tokens: np.ndarray
-    table: CountTable
+    table: CountTable | Contexts
     record: NeuralRecord
     documents: DocumentCounts
+
+
+class _Read(NamedTuple):
+    """What is counted of a piece of the text, and its candidates."""
+
+    counts: CountTable
     ids: np.ndarray
 
 
 def mix(
-    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig,
+    tokens: np.ndarray, table: CountTable | Contexts, record: NeuralRecord, config: MixtureConfig,
     documents: DocumentCounts | None = None, *, experts: tuple[Expert, ...] = EXPERTS,
-    watch: Callable[[int, np.ndarray], None] | None = None,
+    only: tuple[str, ...] | None = None, watch: Callable[[int, np.ndarray], None] | None = None,
 ) -> MixResult:  # fmt: skip
     """Score ``tokens`` (N,) in one pass: each is scored from the state its predecessors left, then learned.
 
-    ``table`` counts the same tokens with ``config.orders`` (``count_contexts``), ``record`` is what the neural pass
-    hands over for the candidates of this table and configuration; ``documents`` has the counts of
-    ``config.layers.document_orders`` (``count_documents``), if any. ``watch(i, row)`` sees the whole distribution (V,)
-    of sampled position i. Raises ``GolfError`` when they do not fit.
+    ``table`` counts the same tokens with ``config.orders`` (``Contexts``, which is read from its beginning, or
+    ``count_contexts``), ``record`` is what the neural pass hands over for the candidates of this table and
+    configuration; ``documents`` has the counts of ``config.layers.document_orders`` (``count_documents``), if any.
+    ``only``: names of the nats that are kept. ``watch(i, row)`` sees the whole distribution (V,) of sampled position i.
+    Raises ``GolfError`` when they do not fit.
     """
-    ids = candidates(table, count=config.record.candidates, orders=config.record.candidate_orders)
     documents = documents or count_documents(tokens, np.zeros(1, np.int64), (), near_tokens=config.layers.near_tokens)
-    source = _Source(np.ascontiguousarray(tokens, dtype=np.int32), table, record, documents, ids)
+    source = _Source(np.ascontiguousarray(tokens, dtype=np.int32), table, record, documents)
     _check(source, config)
     mixture = Mixture(config, table.vocab_size, experts)
-    out = np.ones((len(experts), len(tokens)))  # probabilities; each piece turns into nats when it is done
     positions = record.sample_positions
-    rows: list[_Row] = []
     index = TokenIndex(source.tokens, table.vocab_size) if len(positions) else None
-    begin = 0
-    for stop in [*positions.tolist(), len(tokens)]:
-        for first in range(begin, stop, PIECE_TOKENS):
-            piece = slice(first, min(first + PIECE_TOKENS, stop))
-            mixture.perceive_range(table.counts, table.c, _piece(source, piece), out)
-            for row in out[:, piece]:
-                np.negative(np.log(row, out=row), out=row)
-        begin = stop
-        if stop < len(tokens):
-            assert index is not None
-            rows.append(_materialize(stop, source, index, mixture, record.sample_log_probs[len(rows)]))
-            if watch is not None:
-                watch(len(rows) - 1, rows[-1].row)
-    names = [expert.name for expert, runs in zip(experts, mixture.enabled, strict=True) if runs]
-    nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64, copy=False)}
-    nats |= {expert.name: out[k] for k, expert in enumerate(experts) if expert.name in names} | {"mixture": out[-1]}
-    memory = out.nbytes + ids.nbytes + table.num_bytes + record.num_bytes + documents.num_bytes + mixture.num_bytes
+    layers = {expert.name: k for k, (expert, on) in enumerate(zip(experts, mixture.enabled, strict=True)) if on}
+    layers = {name: k for name, k in (layers | {"mixture": len(experts) - 1}).items() if only is None or name in only}
+    nats, matched = {name: np.empty(len(tokens)) for name in layers}, np.empty(len(tokens), np.uint8)
+    rows: list[_Row] = []
+    sampled = np.empty(len(positions))  # nats of the last layer there
+    for begin in range(0, len(tokens), PIECE_TOKENS):
+        stop = min(begin + PIECE_TOKENS, len(tokens))
+        counts = table.read(begin, stop)
+        read = _Read(counts, candidates(counts, count=config.record.candidates, orders=config.record.candidate_orders))
+        out = np.ones((len(experts), stop - begin))  # probabilities, then nats
+        matched[begin:stop] = counts.matched
+        first, here = begin, positions[slice(*np.searchsorted(positions, (begin, stop)))]
+        for end in [*here.tolist(), stop]:
+            if first < end:
+                mixture.perceive_range(counts.counts, counts.c, _piece(source, read, slice(first, end)), out)
+            first = end
+            if end < stop:
+                assert index is not None
+                rows.append(_materialize(end, source, read, index, mixture, record.sample_log_probs[len(rows)]))
+                if watch is not None:
+                    watch(len(rows) - 1, rows[-1].row)
+        np.negative(np.log(out, out=out), out=out)
+        for name, k in layers.items():
+            nats[name][begin:stop] = out[k]
+        sampled[len(rows) - len(here) : len(rows)] = out[-1, here - begin]
+    if only is None or "neural" in only:
+        nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64, copy=False)} | nats
+    memory = sum(array.nbytes for array in nats.values()) + table.num_bytes + record.num_bytes
     weights, gates = 1.0 / (1.0 + np.exp(-mixture.state("final").logit)), mixture.state("chain").chain.table
-    return MixResult(nats, weights, gates[..., 0] / gates.sum(-1), _report(source, rows, nats["mixture"]), memory)
+    return MixResult(nats, weights, gates[..., 0] / gates.sum(-1), matched, _report(source, rows, sampled),
+                     memory + documents.num_bytes + mixture.num_bytes)  # fmt: skip
 
 
 def row_calibration(row: np.ndarray, target: int) -> np.ndarray:
@@ -150,26 +168,27 @@ def _report(source: _Source, rows: list[_Row], nats: np.ndarray) -> Normalizatio
     return NormalizationReport(
         positions=positions,
         sums=np.array([each.row.sum() for each in rows]),
-        target_errors=np.abs(truth - np.exp(-nats[positions])),
+        target_errors=np.abs(truth - np.exp(-nats)),
         chain_weights=np.array([each.weight for each in rows]),
         count_mismatches=sum(not each.agrees for each in rows),
         calibration=calibration,
     )
 
 
-def _piece(source: _Source, piece: slice) -> Piece:
+def _piece(source: _Source, read: _Read, piece: slice) -> Piece:
     """The record's numbers become float64 here, so one compiled form serves all records."""
-    tokens, table, record, documents, ids = source
+    tokens, _, record, documents = source
+    here = slice(piece.start - read.counts.begin, piece.stop - read.counts.begin)
     logs = (-record.nll[piece], record.argmax_log_prob[piece], record.candidate_log_prob[piece])
     target, top, chosen = (exp_all(array) for array in logs)
     return Piece(
-        begin=piece.start,
+        begin=here.start,
         token=tokens[piece],
         previous=tokens[np.maximum(np.arange(piece.start, piece.stop) - 1, 0)],
         scored=record.scored[piece],
-        start=table.start[piece],
-        matched=table.matched[piece],
-        ids=ids[piece],
+        start=read.counts.start[here],
+        matched=read.counts.matched[here],
+        ids=read.ids[here],
         target=target,
         entropy=record.entropy[piece].astype(np.float64, copy=False),
         argmax=record.argmax[piece].astype(np.int64),
@@ -181,35 +200,46 @@ def _piece(source: _Source, piece: slice) -> Piece:
 
 
 def _check(source: _Source, config: MixtureConfig) -> None:
-    tokens, table, record, documents, ids = source
+    tokens, table, record, documents = source
     if table.orders != config.orders:
         raise GolfError(f"count table: has orders {table.orders}, expected {config.orders}; count with `config.orders`")
     orders = config.layers.document_orders
     if documents.orders != orders or len(documents.n) != len(tokens):
-        raise GolfError(f"document counts: are {documents.orders} of {len(documents.n)} tokens, expected {orders} of "
-                         f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`")
-    if not len(tokens) == len(table.matched) == len(record.nll):
-        raise GolfError(f"mixture: {len(tokens)} tokens, {len(table.matched)} counted, {len(record.nll)} in the "
-                         "neural record; expected three equal numbers")
-    if record.candidate_log_prob.shape != ids.shape:
-        raise GolfError(f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
-                         f"expected {ids.shape} (candidates)")
+        raise GolfError(
+            f"document counts: are {documents.orders} of {len(documents.n)} tokens, expected {orders} of "
+            f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`"
+        )
+    if not len(tokens) == table.num_tokens == len(record.nll):
+        raise GolfError(
+            f"mixture: {len(tokens)} tokens, {table.num_tokens} counted, {len(record.nll)} in the "
+            "neural record; expected three equal numbers"
+        )
+    expected = len(tokens), config.record.candidates
+    if record.candidate_log_prob.shape != expected:
+        raise GolfError(
+            f"neural record: candidate_log_prob has shape {record.candidate_log_prob.shape}, "
+            f"expected {expected} (candidates)"
+        )
     positions = record.sample_positions
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():
         raise GolfError("neural record: sample_positions must be rising scored positions")
 
 
-def _materialize(t: int, source: _Source, index: TokenIndex, mixture: Mixture, log_probs: np.ndarray) -> _Row:
+def _materialize(
+    t: int, source: _Source, read: _Read, index: TokenIndex, mixture: Mixture, log_probs: np.ndarray
+) -> _Row:
     """The whole distribution at ``t`` from the state before its token, over the recounted contexts."""
-    tokens, table, record, documents, ids = source
+    tokens, _, record, documents = source
+    table, here = read.counts, t - read.counts.begin
+    ids = read.ids[here]
     followers, agrees = recount_contexts(tokens, index, table, t)
     in_document, agrees_too = recount_documents(tokens, documents, t)
     neural, entropy, argmax = exp_all(log_probs), float(record.entropy[t]), int(record.argmax[t])
-    s = slice(int(table.start[t]), int(table.start[t]) + int(table.matched[t]))
+    s = slice(int(table.start[here]), int(table.start[here]) + int(table.matched[here]))
     at = Position(
-        mixture.bucket(entropy), entropy, argmax, float(neural[argmax]), ids[t],
-        np.where(ids[t] >= 0, neural[ids[t]], 0.0), int(tokens[t - 1]), Counts(*(array[s] for array in table.counts)),
+        mixture.bucket(entropy), entropy, argmax, float(neural[argmax]), ids,
+        np.where(ids >= 0, neural[ids], 0.0), int(tokens[t - 1]), Counts(*(array[s] for array in table.counts)),
         Seen(*(array[t] for array in documents.seen)),
     )  # fmt: skip
     row = mixture.predict(at, Successors(followers, in_document), neural)

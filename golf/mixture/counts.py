@@ -1,12 +1,10 @@
-"""Exact causal counts of every context order, as ranks inside groups of equal contexts.
+"""Exact causal counts of every context order, of a text that is known.
 
-In scoring all tokens are known, so "counts from tokens[:t]" is a rank: positions are kept sorted by (context, position)
-and a walk over each group of equal contexts meets its members in reading order. Going from length L to L + 1 is one
-stable counting sort by the token that enters the context, so groups are exact: nothing is hashed, no contexts merge.
-Positions whose context occurs once in the whole text drop out: no longer context of theirs can repeat.
+``Contexts`` keeps the repeated contexts of a text (``golf.mixture.contexts``) and reads the counts of its positions in
+reading order, a piece at a time; ``count_contexts`` reads all of a text at once. Contexts are compared, not hashed.
 
-Shapes: N tokens, K orders, E entries (one for each position and order whose context was seen before), J candidates.
-Source: evaluation study section 3; the refinement is the radix step of prefix doubling (Manber and Myers 1993).
+Shapes: N tokens, K orders, T tokens of a piece, E its entries (one for each position and order whose context was seen
+before), J candidates. Source: evaluation study section 3.
 """
 
 from __future__ import annotations
@@ -18,19 +16,21 @@ import numpy as np
 
 from golf.base.errors import GolfError
 from golf.base.jit import kernel
+from golf.mixture import contexts
+from golf.mixture.contexts import advance, build, enter, new_found, new_scratch, new_tree
 from golf.mixture.position import Counts, Followers
 
-__all__ = ["CountTable", "TokenIndex", "candidates", "count_contexts", "document_of", "recount_contexts"]
+__all__ = ["Contexts", "CountTable", "TokenIndex", "candidates", "count_contexts", "document_of", "recount_contexts"]
 
 MAX_VOCAB = 65535  # ids and successor counts are stored as uint16
 
 
 @dataclass(frozen=True)
 class CountTable:
-    """Counts from strictly earlier tokens, for every position t and every order whose context was seen before t.
+    """Counts from strictly earlier tokens, for positions from ``begin`` on and every order whose context was seen.
 
-    Contexts of longer orders contain the shorter ones, so position t has entries for its first ``matched[t]`` orders:
-    entry ``start[t] + k`` belongs to ``orders[k]``.
+    Contexts of longer orders contain the shorter ones, so position t has entries for its first ``matched[t]`` orders
+    (t counts from ``begin``): entry ``start[t] + k`` belongs to ``orders[k]``.
 
     - ``n`` (E,) int32: earlier occurrences of the last ``orders[k]`` tokens before t
     - ``c`` (E,) int32: how many of them were followed by ``tokens[t]`` (the only field that knows the target)
@@ -49,6 +49,7 @@ class CountTable:
     last: np.ndarray
     last_count: np.ndarray
     r: np.ndarray
+    begin: int = 0
 
     @property
     def counts(self) -> Counts:
@@ -56,52 +57,92 @@ class CountTable:
         return Counts(self.n, self.u, self.last, self.last_count, self.r)
 
     @property
+    def num_tokens(self) -> int:
+        """Positions with counts."""
+        return len(self.matched)
+
+    @property
     def num_bytes(self) -> int:
         """Memory of all arrays, bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
+    def read(self, begin: int, stop: int) -> CountTable:
+        """Those of positions ``begin`` to ``stop - 1`` of a table of a whole text."""
+        ends = self.start[[begin, stop - 1]] + [0, self.matched[stop - 1]]
+        fields = self.n, self.c, self.u, self.last, self.last_count, self.r
+        entries = _Entries(*(array[ends[0] : ends[1]] for array in fields))
+        start = self.start[begin:stop] - ends[0]
+        return CountTable(self.orders, self.vocab_size, self.matched[begin:stop], start, *entries, begin)
 
-def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Index of the document of every token, int32 (N,); ``doc_starts`` rise and begin with 0.
 
-    Raises ``GolfError`` when they do not.
+class Contexts:
+    """The contexts of ``orders`` (rising lengths, tokens) that the stream ``tokens`` (N,) repeats, to be read once or
+    more from its beginning: 4 bytes a token and 24 a node, of which there are fewer than tokens.
+
+    Contexts run across document starts; ``doc_starts`` only decides the recency class ``r``, seen from the last
+    context token, so the target is never read for it. Raises ``GolfError`` for ids outside the vocabulary.
     """
-    starts = np.asarray(doc_starts, dtype=np.int64)
+
+    def __init__(
+        self, tokens: np.ndarray, doc_starts: np.ndarray, *, orders: tuple[int, ...], vocab_size: int,
+        near_tokens: int = 900,
+    ) -> None:  # fmt: skip
+        if not 0 < vocab_size <= MAX_VOCAB:
+            raise GolfError(f"vocab_size: found {vocab_size}, expected 1 to {MAX_VOCAB}")
+        if len(tokens) == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
+            raise GolfError(f"tokens: expected at least one id, all from 0 to {vocab_size - 1}")
+        self.orders, self.vocab_size, self.num_tokens = tuple(orders), vocab_size, len(tokens)
+        starts = _checked_starts(doc_starts, len(tokens))
+        self._text = _Text(tokens.astype(np.uint16), starts, near_tokens)
+        self._tree, self._found = new_tree(len(tokens), self.orders), new_found(len(orders))
+        _build(self._text.tokens, self._tree, new_scratch(len(tokens), vocab_size, orders[-1] + 1))
+        self._next = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that was touched, bytes."""
+        return int(self._text.tokens.nbytes + self._tree.leaf.nbytes + self._tree.size[0] * 24)
+
+    def read(self, begin: int, stop: int) -> CountTable:
+        """Counts of positions ``begin`` to ``stop - 1``; ``begin`` is 0, or where the last call stopped counting."""
+        if begin == 0:
+            self._tree.nodes[: self._tree.size[0], contexts.TIMES :] = 0
+        elif begin != self._next:
+            raise GolfError(f"contexts: read from {begin}, expected 0 or {self._next}, where the last piece stopped")
+        self._next, size = stop, stop - begin
+        matched, start, out = np.zeros(size, np.uint8), np.zeros(size, np.int64), _entries(size * len(self.orders))
+        filled = _read(self._text, self._tree, begin, self._found, matched, start, out)
+        return CountTable(
+            self.orders, self.vocab_size, matched, start, *_Entries(*(each[:filled] for each in out)), begin
+        )
+
+
+def _checked_starts(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
+    """``doc_starts`` as int64 (D,), which rise and begin with 0. Raises ``GolfError`` when they do not."""
+    starts = np.ascontiguousarray(doc_starts, dtype=np.int64)
     rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) > 0)) and starts[-1] < num_tokens
     if not rising:
         raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., expected rising positions, 0 to {num_tokens - 1}")
+    return starts
+
+
+def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Index of the document of every token, int32 (N,). Raises ``GolfError`` as ``Contexts`` does."""
     marks = np.zeros(num_tokens, dtype=np.int32)
-    marks[starts[1:]] = 1
+    marks[_checked_starts(doc_starts, num_tokens)[1:]] = 1
     return np.cumsum(marks, dtype=np.int32)
 
 
 def count_contexts(
     tokens: np.ndarray, doc_starts: np.ndarray, *, orders: tuple[int, ...], vocab_size: int, near_tokens: int = 900
 ) -> CountTable:
-    """Count every context of ``orders`` (rising lengths, tokens) causally over the whole stream ``tokens`` (N,).
-
-    Contexts run across document starts; ``doc_starts`` only decides the recency class ``r``, seen from the last
-    context token, so the target is never read for it. Raises ``GolfError`` for ids outside the vocabulary.
-    """
-    if not 0 < vocab_size <= MAX_VOCAB:
-        raise GolfError(f"vocab_size: found {vocab_size}, expected 1 to {MAX_VOCAB}")
-    ids = np.ascontiguousarray(tokens, dtype=np.int32)
-    if len(ids) == 0 or int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
-        raise GolfError(f"tokens: expected at least one id, all from 0 to {vocab_size - 1}")
-    docs = document_of(doc_starts, len(ids))
-    lengths = np.asarray(orders, dtype=np.int64)
-    matched = np.zeros(len(ids), dtype=np.uint8)
-    text = _Text(ids, docs, vocab_size, near_tokens)
-    _walk_orders(text, lengths, matched, np.zeros(0, np.int64), _new_entries(0))
-    start = np.zeros(len(ids) + 1, dtype=np.int64)
-    np.cumsum(matched, out=start[1:])
-    entries = _new_entries(int(start[-1]))
-    _walk_orders(text, lengths, matched, start, entries)
-    return CountTable(tuple(orders), vocab_size, matched, start[:-1], *entries)
+    """All counts of a text at once, 17 bytes an entry: for short texts; the arguments are those of ``Contexts``."""
+    known = Contexts(tokens, doc_starts, orders=orders, vocab_size=vocab_size, near_tokens=near_tokens)
+    return known.read(0, known.num_tokens)
 
 
 def candidates(table: CountTable, *, count: int, orders: tuple[int, ...]) -> np.ndarray:
-    """The distinct last successors of the longest matching contexts, longest first: int32 (N, count), -1 where none.
+    """The distinct last successors of the longest matching contexts, longest first: int32 (T, count), -1 where none.
 
     They depend on ``tokens[:t]`` alone, so they exist before the neural pass, which gathers ``log p`` at these ids.
     """
@@ -115,18 +156,31 @@ class TokenIndex:
     """Where each token stands in a text (N,): the contexts of one position are found without a pass over the text."""
 
     def __init__(self, tokens: np.ndarray, vocab_size: int) -> None:
-        narrow = tokens.astype(np.uint16)  # which numpy sorts by radix
-        self._places = np.argsort(narrow, kind="stable").astype(np.int32)
-        self._begin = np.concatenate([[0], np.cumsum(np.bincount(narrow, minlength=vocab_size))])
+        self._places = np.empty(len(tokens), np.int32)
+        self._begin = _sort_places(tokens, vocab_size, self._places)
 
     def before(self, token: int, t: int) -> np.ndarray:
         """Positions of ``token`` below ``t``, rising."""
         places = self._places[self._begin[token] : self._begin[token + 1]]
-        return places[: np.searchsorted(places, t)]
+        return places[: np.searchsorted(places, np.int32(t))]
 
     def counts(self, t: int) -> np.ndarray:
         """How often each token stands below ``t``, int64 (V,)."""
         return _count_below(self._places, self._begin, t)
+
+
+@kernel
+def _sort_places(tokens, vocab, places):  # type: ignore[no-untyped-def]
+    begin = np.zeros(vocab + 1, np.int64)
+    for t in range(len(tokens)):
+        begin[tokens[t] + 1] += 1
+    for v in range(vocab):
+        begin[v + 1] += begin[v]
+    at = begin.copy()
+    for t in range(len(tokens)):
+        places[at[tokens[t]]] = t
+        at[tokens[t]] += 1
+    return begin
 
 
 @kernel
@@ -142,17 +196,17 @@ def recount_contexts(tokens: np.ndarray, index: TokenIndex, table: CountTable, t
     bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
     # positions that follow a context of one token or more, all earlier than t
     ends = index.before(int(tokens[t - 1]), t - 1).astype(np.int64) + 1 if t else np.zeros(0, np.int64)
-    length = 0
+    length, here = 0, t - table.begin
     for k, order in enumerate(table.orders):
         while length < order:
             length += 1
             ends = ends[ends >= length]
             ends = ends[tokens[ends - length] == tokens[t - length]] if t >= length else ends[:0]
-        if k >= int(table.matched[t]):
+        if k >= int(table.matched[here]):
             agrees = agrees and len(ends) == 0
             continue
         followers, times = np.unique(tokens[ends], return_counts=True)
-        e = int(table.start[t]) + k
+        e = int(table.start[here]) + k
         again = (len(ends), times[followers == tokens[t]].sum(), len(followers), tokens[ends[-1]] if len(ends) else -1)
         agrees = agrees and again == (table.n[e], table.c[e], table.u[e], table.last[e])
         pieces.append((followers, times))
@@ -162,19 +216,11 @@ def recount_contexts(tokens: np.ndarray, index: TokenIndex, table: CountTable, t
 
 
 class _Text(NamedTuple):
-    """``tokens`` and ``docs`` (N,), ``vocab`` ids, and what is ``near``, tokens."""
+    """``tokens`` uint16 (N,), where documents start (D,), and what is ``near``, tokens."""
 
     tokens: np.ndarray
-    docs: np.ndarray
-    vocab: int
+    starts: np.ndarray
     near: int
-
-
-class _Groups(NamedTuple):
-    """Positions (N,) whose context is not alone, in groups of equal contexts, each in reading order; their group."""
-
-    position: np.ndarray
-    group: np.ndarray
 
 
 class _Entries(NamedTuple):
@@ -188,96 +234,38 @@ class _Entries(NamedTuple):
     r: np.ndarray
 
 
-def _new_entries(size: int) -> _Entries:
+def _entries(size: int) -> _Entries:
     types = (np.int32, np.int32, np.uint16, np.uint16, np.int32, np.uint8)
-    return _Entries(*(np.zeros(size, dtype) for dtype in types))
+    return _Entries(*(np.empty(size, dtype) for dtype in types))
 
 
-@kernel
-def _refine(text, length, groups, size, out):  # type: ignore[no-untyped-def]
-    """From groups of contexts of ``length - 1`` to those of ``length`` in ``out``; those of two or more; new size."""
-    tokens, position = text.tokens, groups.position
-    begin = np.zeros(text.vocab + 1, np.int64)
-    for i in range(size):
-        if position[i] >= length:
-            begin[tokens[position[i] - length] + 1] += 1
-    for v in range(text.vocab):
-        begin[v + 1] += begin[v]
-    total = begin[text.vocab]
-    for i in range(size):
-        t = position[i]
-        if t >= length:
-            v = tokens[t - length]
-            out.position[begin[v]] = t
-            out.group[begin[v]] = groups.group[i]
-            begin[v] += 1
-    stored = 0
-    number = 0
-    i = 0
-    while i < total:
-        v, g = tokens[out.position[i] - length], out.group[i]
-        j = i + 1
-        while j < total and out.group[j] == g and tokens[out.position[j] - length] == v:
-            j += 1
-        if j - i > 1:
-            for k in range(i, j):  # stored <= i, so nothing unread is overwritten
-                out.position[stored] = out.position[k]
-                out.group[stored] = number
-                stored += 1
-            number += 1
-        i = j
-    return stored
+@kernel(parts=(contexts,), _nrt=False)
+def _build(tokens, tree, scratch):  # type: ignore[no-untyped-def]
+    build(tokens, tree, scratch)
 
 
-@kernel
-def _walk_group(text, groups, size, k, start, entries):  # type: ignore[no-untyped-def]
-    """Write the entries of order number ``k``: one pass over the groups, each in reading order."""
-    tokens = text.tokens
-    seen, stamp = np.zeros(text.vocab, np.int32), np.full(text.vocab, np.int32(-1))
-    current, occurrences, distinct, before = -1, 0, 0, -1
-    for i in range(size):
-        t = groups.position[i]
-        target = tokens[t]
-        if groups.group[i] != current:
-            current, occurrences, distinct = groups.group[i], 0, 0
-        else:
-            e = start[t] + k
-            entries.n[e] = occurrences
-            entries.c[e] = seen[target] if stamp[target] == current else 0
-            entries.u[e] = distinct
-            entries.last[e] = tokens[before]
-            entries.last_count[e] = seen[tokens[before]]
-            if text.docs[before] != text.docs[t - 1]:
-                entries.r[e] = 1
+@kernel(parts=(contexts,))
+def _read(text, tree, begin, found, matched, start, out):  # type: ignore[no-untyped-def]
+    """The entries of the positions from ``begin`` on, by ``matched`` (T,) and ``start`` (T,); their number."""
+    tokens, starts, filled = text.tokens, text.starts, 0
+    first = max(begin, 1)  # nothing comes before the first token
+    document = np.searchsorted(starts, first - 1, side="right") - 1
+    enter(tree, first)
+    for t in range(first, begin + len(matched)):
+        while document + 1 < len(starts) and starts[document + 1] < t:
+            document += 1
+        matched[t - begin] = advance(tokens, tree, t, found)
+        start[t - begin] = filled
+        for k in range(matched[t - begin]):
+            before = found.last[k]
+            out.n[filled], out.c[filled], out.u[filled] = found.n[k], found.c[k], found.u[k]
+            out.last[filled], out.last_count[filled] = tokens[before], found.last_count[k]
+            if before < starts[document]:
+                out.r[filled] = 1
             else:
-                entries.r[e] = 2 if t - before > text.near else 3
-        if stamp[target] != current:
-            stamp[target] = current
-            seen[target] = 0
-            distinct += 1
-        seen[target] += 1
-        occurrences += 1
-        before = t
-
-
-@kernel
-def _walk_orders(text, lengths, matched, start, entries):  # type: ignore[no-untyped-def]
-    """All orders in turn. With an empty ``start`` it only counts the matched orders, else it writes the entries."""
-    total = len(text.tokens)
-    groups = _Groups(np.arange(total).astype(np.int32), np.zeros(total, np.int32))
-    following = _Groups(np.empty(total, np.int32), np.empty(total, np.int32))
-    size, length = total, 0
-    for k in range(len(lengths)):
-        while length < lengths[k]:
-            length += 1
-            size = _refine(text, length, groups, size, following)
-            groups, following = following, groups
-        if len(start) == 0:
-            for i in range(1, size):
-                if groups.group[i] == groups.group[i - 1]:
-                    matched[groups.position[i]] += 1
-        else:
-            _walk_group(text, groups, size, k, start, entries)
+                out.r[filled] = 2 if t - before > text.near else 3
+            filled += 1
+    return filled
 
 
 @kernel

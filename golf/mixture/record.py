@@ -5,7 +5,7 @@ Shapes: N tokens, J context candidates, S sampled positions, V vocabulary. Row t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -28,6 +28,11 @@ def summarize_row(log_probs, probs):  # type: ignore[no-untyped-def]
         if log_probs[v] > log_probs[best]:
             best = v
     return entropy, best
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    """All of ``size`` positions, a million at a time."""
+    return (slice(begin, min(begin + (1 << 20), size)) for begin in range(0, size, 1 << 20))
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,12 @@ class NeuralRecord:
             if array.dtype.kind != kind or array.ndim != 1:
                 expected = "whole numbers" if kind == "i" else "floats"
                 raise GolfError(f"neural record: {name} is {array.dtype} {array.shape}, expected {expected} (n,)")
-        bad = self.scored & ~(np.isfinite(self.nll) & np.isfinite(self.entropy) & np.isfinite(self.argmax_log_prob))
-        if bad.any():
-            raise GolfError(
-                f"neural record: position {int(bad.argmax())} is not finite; the neural pass gave "
-                f"nll {self.nll[bad.argmax()]}"
-            )
+        for piece in _pieces(num):
+            numbers = (self.nll[piece], self.entropy[piece], self.argmax_log_prob[piece])
+            bad = self.scored[piece] & ~np.logical_and.reduce([np.isfinite(each) for each in numbers])
+            if bad.any():
+                at = piece.start + int(bad.argmax())
+                raise GolfError(f"neural record: position {at} is not finite; the neural pass gave nll {self.nll[at]}")
         if len(self.sample_positions) != len(self.sample_log_probs):
             raise GolfError(
                 f"neural record: {len(self.sample_positions)} sample positions for {len(self.sample_log_probs)} rows"
@@ -101,13 +106,15 @@ class NeuralRecord:
         rows = self.sample_log_probs.shape
         if len(rows) != 2 or (rows[0] and rows[1] != vocab_size):
             raise GolfError(f"neural record: sampled rows have shape {rows}, expected {vocab_size} entries each")
-        logs = (-self.nll, -self.entropy, self.argmax_log_prob, self.candidate_log_prob, self.sample_log_probs.T)
-        for what, array in zip(("nll", "entropy", "argmax", "candidates", "sampled rows"), logs, strict=True):
-            scored = self.scored if what != "sampled rows" else slice(None)
-            if not (array[scored] <= ROUNDING).all():
-                raise GolfError(
-                    f"neural record: {what} holds a probability above 1 or none; re-run `evaluate streaming`"
-                )
+        sound = {"sampled rows": bool((self.sample_log_probs <= ROUNDING).all())}
+        for name, sign in (("nll", -1), ("entropy", -1), ("argmax_log_prob", 1), ("candidate_log_prob", 1)):
+            array = getattr(self, name)
+            sound[name] = all((sign * array[p][self.scored[p]] <= ROUNDING).all() for p in _pieces(len(array)))
+        wrong = [name for name, right in sound.items() if not right]
+        if wrong:
+            raise GolfError(
+                f"neural record: {wrong[0]} holds a probability above 1 or none; re-run `evaluate streaming`"
+            )
 
     @property
     def num_bytes(self) -> int:
@@ -155,7 +162,8 @@ class StreamRecord:
         tempered = flat.get("tempered", np.zeros(0))
         sizes = {len(plain.nll)} | ({len(biased.nll)} if biased is not None else set())
         fits = tempered.ndim == 2 and tempered.dtype.kind == "f" and {tempered.shape[1] + 1} == sizes
-        if not fits or not (np.isfinite(tempered) & (tempered >= -ROUNDING)).all():
+        pieces = _pieces(tempered.shape[-1])
+        if not fits or not all((np.isfinite(t) & (t >= -ROUNDING)).all() for t in (tempered[:, p] for p in pieces)):
             raise GolfError(
                 f"streaming record: {sorted(sizes)} positions and tempered nats of shape {tempered.shape}, expected "
                 "finite numbers, one for each position but the first; re-run `evaluate streaming`"

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from golf.base.jit import kernel
-from golf.mixture.counts import CountTable, TokenIndex
+from golf.mixture.counts import Contexts, CountTable, TokenIndex
 from golf.scoring.text import ValidationText
 
 __all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
 
-PIECE_TARGETS = 1 << 18  # whose probabilities exist at a time
+PIECE_TARGETS = 1 << 16  # whose probabilities exist at a time
 MAX_ORDER = 2  # tokens of context of the longest count expert: unigram, bigram, trigram
 
 
@@ -70,7 +70,7 @@ class HedgeResult:
 
 
 def mix_hedge(
-    text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig, *, table: CountTable | None = None
+    text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig, *, table: CountTable | Contexts | None = None
 ) -> HedgeResult:
     """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order.
 
@@ -84,7 +84,8 @@ def mix_hedge(
     for begin in range(0, num_targets, PIECE_TARGETS):
         end = min(begin + PIECE_TARGETS, num_targets)
         columns = [np.exp(-array[begin:end]) for array in (neural.nats, *neural.tempered)]
-        columns += [each.probabilities(begin, end, config.smoothing) for each in counts]
+        read = table.read(begin + 1 if begin else 0, end + 1) if table is not None else None
+        columns += [each.probabilities(begin, end, config.smoothing, read) for each in counts]
         probed = slice(*np.searchsorted(neural.probe, (begin, end)))
         _mix_targets(np.stack(columns, axis=1), config.learning_rate, config.share, neural.probe[probed] - begin,
                      nats[begin:end], weights, probe_weights[probed], sums)  # fmt: skip
@@ -110,17 +111,17 @@ def mix_hedge(
 class _Counted:
     """Of every target: how often its context of ``order`` tokens came before it, and how often the target followed.
 
-    For order 0 the stream's first token counts as seen. ``table`` is asked where it has the order.
+    For order 0 the stream's first token counts as seen. Those of a ``table`` that has the order come with each piece.
     """
 
-    def __init__(self, text: ValidationText, order: int, table: CountTable | None) -> None:
+    def __init__(self, text: ValidationText, order: int, table: CountTable | Contexts | None) -> None:
         self.size, self.short = text.vocab_size, max(order - 1, 0)  # targets with fewer tokens before them
-        self.order, self.table = order, table if table is not None and order in table.orders else None
-        tokens = text.tokens
+        self.order, self.tabled = order, table is not None and order in table.orders
+        self.tokens = tokens = text.tokens
         assert self.size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
         if order == 0:
-            self.hits = _ranks(tokens.astype(np.uint16))[1:].astype(np.int32)  # token 0 is no target
-        elif self.table is None:
+            self.times = np.bincount(tokens[:1], minlength=self.size)  # of each token, in front of the next piece
+        elif not self.tabled:
             context = np.zeros(len(tokens) - order, dtype=np.int64)
             for i in range(order):
                 context = context * self.size + tokens[i : len(tokens) - order + i]
@@ -128,28 +129,40 @@ class _Counted:
             self.seen = np.concatenate([none, _ranks(context)])
             self.hits = np.concatenate([none, _ranks(context * self.size + tokens[order:])])
 
-    def counts(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Both, whole numbers (end - begin,), of targets ``begin`` to ``end - 1``."""
-        if self.table is not None:
-            return _of_table(self.table, self.order, begin + 1, end + 1)
-        return (np.arange(begin + 1, end + 1) if self.order == 0 else self.seen[begin:end]), self.hits[begin:end]
+    def counts(self, begin: int, end: int, read: CountTable | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Both, whole numbers (end - begin,), of targets ``begin`` to ``end - 1``, which follow those asked before."""
+        if self.order == 0:
+            return np.arange(begin + 1, end + 1), _count_on(self.tokens[begin + 1 : end + 1], self.times)
+        if self.tabled and read is not None:
+            return _of_table(read, self.order, begin + 1)
+        return self.seen[begin:end], self.hits[begin:end]
 
-    def probabilities(self, begin: int, end: int, smoothing: float) -> np.ndarray:
+    def probabilities(self, begin: int, end: int, smoothing: float, read: CountTable | None = None) -> np.ndarray:
         """float64: (count(context, x) + a) / (count(context) + aV); 1/V for a target with fewer tokens before it."""
-        seen, hits = self.counts(begin, end)
+        seen, hits = self.counts(begin, end, read)
         out = np.asarray((hits + smoothing) / (seen + smoothing * self.size))
         out[: max(self.short - begin, 0)] = 1.0 / self.size
         return out
 
 
-def _of_table(table: CountTable, order: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of positions ``begin`` to ``end - 1``: how often the context came before, and how often this token followed."""
-    k = table.orders.index(order)
-    seen, hits = np.zeros(end - begin, np.int64), np.zeros(end - begin, np.int64)
-    known = table.matched[begin:end] > k
-    entries = table.start[begin:end][known] + k
+def _of_table(table: CountTable, order: int, begin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of positions from ``begin`` on: how often the context came before, and how often this token followed."""
+    k, first = table.orders.index(order), begin - table.begin
+    known = table.matched[first:] > k
+    seen, hits = np.zeros(len(known), np.int64), np.zeros(len(known), np.int64)
+    entries = table.start[first:][known] + k
     seen[known], hits[known] = table.n[entries], table.c[entries]
     return seen, hits
+
+
+@kernel
+def _count_on(tokens, times):  # type: ignore[no-untyped-def]
+    """How often each of ``tokens`` came before, int64, when ``times`` (V,) say so of those in front; they count on."""
+    hits = np.empty(len(tokens), np.int64)
+    for i in range(len(tokens)):
+        hits[i] = times[tokens[i]]
+        times[tokens[i]] += 1
+    return hits
 
 
 def expert_rows(

@@ -18,7 +18,7 @@ import numpy as np
 from golf.base.errors import GolfError
 from golf.mixture.batch import mix
 from golf.mixture.config import MixtureConfig
-from golf.mixture.counts import CountTable
+from golf.mixture.counts import Contexts, CountTable
 from golf.mixture.document import DocumentCounts
 from golf.mixture.record import NeuralRecord
 from golf.scoring.text import ValidationText
@@ -117,8 +117,8 @@ class LikeliestRows:
 
 
 def mixture_likeliest(
-    tokens: np.ndarray, table: CountTable, record: NeuralRecord, config: MixtureConfig, documents: DocumentCounts,
-    rows: LikeliestRows,
+    tokens: np.ndarray, table: CountTable | Contexts, record: NeuralRecord, config: MixtureConfig,
+    documents: DocumentCounts, rows: LikeliestRows,
 ) -> Likeliest:  # fmt: skip
     """The mixture's likeliest tokens in the passages; the arguments are those of ``golf.mixture.batch.mix``.
 
@@ -132,5 +132,5 @@ def mixture_likeliest(
         found.ids[place], found.probs[place] = order, row[order]
 
     whole = dataclasses.replace(record, sample_positions=rows.passages + 1, sample_log_probs=rows.rows)
-    mix(tokens, table, whole, config, documents, watch=keep)
+    mix(tokens, table, whole, config, documents, only=(), watch=keep)
     return found

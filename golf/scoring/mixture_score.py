@@ -11,7 +11,8 @@ parameters, never by the result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import numpy as np
 
 from golf.base.distributed import Ranks
 from golf.base.files import write_text
+from golf.base.jit import kernel
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
 from golf.mixture.batch import MixResult, mix, row_calibration
 from golf.mixture.config import LayerConfig, MixtureConfig
-from golf.mixture.counts import CountTable, count_contexts
+from golf.mixture.counts import Contexts
 from golf.mixture.document import count_documents
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
@@ -38,6 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 POSITION_BINS = 50
+PIECE_TARGETS = 1 << 16
 CONFIDENCE_BINS = 20
 
 
@@ -75,43 +78,65 @@ class Curves:
 def make_curves(
     text: ValidationText,
     nats: dict[str, np.ndarray],
-    table: CountTable,
+    matched: np.ndarray,
     record: NeuralRecord,
     headline: MixResult,
     simple: HedgeResult,
 ) -> Curves:
-    """All tables; ``nats`` (n,) by scorer, ``table`` and ``record`` those of the ``headline``."""
-    bins = np.arange(text.num_targets) * min(POSITION_BINS, text.num_targets) // text.num_targets
-    position = _binned(bins, nats, "bin")
+    """All tables; ``nats`` (n,) by scorer, ``record`` that of the ``headline``; ``matched`` (n,): tokens of the longest
+    context of each target that was seen before."""
+    num, columns = text.num_targets, {name: values.__getitem__ for name, values in nats.items()}
+    position = _binned(num, lambda piece: np.arange(num)[piece] * min(POSITION_BINS, num) // num, columns, "bin")
     ends = np.cumsum(position.columns["tokens"]).tolist()
-    orders = np.array([0, *table.orders])[table.matched[1:]]
     report = headline.report
     weights = {"target": (report.positions - 1).astype(float).tolist()}
     weights |= {"chain": report.chain_weights.tolist()}
     weights |= {f"simple_{name}": simple.probe_weights[:, k].tolist() for k, name in enumerate(simple.experts)}
     return Curves(
         position=Table({"last_target": ends} | position.columns),
-        orders=_binned(orders, nats, "order"),
+        orders=_binned(num, matched.__getitem__, columns, "order"),
         weights=Table(weights),
         calibration=_calibration(text, record),
         rows=_rows(text, record, headline),
     )
 
 
-def _binned(bins: np.ndarray, nats: dict[str, np.ndarray], key: str) -> Table:
-    names, where, counts = np.unique(bins, return_inverse=True, return_counts=True)
-    columns = {key: names.astype(float).tolist(), "tokens": counts.astype(float).tolist()}
-    for name, values in nats.items():
-        columns[f"{name}_nats_per_token"] = (np.bincount(where, weights=values) / counts).tolist()
-    return Table(columns)
+_Pieces = Callable[[slice], np.ndarray]  # numbers of a piece of the targets
+
+
+def _binned(num_targets: int, bins: _Pieces, columns: Mapping[str, _Pieces], key: str) -> Table:
+    """Means by bin (whole numbers from 0), of the bins that have targets; taken piece by piece, added in order."""
+    sums, counts = np.zeros((len(columns), 256)), np.zeros(256, np.int64)
+    for begin in range(0, num_targets, PIECE_TARGETS):
+        piece = slice(begin, min(begin + PIECE_TARGETS, num_targets))
+        here = bins(piece)
+        counts += np.bincount(here, minlength=256)
+        for values, total in zip(columns.values(), sums, strict=True):
+            _add_by_bin(here, np.ascontiguousarray(values(piece), np.float64), total)
+    names = np.flatnonzero(counts)
+    table = {key: names.astype(float).tolist(), "tokens": counts[names].astype(float).tolist()}
+    for name, total in zip(columns, sums, strict=True):
+        table[f"{name}_nats_per_token"] = (total[names] / counts[names]).tolist()
+    return Table(table)
+
+
+@kernel
+def _add_by_bin(bins, values, sums):  # type: ignore[no-untyped-def]
+    for i in range(len(bins)):
+        sums[bins[i]] += values[i]
 
 
 def _calibration(text: ValidationText, record: NeuralRecord) -> Table:
     """Targets grouped by the probability of the likeliest token: its mean, and the share of targets that are it."""
-    confidence = np.exp(record.argmax_log_prob[1:])
-    hits = (record.argmax[1:] == text.tokens[1:]).astype(float)
-    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
-    table = _binned(bins, {"confidence": confidence, "hit_rate": hits}, "bin")
+    top, argmax, tokens = record.argmax_log_prob[1:], record.argmax[1:], text.tokens[1:]
+
+    def bins(piece: slice) -> np.ndarray:
+        return np.minimum((np.exp(top[piece]) * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+
+    columns: dict[str, _Pieces] = {
+        "confidence": lambda piece: np.exp(top[piece]), "hit_rate": lambda piece: argmax[piece] == tokens[piece]
+    }  # fmt: skip
+    table = _binned(text.num_targets, bins, columns, "bin")
     return Table({key.removesuffix("_nats_per_token"): values for key, values in table.columns.items()})
 
 
@@ -188,27 +213,28 @@ def score_mixture(
     begin = time.perf_counter()
     mixture = MixtureConfig(streaming, config)
     tokens = text.tokens.astype(np.int32)
-    table = count_contexts(
+    table = Contexts(
         tokens, text.doc_starts, orders=mixture.orders, vocab_size=text.vocab_size, near_tokens=config.near_tokens
     )
     counted = time.perf_counter()
     headline_record = record.biased if config.bias and record.biased is not None else record.plain
     documents = count_documents(tokens, text.doc_starts, config.document_orders, near_tokens=config.near_tokens)
-    headline = mix(tokens, table, headline_record, mixture, documents)
+    parts = ("chain", "cascade", "mixture")  # the headline is shown as a whole, of the other its parts
+    only = ("neural", "mixture") if config.bias else parts
+    headline = mix(tokens, table, headline_record, mixture, documents, only=only)
     mixed = time.perf_counter()
     unbiased = headline
-    if config.bias:  # of the headline the whole is shown, of the other its parts: memory of the rest goes first
-        whole = {name: headline.nats[name].copy() for name in ("neural", "mixture")}
-        headline = replace(headline, nats=whole)
-        unbiased = mix(tokens, table, record.plain, mixture, documents)
+    if config.bias:
+        unbiased = mix(tokens, table, record.plain, mixture, documents, only=parts)
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
     simple = mix_hedge(text, neural, config.simple(streaming.temperatures), table=table)
     nats = _named(record, headline, unbiased, simple)
+    orders = np.array([0, *table.orders], np.uint8)[headline.matched[1:]]
     times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": mixed - counted}
     scores = {name: make_score(name, text, values) for name, values in nats.items()}
     details = _details(text, scores, headline, simple) | times
-    curves = make_curves(text, nats, table, headline_record, headline, simple)
+    curves = make_curves(text, nats, orders, headline_record, headline, simple)
     beside = {name: score for name, score in scores.items() if name not in ("streaming", "hedge")}
     shown = None
     if likeliest is not None and headline_record is (record.biased or record.plain):  # whose rows were kept
@@ -226,7 +252,7 @@ def _named(
     for part, name in (("chain", "hedge_chain"), ("cascade", "hedge_cascade"), ("mixture", "hedge_final")):
         if part in unbiased.nats:
             nats[name] = unbiased.nats[part][1:]
-    return {name: np.ascontiguousarray(values) for name, values in nats.items()}
+    return nats
 
 
 def _details(

@@ -89,7 +89,7 @@ def document_nats(text: ValidationText, nats: np.ndarray) -> np.ndarray:
     """float64 (D,): nats of each document's targets, each sum rounded once, so that no order of work can change it."""
     assert nats.shape == (text.num_targets,) and nats.dtype == np.float64
     bounds = text.target_bounds
-    return np.array([math.fsum(nats[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    return np.array([math.fsum(nats[a:b].tolist()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
 
 
 @dataclass(frozen=True)

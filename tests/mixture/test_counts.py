@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.mixture.counts import candidates, count_contexts
+from golf.mixture.counts import Contexts, candidates, count_contexts
 from golf.mixture.tree import ContextTree
 
 ORDERS = (1, 2, 3, 5, 8)
@@ -52,6 +52,30 @@ def test_counts_equal_dictionaries(tokens: list[int], data: st.DataObject) -> No
     columns = np.stack([table.n, table.c, table.u, table.last, table.last_count, table.r], axis=1)
     for t, rows in enumerate(expected):
         assert [tuple(row) for row in columns[table.start[t] : table.start[t] + len(rows)].tolist()] == rows
+
+
+@given(tokens=texts, data=st.data())
+def test_pieces_of_contexts_equal_those_of_the_whole_table_however_often_they_are_read(
+    tokens: list[int], data: st.DataObject
+) -> None:
+    ids, starts = np.array(tokens), np.array([0])
+    whole = count_contexts(ids, starts, orders=ORDERS, vocab_size=5, near_tokens=NEAR)
+    known = Contexts(ids, starts, orders=ORDERS, vocab_size=5, near_tokens=NEAR)
+    for _ in range(2):
+        cuts = sorted({0, len(ids), *data.draw(st.sets(st.integers(0, len(ids)), max_size=3))})
+        for begin, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            found, expected = known.read(begin, stop), whole.read(begin, stop)
+            for name in ("matched", "n", "c", "u", "last", "last_count", "r"):
+                assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+            seen = found.matched > 0
+            assert np.array_equal(found.start[seen], expected.start[seen]) and found.begin == begin
+
+
+def test_contexts_read_out_of_order_are_refused() -> None:
+    known = Contexts(np.array([0, 1, 0, 1]), np.array([0]), orders=(1,), vocab_size=2)
+    known.read(0, 2)
+    with pytest.raises(ValueError, match="read from 3, expected 0 or 2"):
+        known.read(3, 4)
 
 
 @given(tokens=texts, data=st.data())

@@ -155,8 +155,10 @@ def test_counts_are_exact(tokens: list[int], order: int) -> None:
     got = hedge._Counted(text, order, None).probabilities(0, n, 0.5)
     table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=4)
     counted = hedge._Counted(text, order, table)
-    np.testing.assert_array_equal(got, counted.probabilities(0, n, 0.5))
-    pieces = [counted.probabilities(begin, min(begin + 3, n), 0.5) for begin in range(0, n, 3)]
+    np.testing.assert_array_equal(got, counted.probabilities(0, n, 0.5, table.read(1, n + 1)))
+    counted = hedge._Counted(text, order, table)  # from the beginning again
+    ends = [(begin, min(begin + 3, n)) for begin in range(0, n, 3)]
+    pieces = [counted.probabilities(begin, end, 0.5, table.read(begin + 1, end + 1)) for begin, end in ends]
     np.testing.assert_array_equal(got, np.concatenate(pieces))
     for target in range(text.num_targets):
         past, y = tokens[: target + 1], tokens[target + 1]
