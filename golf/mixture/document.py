@@ -24,6 +24,8 @@ __all__ = [
     "recount_documents",
 ]  # fmt: skip
 
+PIECE_TOKENS = 1 << 20
+
 
 @dataclass(frozen=True)
 class DocumentCounts:
@@ -57,13 +59,31 @@ def count_documents(
     docs = document_of(doc_starts, len(ids))
     n, c, u = (np.zeros((len(ids), len(orders)), np.int32) for _ in range(3))
     r = np.zeros((len(ids), len(orders)), np.uint8)
-    vocab = int(ids.max(initial=0)) + 1
-    for i, length in enumerate(orders):
-        key = _context_keys(ids, docs, length)
-        at = np.argsort(key, kind="stable")
-        at = at[key[at] >= 0]
-        _walk(ids, vocab, near_tokens, at, key, _Columns(n[:, i], c[:, i], u[:, i], r[:, i]))
+    vocab, begin = int(ids.max(initial=0)) + 1, 0
+    for end in _ends(doc_starts, len(ids)):
+        # a document's last context is that of the token behind it
+        piece = slice(begin, min(end + 1, len(ids)))
+        here, own, counted = ids[piece], docs[piece] - docs[begin], slice(begin + 1, piece.stop)
+        for i, length in enumerate(orders):
+            key = _context_keys(here, own, length)
+            at = np.argsort(key, kind="stable")
+            at = at[key[at] >= 0]
+            columns = _Columns(*(np.zeros(len(here), each.dtype) for each in (n, c, u, r)))
+            _walk(here, vocab, near_tokens, at, key, columns)
+            for whole, column in zip((n, c, u, r), columns, strict=True):
+                whole[counted, i] = column[1:]
+        begin = end
     return DocumentCounts(tuple(orders), docs, n, c, u, r)
+
+
+def _ends(doc_starts: np.ndarray, num_tokens: int) -> list[int]:
+    """Where pieces of whole documents end: of ``PIECE_TOKENS`` or little more, as sorting takes 100 bytes a token."""
+    starts = [*np.asarray(doc_starts, np.int64)[1:].tolist(), num_tokens]
+    ends = [0]
+    for end in starts:
+        if end - ends[-1] >= PIECE_TOKENS:
+            ends.append(end)
+    return [*ends[1:], num_tokens] if ends[-1] < num_tokens else ends[1:]
 
 
 def recount_documents(tokens: np.ndarray, table: DocumentCounts, t: int) -> tuple[Followers, bool]:

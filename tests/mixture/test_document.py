@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golf.mixture import document
 from golf.mixture.document import DocumentCounter, count_documents, recount_documents
 
 ORDERS = (0, 1, 2, 5)
@@ -28,7 +31,8 @@ def test_table_recount_and_dictionaries_agree_with_a_plain_search(tokens: list[i
     starts = {0, *data.draw(st.sets(st.integers(0, len(tokens) - 1), max_size=3))}
     documents = np.cumsum([t in starts for t in range(len(tokens))]).tolist()
     ids = np.array(tokens, dtype=np.int32)
-    table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
+    with mock.patch.object(document, "PIECE_TOKENS", data.draw(st.sampled_from((1, 7, 100)))):
+        table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
     online = DocumentCounter(ORDERS, near_tokens=NEAR)
     for t, target in enumerate(tokens):
         seen, followed = online.matches()
