@@ -18,6 +18,7 @@ from golf.artifact.decode import load_artifact
 from golf.base.errors import GolfError
 from golf.base.files import read_json, write_json
 from golf.base.params import read_params
+from golf.cli import main
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.imports.checkpoint import import_checkpoint
@@ -99,7 +100,7 @@ def naive_logits(state: dict[str, Tensor], ids: list[int], *, heads: int, kv_hea
         return out
 
     first = [norm(weights["tok_emb.weight"][token]) for token in ids]
-    stream, kept = first, []
+    stream, kept = first, list[Any]()
     for i in range(layers):
         back = i - layers // 2
         if 0 <= back < len(weights["skip_weights"]):
@@ -198,6 +199,9 @@ def test_a_checkpoint_goes_the_whole_way(root: Path, pieces: bytes, tmp_path: Pa
     assert "public recipe, clip 8" in (tmp_path / "reports/results.md").read_text(encoding="utf-8")
     found = load_artifact(tmp_path / "artifacts/compress/model.golf")
     assert found.tokenizer_model == pieces and found.model.vocab_size == 300
+    (tmp_path / "text.txt").write_text(LINES[3], encoding="utf-8")
+    artifact = str(tmp_path / "artifacts/compress/model.golf")
+    assert main(["score", artifact, str(tmp_path / "text.txt"), "--modes", "roundtrip"]) == 0
 
 
 @pytest.mark.parametrize("lossless", [False, True])
