@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from golf.artifact.decode import load_artifact
 from golf.base.errors import GolfError
 from golf.base.files import read_json, write_json
 from golf.base.params import read_params
-from golf.cli import main
+from golf.cli import score
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer, train_tokenizer
 from golf.imports.checkpoint import import_checkpoint
@@ -199,9 +200,12 @@ def test_a_checkpoint_goes_the_whole_way(root: Path, pieces: bytes, tmp_path: Pa
     assert "public recipe, clip 8" in (tmp_path / "reports/results.md").read_text(encoding="utf-8")
     found = load_artifact(tmp_path / "artifacts/compress/model.golf")
     assert found.tokenizer_model == pieces and found.model.vocab_size == 300
-    (tmp_path / "text.txt").write_text(LINES[3], encoding="utf-8")
-    artifact = str(tmp_path / "artifacts/compress/model.golf")
-    assert main(["score", artifact, str(tmp_path / "text.txt"), "--modes", "roundtrip"]) == 0
+    parser = argparse.ArgumentParser()
+    score.add_arguments(parser)
+    names = (str(tmp_path / "artifacts" / name) for name in ("compress/model.golf", "tokens/judged/calibration"))
+    assert score.run(parser.parse_args([*names, "--modes", "roundtrip", "--json", str(tmp_path / "score.json")])) == 0
+    scored = read_json(tmp_path / "score.json", made_by="test")
+    assert scored["bytes"] == sum(map(len, judged)) and 0 < scored["scores"]["roundtrip"]["bits_per_byte"] < 20
 
 
 @pytest.mark.parametrize("lossless", [False, True])
