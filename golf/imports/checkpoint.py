@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,15 +44,16 @@ State = Mapping[str, "torch.Tensor"]
 
 
 def load_state(path: Path) -> State:
-    """Names and tensors of a state dict, on the CPU and not yet read; no code in the file is run.
+    """Names and tensors of a state dict, on the CPU and mostly not yet read; no code in the file is run.
 
     Raises ``OriginError`` for a file that holds anything else.
     """
     import torch
 
     advice = "expected names and tensors, as torch.save(model.state_dict(), ...) writes them"
+    lazily = zipfile.is_zipfile(files.require(path, made_by="whoever trained it"))  # not in the format before torch 1.6
     try:
-        found = torch.load(files.require(path, made_by="whoever trained it"), "cpu", weights_only=True, mmap=True)
+        found = torch.load(path, "cpu", weights_only=True, mmap=lazily)
     except Exception as error:  # damage and refusals come as errors of many kinds
         reason = quoted(str(error).partition("\n")[0][:120])[1:-1]
         raise OriginError(f"{path}: torch.load(weights_only=True) refuses it ({reason}); {advice}") from error

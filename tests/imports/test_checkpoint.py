@@ -220,7 +220,7 @@ def test_bytes_of_judged_targets_are_those_of_the_decoded_text(lossless: bool, p
 
 
 def test_pytorch_model_bin_of_hugging_face(tmp_path: Path) -> None:
-    """One file, with the causal masks that old versions wrote, and two behind an index."""
+    """One file of the old format, with the causal masks of old versions, and two behind an index."""
     from golf.imports.origin import import_model as import_origin
 
     theirs, ids = their_model("gpt2"), torch.randint(0, 99, (1, 12))
@@ -234,7 +234,7 @@ def test_pytorch_model_bin_of_hugging_face(tmp_path: Path) -> None:
             weight_map = {name: part for part, own in parts.items() for name in own}
             write_json(tmp_path / "pytorch_model.bin.index.json", {"weight_map": weight_map})
         for part, own in parts.items() if parted else [("pytorch_model.bin", names)]:
-            torch.save({name: state[name] for name in own}, tmp_path / part)
+            torch.save({name: state[name] for name in own}, tmp_path / part, _use_new_zipfile_serialization=parted)
         import_origin(open_origin(tmp_path), tmp_path)
         path = tmp_path / "artifacts/average/model.safetensors"
         weights, meta = load_weights(path, made_by="test")
