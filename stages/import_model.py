@@ -1,7 +1,8 @@
 """Stage `import_model`: a model that others trained becomes what `average` leaves: float weights of our names.
 
 In: the folder or GGUF `import.source`. Out: artifacts/average/model.safetensors, artifacts/tokens/tokenizer.model (the
-origin's configuration and tokenizer as JSON, which the artifact keeps), metrics/import.json.
+origin's configuration and tokenizer as JSON, of a PyTorch checkpoint its SentencePiece model; the artifact keeps it),
+metrics/import.json.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ class ImportConfig:
 def run(params: Path, root: Path) -> None:
     """Run the stage; ``GolfError`` for a model that cannot be read."""
     config = load_section(params, "import", ImportConfig)
+    from golf.imports.checkpoint import import_checkpoint
+    from golf.imports.folder import find_checkpoint
     from golf.imports.origin import import_model, open_origin
 
-    origin = open_origin(root / config.source)
-    metrics = import_model(origin, root)
+    source = root / config.source
+    checkpoint = find_checkpoint(source)
+    metrics = import_checkpoint(checkpoint, root) if checkpoint else import_model(open_origin(source), root)
     files.write_json(root / "metrics/import.json", metrics)
     print(
         f"import: {metrics['import_weights']:,} weights of {metrics['import_tensors']} tensors, "
-        f"{origin.config['model_type']}, {metrics['import_bits_per_weight']:.1f} bits a weight", flush=True,
+        f"{metrics['import_source']}, {metrics['import_bits_per_weight']:.1f} bits a weight", flush=True,
     )  # fmt: skip
     if metrics["import_bits_per_weight"] < 8:
         print(

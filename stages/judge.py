@@ -14,7 +14,6 @@ from golf.base.files import write_json
 from golf.base.main import run_stage
 from golf.base.params import load_section
 from golf.imports.judge import JudgeConfig, compared, judged_texts, origin_model, point
-from golf.models.decoder import Decoder
 
 
 def run(params: Path, root: Path) -> None:
@@ -23,7 +22,6 @@ def run(params: Path, root: Path) -> None:
     origin = origin_model(root)
     texts = judged_texts(root, config, origin)
     found = load_artifact(root / "artifacts/compress/model.golf", threads=usable_cores())
-    assert isinstance(found.model, Decoder)
     rows = {domain: compared(text, origin, found.model) for domain, text in texts.items()}
     result = point("golf", found.num_bytes, rows)
     write_json(root / "artifacts/judge/points.json", {"points": [result]})

@@ -186,14 +186,18 @@ def test_errors_that_a_person_can_meet_are_golf_errors(root: Path) -> None:
 
 
 def test_no_pickle_and_no_eval_of_data(root: Path) -> None:
+    """Checkpoints of others are pickles: one call reads them, which runs none of their code."""
+    safe = "torch.load(path, 'cpu', weights_only=True, mmap=lazily)"
     for path in [*library_files(root), *sorted((root / "stages").glob("*.py"))]:
+        calls = [node for node in nodes_of(path) if isinstance(node, ast.Call)]
+        checked = {id(call.func) for call in calls if ast.unparse(call) == safe}
         for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec"}, path
             if isinstance(node, ast.Import):
                 assert not {alias.name for alias in node.names} & {"pickle", "marshal", "shelve"}, path
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-                assert node.attr not in {"load", "save"}, path
+                assert node.attr not in {"load", "save"} or id(node) in checked, path
 
 
 def test_only_golf_files_saves_safetensors(root: Path) -> None:

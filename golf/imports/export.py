@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from golf.artifact.layout import Unpacked
@@ -17,7 +18,7 @@ from golf.imports.bpe import BytePairs
 from golf.imports.gguf import write_gguf
 from golf.imports.origin import parse_blob
 from golf.imports.tables import OriginError, Rule, decoder_config, rules, to_origin
-from golf.models.decoder import DecoderConfig
+from golf.models.decoder import DecoderConfig, stretched
 from golf.models.registry import config_from_dict, empty_shapes
 from golf.quantize.tensors import QuantizedModel
 
@@ -56,6 +57,7 @@ def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where:
         if "tokenizer.json" in kept:
             BytePairs(kept, vocab_size=model.vocab_size, name=f"{where}: tokenizer.json")  # that it is one
         tensors = {name: _fits(array, dtype, name) for name, array in _tensors(model, chosen, config)}
+        tensors |= _rope_factors(config)
         with files.atomic_file(out) as temporary:
             write_gguf(temporary, kept, tensors, name=blob["origin"], half=dtype == "float16")
         return
@@ -77,6 +79,16 @@ def _tensors(
             for target in targets
         ]
         yield name, to_origin(parts, layout, config)
+
+
+def _rope_factors(config: DecoderConfig) -> dict[str, NDArray[np.float32]]:
+    """What llama.cpp divides the frequencies of Llama 3's stretched rotations by, as a tensor; nothing without them."""
+    if config.rope_scaling is None:
+        return {}
+    steps = torch.arange(0, config.rope_dims, 2, dtype=torch.float64) / config.rope_dims
+    frequencies = torch.pow(config.rope_base, -steps)
+    factors: NDArray[np.float32] = (frequencies / stretched(frequencies, config.rope_scaling)).float().numpy()
+    return {"rope_freqs.weight": factors}
 
 
 def _shape(model: QuantizedModel, targets: tuple[str, ...], layout: str, config: DecoderConfig) -> tuple[int, ...]:

@@ -245,14 +245,14 @@ def write_gguf(
             writer.add_float32(key, float(value))
     _write_shape(writer, architecture, kind, config, tensors)
     if "tokenizer.json" in files:
-        _write_tokenizer(writer, files)
+        _write_tokenizer(writer, files, len(tensors[_table(kind)]))
     names = gguf.get_tensor_name_map(
         reader_arch(gguf, architecture), int(config["n_layer" if kind == "gpt2" else "num_hidden_layers"])
     )
     for origin, array in tensors.items():
         laid = np.ascontiguousarray(_layout(array, origin, kind, config, back=False))
         kept = laid.astype(np.float16 if half and laid.ndim > 1 else np.float32)
-        writer.add_tensor(names.get_name(origin, try_suffixes=(".weight", ".bias")), kept)
+        writer.add_tensor(names.get_name(origin, try_suffixes=(".weight", ".bias")) or origin, kept)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -273,13 +273,16 @@ def _write_shape(
             writer.add_bool(f"{architecture}.use_parallel_residual", True)
     if kind != "gpt2":
         writer.add_uint32(f"{architecture}.rope.dimension_count", head)
+    if config.get("head_dim"):
+        writer.add_uint32(f"{architecture}.attention.value_length", head)
     writer.add_uint32(f"{architecture}.vocab_size", len(tensors[_table(kind)]))
 
 
-def _write_tokenizer(writer: Any, files: Mapping[str, Any]) -> None:
+def _write_tokenizer(writer: Any, files: Mapping[str, Any], rows: int) -> None:
+    """``rows`` of the token table: llama.cpp wants a piece for each, also where the table is padded."""
     data, settings = files["tokenizer.json"], files.get("tokenizer_config.json", {})
     ids = {**data["model"]["vocab"], **{item["content"]: item["id"] for item in data.get("added_tokens", [])}}
-    pieces = [f"[PAD{i}]" for i in range(max(ids.values()) + 1)]
+    pieces = [f"[PAD{i}]" for i in range(rows)]
     kinds = [5] * len(pieces)  # unused
     for piece, i in ids.items():
         pieces[i], kinds[i] = piece, 1

@@ -3,7 +3,7 @@
 Shapes: ``B`` windows, ``T`` tokens of one, ``D`` width, ``V`` vocabulary, ``N`` targets. Hidden states (N, D) of the
 origin are kept, not its logits (N, V): those are made again for a few targets at a time. All methods are measured on
 the same windows, so differences between them are paired. A target that begins a document is not scored: no text stands
-for it.
+for it. Bytes are those of the text, or, where a SentencePiece model normalizes, of what its tokens decode to.
 """
 
 from __future__ import annotations
@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 from golf.base.params import Count, Size
 from golf.base.progress import bar
 from golf.data.shards import open_split
-from golf.imports.bpe import BytePairs
-from golf.imports.origin import read_blob
-from golf.imports.tables import OriginError
-from golf.imports.texts import DOMAINS
+from golf.imports.texts import DOMAINS, imported_tokenizer, target_bytes
 from golf.models.base import LanguageModel
-from golf.models.decoder import Decoder
 from golf.models.registry import load_weights, model_of
 from golf.quantize.calibrate import WEIGHTS, spread_windows
 
@@ -53,21 +49,17 @@ class JudgedText:
     """Windows of one domain and what the origin says of them."""
 
     ids: NDArray[np.int64]  # (B, T)
-    num_bytes: NDArray[np.int64]  # (B, T - 1), bytes of each target; 0 is not scored
+    num_bytes: NDArray[np.int64]  # (B, T - 1), bytes of each target; -1 is not scored
     hidden: torch.Tensor  # (B, T - 1, D) of the origin
 
 
-def judged_texts(root: Path, config: JudgeConfig, origin: Decoder) -> dict[str, JudgedText]:
+def judged_texts(root: Path, config: JudgeConfig, origin: LanguageModel) -> dict[str, JudgedText]:
     """The windows of every domain that `texts` wrote, run through the origin."""
-    blob = read_blob(root / "artifacts/tokens/tokenizer.model")
-    tokenizer = BytePairs(blob["files"], vocab_size=origin.vocab_size)
-    lengths = np.array([len(piece) for piece in tokenizer.token_bytes])
-    lengths[tokenizer.bos_id] = 0
-    texts = {}
+    tokenizer, texts = imported_tokenizer(root), {}
     for domain in DOMAINS:
         split = open_split(root / "artifacts/tokens/judged" / domain)
         ids = spread_windows(split, tokens=config.tokens, window=config.window, key="judge.window")
-        texts[domain] = JudgedText(ids, lengths[ids[:, 1:]], _hidden(origin, ids))
+        texts[domain] = JudgedText(ids, target_bytes(tokenizer, ids), _hidden(origin, ids))
     return texts
 
 
@@ -81,13 +73,13 @@ def _hidden(model: LanguageModel, ids: NDArray[np.int64]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def compared(text: JudgedText, origin: Decoder, model: Decoder) -> Rows:
+def compared(text: JudgedText, origin: LanguageModel, model: LanguageModel) -> Rows:
     """Sums over each window of ``text`` (B,): KL(origin || model) and code lengths in nats, agreements, bytes."""
     hidden, targets = _hidden(model, text.ids), torch.from_numpy(text.ids[:, 1:])
     rows: dict[str, list[float]] = {key: [] for key in ("kl", "nats", "exact_nats", "agree", "targets", "bytes")}
     with torch.no_grad():
         for window in range(len(text.ids)):
-            scored = torch.from_numpy(text.num_bytes[window] > 0)
+            scored = torch.from_numpy(text.num_bytes[window] >= 0)
             totals = dict.fromkeys(rows, 0.0)
             wanted = targets[window][scored]
             parts = [of[window][scored].split(_ROWS) for of in (text.hidden, hidden)]
@@ -99,7 +91,7 @@ def compared(text: JudgedText, origin: Decoder, model: Decoder) -> Rows:
                     totals[key] -= float(table.gather(1, y[:, None]).sum(dtype=torch.float64))
                 found.neg_().add_(exact)
                 totals["kl"] += float(found.mul_(exact.exp_()).sum(dtype=torch.float64))
-            totals |= {"targets": float(scored.sum()), "bytes": float(text.num_bytes[window].sum())}
+            totals |= {"targets": float(scored.sum()), "bytes": float(text.num_bytes[window].clip(0).sum())}
             for key, value in totals.items():
                 rows[key].append(value)
     return {key: np.array(values) for key, values in rows.items()}
@@ -130,13 +122,10 @@ def summary(rows: Mapping[str, Rows]) -> dict[str, float]:
     return flat
 
 
-def origin_model(root: Path) -> Decoder:
+def origin_model(root: Path) -> LanguageModel:
     """The float model that `import_model` wrote below ``root``."""
     weights, meta = load_weights(root / WEIGHTS, made_by="`import_model`")
-    model = model_of(meta, weights, path=root / WEIGHTS, made_by="`import_model`").eval()
-    if not isinstance(model, Decoder):
-        raise OriginError(f"{root / WEIGHTS}: is no imported model; re-run `import_model`")
-    return model
+    return model_of(meta, weights, path=root / WEIGHTS, made_by="`import_model`").eval()
 
 
 def point(name: str, num_bytes: int, rows: Mapping[str, Rows]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files of a model that others trained: safetensors with ``config.json``, or one GGUF, behind one reader.
+"""Files of a model that others trained: safetensors or ``.bin`` with ``config.json``, or a GGUF, behind one reader.
 
 ``Origin`` gives tensors one at a time as float32 under the names of Hugging Face transformers, its configuration, and
 the files that have to come back with the weights (configuration, tokenizer). Nothing of it is run.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from golf.base import files
 from golf.base.files import read_json, require
 from golf.base.params import quoted
 from golf.base.tensor_file import own_metadata, tensor_file
+from golf.imports.checkpoint import load_state
 from golf.imports.tables import OriginError, decoder_config, from_origin, rules
 from golf.models.decoder import DecoderConfig
 
@@ -56,36 +58,29 @@ class Origin(ABC):
 
 
 class Folder(Origin):
-    """``config.json`` beside one ``.safetensors`` or several with an index."""
+    """``config.json`` beside one ``.safetensors`` or several with an index, or beside ``pytorch_model.bin`` alike."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
         self.where = folder
         self.files = {"config.json": read_json(folder / "config.json", made_by=MADE_BY)}
         for name in KEPT:
             if (folder / name).is_file():
                 self.files[name] = read_json(folder / name, made_by=MADE_BY)
-        self._open: dict[str, Any] = {}
+        self._read: dict[str, Callable[[], Any]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         sizes = []
         for path in self._paths(folder):
-            try:
-                file = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise OriginError(f"{path}: not a readable safetensors file ({error})") from error
-            for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
-                part = file.get_slice(name)
+            for name, kind, shape, read in _listed(path):
                 short = name.removeprefix("transformer.") if self.config.get("model_type") == "gpt2" else name
                 full = f"transformer.{short}" if self._bare_gpt2(short) else name
                 if full.endswith(_BUFFERS):
                     continue
-                if part.get_dtype() not in _FLOATS:
-                    raise OriginError(f"{path}: {name} holds {part.get_dtype()} numbers, expected {sorted(_FLOATS)}")
+                if kind not in _FLOATS:
+                    raise OriginError(f"{path}: {name} holds {kind} numbers, expected {sorted(_FLOATS)}")
                 if full in self._shapes:
                     raise OriginError(f"{path}: {name} is there twice, in this file or another")
-                self._open[full], self._shapes[full] = (file, name), tuple(part.get_shape())
-                sizes.append(int(part.get_dtype().strip("BF")))
+                self._read[full], self._shapes[full] = read, shape
+                sizes.append(int(kind.strip("BF")))
         self.exact_bits = float(max(sizes, default=32))
 
     def _bare_gpt2(self, name: str) -> bool:
@@ -93,14 +88,15 @@ class Folder(Origin):
 
     @staticmethod
     def _paths(folder: Path) -> list[Path]:
-        index = folder / "model.safetensors.index.json"
+        old = not any(folder.glob("*.safetensors"))
+        index = folder / ("pytorch_model.bin.index.json" if old else "model.safetensors.index.json")
         if index.is_file():
             parts = read_json(index, made_by=MADE_BY).get("weight_map")
             shards = set(parts.values()) if isinstance(parts, dict) else set()
             if not shards or not all(isinstance(name, str) and Path(name).name == name for name in shards):
                 raise OriginError(f"{index}: weight_map: found {quoted(parts)}, expected tensors and their files")
             return [require(folder / name, made_by=MADE_BY) for name in sorted(shards)]
-        found = sorted(folder.glob("*.safetensors"))
+        found = sorted(folder.glob("pytorch_model.bin" if old else "*.safetensors"))
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise OriginError(f"{folder}: found {names}, expected one .safetensors, or an index beside several")
@@ -111,9 +107,30 @@ class Folder(Origin):
         return self._shapes
 
     def read(self, name: str) -> NDArray[np.float32]:
-        file, inner = self._open[name]
-        array: NDArray[np.float32] = file.get_tensor(inner).float().numpy()
+        array: NDArray[np.float32] = self._read[name]().float().numpy()
         return array
+
+
+def _listed(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], Callable[[], Any]]]:
+    """Name, type of the numbers as safetensors calls it, shape and reader of every tensor in a file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix == ".bin":
+        for name, tensor in load_state(path).items():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            yield name, kind.replace("bfloat", "BF").replace("float", "F"), tuple(tensor.shape), partial(_same, tensor)
+        return
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise OriginError(f"{path}: not a readable safetensors file ({error})") from error
+    for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
+        part = file.get_slice(name)
+        yield name, part.get_dtype(), tuple(part.get_shape()), partial(file.get_tensor, name)
+
+
+def _same(tensor: Any) -> Any:
+    return tensor
 
 
 def open_origin(path: str | Path) -> Origin:
@@ -126,7 +143,9 @@ def open_origin(path: str | Path) -> Origin:
 
         return GgufOrigin(require(path, made_by="`golf fetch smollm2`, or whoever trained it"))
     require(path, made_by="`golf fetch smollm2`, or whoever trained it")
-    raise OriginError(f"{path}: expected a folder with config.json and .safetensors, or a .gguf")
+    raise OriginError(
+        f"{path}: expected a .gguf, a folder with config.json and .safetensors, or one with a .pt and its tokenizer"
+    )
 
 
 def converted(origin: Origin) -> tuple[DecoderConfig, int, Iterator[tuple[str, NDArray[np.float32]]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,9 +15,14 @@ from golf.base.params import Clip
 from golf.imports.judge import JudgedText, compared, point
 from golf.imports.origin import converted, open_origin
 from golf.imports.tables import OriginError
+from golf.models.base import LanguageModel
 from golf.models.decoder import Decoder
+from golf.models.registry import build_model, config_from_dict
 from golf.quantize.config import QuantizeConfig, RoleConfig
 from golf.quantize.pipeline import Quantizer
+
+if TYPE_CHECKING:
+    from golf.models.configs.families import ModelConfig
 
 __all__ = ["RivalsConfig", "gguf_point", "public_point"]
 
@@ -31,7 +36,7 @@ class RivalsConfig:
 
 
 def public_point(
-    root: Path, config: QuantizeConfig, clip: float, origin: Decoder, texts: Mapping[str, JudgedText]
+    root: Path, config: QuantizeConfig, clip: float, origin: LanguageModel, texts: Mapping[str, JudgedText]
 ) -> dict[str, Any]:
     """GPTQ with SDClip and order-0 tables at ``clip``; Hessians, levels and damping are ours."""
     roles = {name: RoleConfig(None, None) for name in config.roles}
@@ -41,20 +46,24 @@ def public_point(
     blob = require(root / "artifacts/tokens/tokenizer.model", made_by="`import_model`").read_bytes()
     size = len(pack(model, blob, coders=("rans", "raw")))
     weights = {name: torch.from_numpy(array) for name, array in model.state().items()}
-    return point(f"public recipe, clip {clip:g}", size, _judged(weights, origin, texts))
+    found = config_from_dict(model.config)
+    return point(f"public recipe, clip {clip:g}", size, _judged(found, weights, origin, texts))
 
 
-def gguf_point(path: Path, origin: Decoder, texts: Mapping[str, JudgedText]) -> dict[str, Any]:
+def gguf_point(path: Path, origin: LanguageModel, texts: Mapping[str, JudgedText]) -> dict[str, Any]:
     """A file of llama.cpp made of the same origin; its bytes are the whole file's."""
     config, vocab_size, tensors = converted(open_origin(path))
-    if dataclasses.replace(config, tied=origin.config.tied, rope_base=origin.config.rope_base) != origin.config:
+    own = origin.config if isinstance(origin, Decoder) else None
+    if own is None or dataclasses.replace(config, tied=own.tied, rope_base=own.rope_base) != own:
         raise OriginError(f"{path}: is of another model than `import.source`")
     weights = {name: torch.from_numpy(array.copy()) for name, array in tensors}
-    return point(f"llama.cpp {path.stem}", path.stat().st_size, _judged(weights, origin, texts))
+    return point(f"llama.cpp {path.stem}", path.stat().st_size, _judged(own, weights, origin, texts))
 
 
-def _judged(weights: Mapping[str, torch.Tensor], origin: Decoder, texts: Mapping[str, JudgedText]) -> Any:
+def _judged(
+    config: ModelConfig, weights: Mapping[str, torch.Tensor], origin: LanguageModel, texts: Mapping[str, JudgedText]
+) -> Any:
     with torch.device("meta"):
-        model = Decoder(origin.config, origin.vocab_size)
+        model = build_model(config, origin.vocab_size)
     model.load_state_dict(dict(weights), assign=True)
     return {domain: compared(text, origin, model.eval()) for domain, text in texts.items()}

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from golf.base import files
 from golf.base.params import Natural
-from golf.data.documents import CorpusError, Position
+from golf.data.documents import CorpusError, Document, Position
 from golf.data.encode import digest
-from golf.data.readers import open_corpus
+from golf.data.readers import Options, open_corpus
 from golf.data.shards import ShardWriter
-from golf.data.tokenizer import TokenizerError
+from golf.data.tokenizer import Tokenizer, TokenizerError
 from golf.imports.bpe import BytePairs
-from golf.imports.origin import read_blob
+from golf.imports.origin import parse_blob
 
-__all__ = ["DOMAINS", "DomainConfig", "TextsConfig", "write_texts"]
+__all__ = ["DOMAINS", "DomainConfig", "TextsConfig", "imported_tokenizer", "target_bytes", "write_texts"]
 
 DOMAINS = ("calibration", "other")  # of the judged text: that of the calibration, and another
 _HELD_OUT = 64  # of 256 values of a document's hash: never calibrated on
@@ -27,7 +29,7 @@ _HELD_OUT = 64  # of 256 values of a document's hash: never calibrated on
 class DomainConfig:
     """Where a domain's documents are; ``python_docs`` are the reference topics inside every Python, without a path."""
 
-    source: Literal["enwik8", "jsonl", "text", "table", "parquet", "python_docs"]
+    source: Literal["enwik8", "jsonl", "text", "table", "parquet", "shards", "python_docs"]
     path: str
     text_key: str
 
@@ -42,15 +44,34 @@ class TextsConfig:
     judged_bytes: Natural
 
 
+def imported_tokenizer(root: Path) -> BytePairs | Tokenizer:
+    """What `import_model` left below ``root`` to code text with: byte-level BPE, or SentencePiece of a checkpoint."""
+    path = files.require(root / "artifacts/tokens/tokenizer.model", made_by="`import_model`")
+    data = path.read_bytes()
+    if not data.startswith(b"{"):
+        return Tokenizer(data, name=str(path))
+    found = parse_blob(data, str(path))["files"]
+    meta = files.read_meta(root / "artifacts/average/model.safetensors", made_by="`import_model`")
+    return BytePairs(found, vocab_size=meta["vocab_size"])
+
+
+def target_bytes(tokenizer: BytePairs | Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """Bytes that ``ids[:, 1:]`` stand for, (B, T - 1) int64; -1 where a document begins, which no text stands for."""
+    if isinstance(tokenizer, Tokenizer):
+        found = np.stack([tokenizer.table.token_bytes(row) for row in ids])
+    else:
+        found = np.array([len(piece) for piece in tokenizer.token_bytes])[ids[:, 1:]]
+    return np.where(ids[:, 1:] == tokenizer.bos_id, -1, found)
+
+
 def write_texts(config: TextsConfig, root: Path) -> dict[str, Any]:
     """Write artifacts/tokens/train and artifacts/tokens/judged/DOMAIN below ``root``; returns flat metrics.
 
-    Of the calibration's domain, a quarter of the documents by hash is judged and the rest calibrates. Documents that
-    the tokenizer changes are left out and counted. Raises ``CorpusError`` for a domain without text.
+    Of the calibration's domain, a quarter of the documents by hash is judged and the rest calibrates; of the
+    competition's shards the validation side is judged. Documents that the tokenizer changes are left out and counted.
+    Raises ``CorpusError`` for a domain without text.
     """
-    blob = read_blob(root / "artifacts/tokens/tokenizer.model")
-    vocab_size = files.read_meta(root / "artifacts/average/model.safetensors", made_by="`import_model`")["vocab_size"]
-    tokenizer = BytePairs(blob["files"], vocab_size=vocab_size)
+    tokenizer = imported_tokenizer(root)
     metrics: dict[str, Any] = {"texts_changed_by_tokenizer": 0}
     tokens = root / "artifacts/tokens"
     with files.atomic_directory(tokens / "train") as train, files.atomic_directory(tokens / "judged") as judged:
@@ -58,12 +79,11 @@ def write_texts(config: TextsConfig, root: Path) -> dict[str, Any]:
                   "other": [(judged / "other", config.judged_bytes)]}  # fmt: skip
         for domain in DOMAINS:
             places = [(_writer(folder, tokenizer), most) for folder, most in wanted[domain]]
-            for text in _texts(getattr(config, domain), root):
-                side = 0 if len(places) == 1 or digest(text.encode(), 0)[8] < _HELD_OUT else 1
-                writer, most = places[side]
+            for document in _documents(getattr(config, domain), root, tokenizer):
+                writer, most = places[0 if len(places) == 1 or _judged(document) else 1]
                 if writer.num_bytes < most:
                     try:
-                        writer.add(*tokenizer.document(text))
+                        writer.add(*_coded(document, tokenizer))
                     except TokenizerError:
                         metrics["texts_changed_by_tokenizer"] += 1
                 if all(w.num_bytes >= m for w, m in places):
@@ -77,24 +97,36 @@ def write_texts(config: TextsConfig, root: Path) -> dict[str, Any]:
     return metrics
 
 
-def _writer(folder: Path, tokenizer: BytePairs) -> ShardWriter:
+def _judged(document: Document) -> bool:
+    """Whether a document of the calibration's domain is held out: as its corpus says, else by its hash."""
+    if document.side is not None:
+        return document.side == "val"
+    return digest((document.text or "").encode(), 0)[8] < _HELD_OUT
+
+
+def _coded(document: Document, tokenizer: BytePairs | Tokenizer) -> tuple[np.ndarray, int]:
+    """Ids with the first token in front, and bytes."""
+    if document.ids is None:
+        return tokenizer.document(document.text or "")
+    assert isinstance(tokenizer, Tokenizer)  # `_documents` gives ids to no other
+    return tokenizer.imported_document(document.ids)
+
+
+def _writer(folder: Path, tokenizer: BytePairs | Tokenizer) -> ShardWriter:
     return ShardWriter(
         folder, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id, tokenizer_sha256=tokenizer.sha256
     )
 
 
-def _texts(domain: DomainConfig, root: Path) -> Iterator[str]:
+def _documents(domain: DomainConfig, root: Path, tokenizer: BytePairs | Tokenizer) -> Iterator[Document]:
     if domain.source == "python_docs":
         from pydoc_data.topics import topics
 
-        yield from (topics[name] for name in sorted(topics))
+        yield from (Document(where=name, text=topics[name]) for name in sorted(topics))
         return
-    for document in open_corpus(domain.source, root / domain.path, _options(domain)).documents(Position()):
-        if document.text:
-            yield document.text
-
-
-def _options(domain: DomainConfig) -> Any:
-    from golf.data.readers import Options
-
-    return Options(text_key=domain.text_key)
+    if domain.source == "shards" and isinstance(tokenizer, BytePairs):
+        raise CorpusError(f"{domain.path}: shards hold ids of SentencePiece, which the imported model does not use")
+    options = Options(text_key=domain.text_key, vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id)
+    for document in open_corpus(domain.source, root / domain.path, options).documents(Position()):
+        if document.text or document.ids is not None:
+            yield document

@@ -70,8 +70,8 @@ def count_documents(
             at = at[key[at] >= 0]
             columns = _Columns(*(np.zeros(len(here), each.dtype) for each in (n, c, u, r)))
             _walk(here, vocab, near_tokens, at, key, columns)
-            for whole, column in zip((n, c, u, r), columns, strict=True):
-                whole[counted, i] = column[1:]
+            n[counted, i], c[counted, i] = columns.n[1:], columns.c[1:]
+            u[counted, i], r[counted, i] = columns.u[1:], columns.r[1:]
         begin = end
     return DocumentCounts(tuple(orders), docs, n, c, u, r)
 

@@ -24,7 +24,7 @@ from golf.models.base import LanguageModel
 from golf.models.layers import Matrix, Role, Rope, activation_dtype, apply_rope, causal_attention
 from golf.models.stream import StreamState, StreamStep
 
-__all__ = ["Decoder", "DecoderConfig", "RopeScaling"]
+__all__ = ["Decoder", "DecoderConfig", "RopeScaling", "stretched"]
 
 _HEAD_ROWS = 256  # tokens turned into logits at a time: 200 MiB of float32 at 200,000 pieces
 
@@ -265,7 +265,7 @@ class Decoder(LanguageModel):
         steps = torch.arange(0, dims, 2, dtype=torch.float64, device=positions.device) / max(dims, 1)
         frequencies = torch.pow(base, -steps)
         if self.config.rope_scaling is not None:
-            frequencies = _stretched(frequencies, self.config.rope_scaling)
+            frequencies = stretched(frequencies, self.config.rope_scaling)
         angles = positions.to(torch.float64)[:, None] * frequencies
         return angles.cos().to(dtype), -angles.sin().to(dtype)
 
@@ -274,7 +274,8 @@ def _table(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(rows, width), std=0.02))
 
 
-def _stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+def stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Radians per token (dims/2,) after ``scaling``."""
     turns = scaling.original * frequencies / (2 * math.pi)
     share = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)  # 1: as it was
     return frequencies * (share + (1 - share) / scaling.factor)

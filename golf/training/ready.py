@@ -65,7 +65,8 @@ def kernels(model: LanguageModel, batch: int, length: int, device: torch.device)
     slow = None if ready else own
     if "MATH" in backends:
         slow = f"attention of {batch} x {length} tokens has no fused kernel in torch {torch.__version__}"
-    return slow, "; ".join(filter(None, (backends and f"attention {', '.join(backends)}", own)))
+    told = [f"attention {', '.join(backends)}"] if backends else []
+    return slow, "; ".join([*told, own] if own else told)
 
 
 def refuse_slow(problem: str | None, group: Ranks, *, strict: bool, log: Callable[[str], None]) -> None:

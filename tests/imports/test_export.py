@@ -62,6 +62,30 @@ def test_gguf_is_read_again_as_it_was_written(name: str, tmp_path: Path) -> None
     assert meta["model"] == json.loads(json.dumps(unpack(data).model.config))
 
 
+def test_what_llama_cpp_asks_for_beside_the_weights(tmp_path: Path) -> None:
+    """Without these it refused padded tables and heads of their own width, and turned Llama 3's heads wrongly."""
+    gguf = pytest.importorskip("gguf")
+    found = {}
+    for name in ("llama tied, biased, wide heads", "llama 3 rope"):
+        folder = tmp_path / name[:7]
+        write_origin(unpack(artifact(name, folder)), folder / "o.gguf", kind="gguf", dtype="float16", where="a.golf")
+        found[name] = gguf.GGUFReader(folder / "o.gguf")
+    wide, turned = found.values()
+    pieces = wide.fields["tokenizer.ggml.tokens"].contents()
+    assert len(pieces) == 300 and pieces[-1] == "[PAD299]"  # rows of the table; the tokenizer has 261
+    assert wide.fields["tokenizer.ggml.token_type"].contents()[-1] == gguf.TokenType.UNUSED
+    assert [wide.fields[f"llama.attention.{key}_length"].contents() for key in ("key", "value")] == [10, 10]
+    assert "rope_freqs.weight" not in {tensor.name for tensor in wide.tensors}
+    factors = next(tensor.data for tensor in turned.tensors if tensor.name == "rope_freqs.weight")
+    expected = []
+    for i in range(3):  # heads of 6 channels, base 500, 16 original positions; arXiv 2407.21783's wavelengths
+        length = 2 * np.pi * 500.0 ** (2 * i / 6)
+        share = min(1.0, max(0.0, (16 / length - 1.0) / (4.0 - 1.0)))
+        expected.append(1 / (share + (1 - share) / 4.0))
+    np.testing.assert_allclose(factors, expected, rtol=1e-6)
+    assert min(expected) < 4 == max(expected)
+
+
 def test_rows_of_queries_and_keys_lie_as_llama_cpp_wants_them(tmp_path: Path) -> None:
     """Channel i of a head's first half is followed by channel i of its second half: the pairs that turn together."""
     gguf, data = pytest.importorskip("gguf"), artifact("llama", tmp_path)

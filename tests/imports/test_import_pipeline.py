@@ -107,7 +107,7 @@ def test_judge_against_plain_arithmetic(done: Path) -> None:
     )
     assert isinstance(origin, Decoder) and isinstance(found.model, Decoder)
     ids, lengths = np.random.default_rng(0).integers(0, 300, (3, 20)), np.full((3, 19), 2)
-    lengths[1, 4:] = 0
+    lengths[1, 4:] = -1
     with torch.no_grad():
         hidden = origin.hidden(torch.from_numpy(ids))[:, :-1]
         exact, other = (
@@ -115,11 +115,12 @@ def test_judge_against_plain_arithmetic(done: Path) -> None:
             for m in (origin, found.model)
         )
         rows = compared(JudgedText(ids, lengths, hidden), origin, found.model)
-    scored, targets = torch.from_numpy(lengths > 0), torch.from_numpy(ids[:, 1:, None])
+    scored, targets = torch.from_numpy(lengths >= 0), torch.from_numpy(ids[:, 1:, None])
     kl = ((exact.exp() * (exact - other)).sum(-1) * scored).sum(1)
     nats = (-other.gather(-1, targets)[..., 0] * scored).sum(1)
     agree = ((exact.argmax(-1) == other.argmax(-1)) & scored).sum(1)
-    for key, expected in (("kl", kl), ("nats", nats), ("agree", agree), ("bytes", torch.tensor(lengths.sum(1)))):
+    size = torch.tensor(lengths.clip(0).sum(1))
+    for key, expected in (("kl", kl), ("nats", nats), ("agree", agree), ("bytes", size)):
         np.testing.assert_allclose(rows[key], expected.numpy(), rtol=1e-5, atol=1e-6)
     assert summary({"other": rows})["other_kl"] == pytest.approx(float(kl.sum() / scored.sum()), rel=1e-5)
 
@@ -165,6 +166,6 @@ def test_fingerprints_know_the_imported_family_alone(root: Path, done: Path) -> 
 
 def test_a_model_that_another_stage_made_is_refused(done: Path, tmp_path: Path) -> None:
     (tmp_path / "artifacts/tokens").mkdir(parents=True)
-    (tmp_path / "artifacts/tokens/tokenizer.model").write_bytes(b"\x0a\x01")
+    (tmp_path / "artifacts/tokens/tokenizer.model").write_bytes(b"{}")
     with pytest.raises(GolfError, match="tokenizer.model: holds no imported model"):
         texts.run(done / "params.json", tmp_path)

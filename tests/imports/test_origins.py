@@ -94,5 +94,5 @@ def test_files_that_are_no_model_are_told(tmp_path: Path) -> None:
     with pytest.raises(GolfError, match="not a readable safetensors file"):
         open_origin(folder)
     (tmp_path / "m.bin").touch()
-    with pytest.raises(GolfError, match="expected a folder with config.json and .safetensors, or a .gguf"):
+    with pytest.raises(GolfError, match="expected a .gguf, a folder with config.json and .*, or one with a .pt"):
         open_origin(tmp_path / "m.bin")
