@@ -137,7 +137,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="say what kernels take")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as of `golf params`")
     args = parser.parse_args()
-    rows = re.findall(r"^\| `(\S+)` \| (\d+) \|.*\| ([\d.]+) \|[^|]*\|$", PREDICTED.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\S+)` \| (\d+) \|.*\| ([\d.]+) \|[^|]*\|$", PREDICTED.read_text(encoding="utf-8"), re.MULTILINE
+    )
     predicted = {(name, int(depth)): ms for name, depth, ms in rows}
     for preset in args.preset or PRESETS:
         vocab = 8192 if preset.startswith("record") else args.vocab
