@@ -237,7 +237,7 @@ def enter(tree, t):  # type: ignore[no-untyped-def]
 
 
 @step
-def advance(tokens, tree, t, found):  # type: ignore[no-untyped-def]
+def advance(tree, t, found):  # type: ignore[no-untyped-def]
     """Counts of position ``t`` into ``found``, then count its token; how many orders have come before."""
     nodes, here, ahead = tree.nodes, tree.paths[t & 1], tree.paths[(t + 1) & 1]
     if t + 1 - tree.place[0] == tree.above.shape[1]:
@@ -258,14 +258,8 @@ def advance(tokens, tree, t, found):  # type: ignore[no-untyped-def]
             before, c = node, 0
             if longer < ahead[0]:  # this position is one of those that the next one comes after
                 c = nodes[ahead[1 + longer], TIMES]
-                if tree.lengths[tree.context[k]] == 0 and tokens[t] == tokens[0]:  # which followed nothing
-                    c -= 1
-            n, u, last, last_count = (
-                nodes[node, TIMES] - 1,
-                nodes[node, FOLLOWERS],
-                nodes[node, LAST],
-                nodes[node, LAST_TIMES],
-            )
+            n, u = nodes[node, TIMES] - 1, nodes[node, FOLLOWERS]
+            last, last_count = nodes[node, LAST], nodes[node, LAST_TIMES]
             nodes[node, FOLLOWERS] = u + (1 if c == 0 else 0)
             nodes[node, LAST], nodes[node, LAST_TIMES] = t, c + 1
         found.n[k], found.c[k], found.u[k], found.last[k], found.last_count[k] = n, c, u, last, last_count

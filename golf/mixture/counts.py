@@ -254,7 +254,7 @@ def _read(text, tree, begin, found, matched, start, out):  # type: ignore[no-unt
     for t in range(first, begin + len(matched)):
         while document + 1 < len(starts) and starts[document + 1] < t:
             document += 1
-        matched[t - begin] = advance(tokens, tree, t, found)
+        matched[t - begin] = advance(tree, t, found)
         start[t - begin] = filled
         for k in range(matched[t - begin]):
             before = found.last[k]
