@@ -78,12 +78,12 @@ def count_documents(
 
 def _ends(doc_starts: np.ndarray, num_tokens: int) -> list[int]:
     """Where pieces of whole documents end: of ``PIECE_TOKENS`` or little more, as sorting takes 100 bytes a token."""
-    starts = [*np.asarray(doc_starts, np.int64)[1:].tolist(), num_tokens]
-    ends = [0]
-    for end in starts:
-        if end - ends[-1] >= PIECE_TOKENS:
+    ends, begin = [], 0
+    for end in [*np.asarray(doc_starts, np.int64)[1:].tolist(), num_tokens]:
+        if end - begin >= PIECE_TOKENS or end == num_tokens:
             ends.append(end)
-    return [*ends[1:], num_tokens] if ends[-1] < num_tokens else ends[1:]
+            begin = end
+    return ends
 
 
 def recount_documents(tokens: np.ndarray, table: DocumentCounts, t: int) -> tuple[Followers, bool]:

@@ -13,9 +13,10 @@ import numpy as np
 from golf.base.errors import GolfError
 from golf.base.jit import kernel
 
-__all__ = ["NeuralRecord", "StreamRecord", "summarize_row"]
+__all__ = ["NeuralRecord", "StreamRecord", "pieces", "summarize_row"]
 
 ROUNDING = 1e-3  # nats above 0 that the logarithm of a probability may have
+PIECE = 1 << 20
 
 
 @kernel
@@ -30,9 +31,9 @@ def summarize_row(log_probs, probs):  # type: ignore[no-untyped-def]
     return entropy, best
 
 
-def _pieces(size: int) -> Iterator[slice]:
-    """All of ``size`` positions, a million at a time."""
-    return (slice(begin, min(begin + (1 << 20), size)) for begin in range(0, size, 1 << 20))
+def pieces(size: int) -> Iterator[slice]:
+    """All of ``size`` positions, ``PIECE`` at a time: what is made of a long text need not exist as a whole."""
+    return (slice(begin, min(begin + PIECE, size)) for begin in range(0, size, PIECE))
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class NeuralRecord:
             if array.dtype.kind != kind or array.ndim != 1:
                 expected = "whole numbers" if kind == "i" else "floats"
                 raise GolfError(f"neural record: {name} is {array.dtype} {array.shape}, expected {expected} (n,)")
-        for piece in _pieces(num):
+        for piece in pieces(num):
             numbers = (self.nll[piece], self.entropy[piece], self.argmax_log_prob[piece])
             bad = self.scored[piece] & ~np.logical_and.reduce([np.isfinite(each) for each in numbers])
             if bad.any():
@@ -109,7 +110,7 @@ class NeuralRecord:
         sound = {"sampled rows": bool((self.sample_log_probs <= ROUNDING).all())}
         for name, sign in (("nll", -1), ("entropy", -1), ("argmax_log_prob", 1), ("candidate_log_prob", 1)):
             array = getattr(self, name)
-            sound[name] = all((sign * array[p][self.scored[p]] <= ROUNDING).all() for p in _pieces(len(array)))
+            sound[name] = all((sign * array[p][self.scored[p]] <= ROUNDING).all() for p in pieces(len(array)))
         wrong = [name for name, right in sound.items() if not right]
         if wrong:
             raise GolfError(
@@ -162,8 +163,8 @@ class StreamRecord:
         tempered = flat.get("tempered", np.zeros(0))
         sizes = {len(plain.nll)} | ({len(biased.nll)} if biased is not None else set())
         fits = tempered.ndim == 2 and tempered.dtype.kind == "f" and {tempered.shape[1] + 1} == sizes
-        pieces = _pieces(tempered.shape[-1])
-        if not fits or not all((np.isfinite(t) & (t >= -ROUNDING)).all() for t in (tempered[:, p] for p in pieces)):
+        parts = (tempered[:, piece] for piece in pieces(tempered.shape[-1]))
+        if not fits or not all((np.isfinite(part) & (part >= -ROUNDING)).all() for part in parts):
             raise GolfError(
                 f"streaming record: {sorted(sizes)} positions and tempered nats of shape {tempered.shape}, expected "
                 "finite numbers, one for each position but the first; re-run `evaluate streaming`"

@@ -27,7 +27,7 @@ from golf.mixture.batch import MixResult, mix, row_calibration
 from golf.mixture.config import LayerConfig, MixtureConfig
 from golf.mixture.counts import Contexts
 from golf.mixture.document import count_documents
-from golf.mixture.record import NeuralRecord, StreamRecord
+from golf.mixture.record import NeuralRecord, StreamRecord, pieces
 from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
 from golf.scoring.likeliest import Likeliest, LikeliestRows, mixture_likeliest
 from golf.scoring.record_stream import StreamingConfig, record_stream
@@ -40,7 +40,6 @@ __all__ = [
 ]  # fmt: skip
 
 POSITION_BINS = 50
-PIECE_TARGETS = 1 << 16
 CONFIDENCE_BINS = 20
 
 
@@ -86,7 +85,11 @@ def make_curves(
     """All tables; ``nats`` (n,) by scorer, ``record`` that of the ``headline``; ``matched`` (n,): tokens of the longest
     context of each target that was seen before."""
     num, columns = text.num_targets, {name: values.__getitem__ for name, values in nats.items()}
-    position = _binned(num, lambda piece: np.arange(num)[piece] * min(POSITION_BINS, num) // num, columns, "bin")
+
+    def bins(piece: slice) -> np.ndarray:
+        return np.arange(piece.start, piece.stop) * min(POSITION_BINS, num) // num
+
+    position = _binned(num, bins, columns, "bin")
     ends = np.cumsum(position.columns["tokens"]).tolist()
     report = headline.report
     weights = {"target": (report.positions - 1).astype(float).tolist()}
@@ -107,8 +110,7 @@ _Pieces = Callable[[slice], np.ndarray]  # numbers of a piece of the targets
 def _binned(num_targets: int, bins: _Pieces, columns: Mapping[str, _Pieces], key: str) -> Table:
     """Means by bin (whole numbers from 0), of the bins that have targets; taken piece by piece, added in order."""
     sums, counts = np.zeros((len(columns), 256)), np.zeros(256, np.int64)
-    for begin in range(0, num_targets, PIECE_TARGETS):
-        piece = slice(begin, min(begin + PIECE_TARGETS, num_targets))
+    for piece in pieces(num_targets):
         here = bins(piece)
         counts += np.bincount(here, minlength=256)
         for values, total in zip(columns.values(), sums, strict=True):
