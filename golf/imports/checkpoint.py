@@ -32,12 +32,12 @@ __all__ = ["import_checkpoint", "load_state"]
 
 _PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and of data parallel training
 _TOKENS = "tok_emb.weight"
-_BASELINE = {_TOKENS: "token_embedding", "skip_weights": "skip_scales"}
+_BASELINE = {"token_embedding": _TOKENS, "skip_scales": "skip_weights"}  # its names by ours
 _BLOCK = {
-    "attn.c_q.weight": "attention.query.weight", "attn.c_k.weight": "attention.key.weight",
-    "attn.c_v.weight": "attention.value.weight", "attn.proj.weight": "attention.output.weight",
-    "attn.q_gain": "attention.query_gain", "mlp.fc.weight": "mlp.input.weight", "mlp.proj.weight": "mlp.output.weight",
-    "attn_scale": "attention_scale", "mlp_scale": "mlp_scale", "resid_mix": "residual_mix",
+    "attention.query.weight": "attn.c_q.weight", "attention.key.weight": "attn.c_k.weight",
+    "attention.value.weight": "attn.c_v.weight", "attention.output.weight": "attn.proj.weight",
+    "attention.query_gain": "attn.q_gain", "mlp.input.weight": "mlp.fc.weight", "mlp.output.weight": "mlp.proj.weight",
+    "attention_scale": "attn_scale", "mlp_scale": "mlp_scale", "residual_mix": "resid_mix",
 }  # fmt: skip
 _DEFAULTS = {"softcap": 30.0, "rope_base": 10000.0, "norm_eps": 2.0**-23}
 State = Mapping[str, "torch.Tensor"]
@@ -141,9 +141,7 @@ def _deduced(where: Path, state: State) -> dict[str, Any]:
 def _theirs(ours: str) -> str:
     """The baseline's name of one of ours."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", ours)
-    if match is None:
-        return next(name for name, other in _BASELINE.items() if other == ours)
-    return f"blocks.{match[1]}.{next(name for name, other in _BLOCK.items() if other == match[2])}"
+    return f"blocks.{match[1]}.{_BLOCK[match[2]]}" if match else _BASELINE[ours]
 
 
 def _check(where: Path, state: State, wanted: Mapping[str, tuple[int, ...]]) -> None:

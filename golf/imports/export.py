@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from golf.artifact.layout import Unpacked
@@ -18,7 +17,7 @@ from golf.imports.bpe import BytePairs
 from golf.imports.gguf import write_gguf
 from golf.imports.origin import parse_blob
 from golf.imports.tables import OriginError, Rule, decoder_config, rules, to_origin
-from golf.models.decoder import DecoderConfig, stretched
+from golf.models.decoder import DecoderConfig, frequencies
 from golf.models.registry import config_from_dict, empty_shapes
 from golf.quantize.tensors import QuantizedModel
 
@@ -85,9 +84,7 @@ def _rope_factors(config: DecoderConfig) -> dict[str, NDArray[np.float32]]:
     """What llama.cpp divides the frequencies of Llama 3's stretched rotations by, as a tensor; nothing without them."""
     if config.rope_scaling is None:
         return {}
-    steps = torch.arange(0, config.rope_dims, 2, dtype=torch.float64) / config.rope_dims
-    frequencies = torch.pow(config.rope_base, -steps)
-    factors: NDArray[np.float32] = (frequencies / stretched(frequencies, config.rope_scaling)).float().numpy()
+    factors: NDArray[np.float32] = (frequencies(config, scaled=False) / frequencies(config)).float().numpy()
     return {"rope_freqs.weight": factors}
 
 

@@ -118,7 +118,7 @@ def _listed(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], Callable[[]
     if path.suffix == ".bin":
         for name, tensor in load_state(path).items():
             kind = str(tensor.dtype).removeprefix("torch.")
-            yield name, kind.replace("bfloat", "BF").replace("float", "F"), tuple(tensor.shape), partial(_same, tensor)
+            yield name, kind.replace("bfloat", "BF").replace("float", "F"), tuple(tensor.shape), tensor.float
         return
     try:
         file = safe_open(path, framework="pt")
@@ -127,10 +127,6 @@ def _listed(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], Callable[[]
     for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
         part = file.get_slice(name)
         yield name, part.get_dtype(), tuple(part.get_shape()), partial(file.get_tensor, name)
-
-
-def _same(tensor: Any) -> Any:
-    return tensor
 
 
 def open_origin(path: str | Path) -> Origin:

@@ -24,7 +24,7 @@ from golf.models.base import LanguageModel
 from golf.models.layers import Matrix, Role, Rope, activation_dtype, apply_rope, causal_attention
 from golf.models.stream import StreamState, StreamStep
 
-__all__ = ["Decoder", "DecoderConfig", "RopeScaling", "stretched"]
+__all__ = ["Decoder", "DecoderConfig", "RopeScaling", "frequencies"]
 
 _HEAD_ROWS = 256  # tokens turned into logits at a time: 200 MiB of float32 at 200,000 pieces
 
@@ -261,12 +261,8 @@ class Decoder(LanguageModel):
 
     def _rope(self, positions: Tensor) -> Rope:
         """Cosine and sine (T, dims/2); the sine is negated, for these models turn the other way than ours."""
-        dims, base, dtype = self.config.rope_dims, self.config.rope_base, activation_dtype(self.token_embedding)
-        steps = torch.arange(0, dims, 2, dtype=torch.float64, device=positions.device) / max(dims, 1)
-        frequencies = torch.pow(base, -steps)
-        if self.config.rope_scaling is not None:
-            frequencies = stretched(frequencies, self.config.rope_scaling)
-        angles = positions.to(torch.float64)[:, None] * frequencies
+        dtype = activation_dtype(self.token_embedding)
+        angles = positions.to(torch.float64)[:, None] * frequencies(self.config, positions.device)
         return angles.cos().to(dtype), -angles.sin().to(dtype)
 
 
@@ -274,8 +270,13 @@ def _table(rows: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(rows, width), std=0.02))
 
 
-def stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Radians per token (dims/2,) after ``scaling``."""
-    turns = scaling.original * frequencies / (2 * math.pi)
+def frequencies(config: DecoderConfig, device: torch.device | None = None, *, scaled: bool = True) -> Tensor:
+    """Radians per token, float64 (rope_dims/2,); with ``scaled`` after ``rope_scaling``, where there is one."""
+    steps = torch.arange(0, config.rope_dims, 2, dtype=torch.float64, device=device) / max(config.rope_dims, 1)
+    found = torch.pow(config.rope_base, -steps)
+    scaling = config.rope_scaling
+    if scaling is None or not scaled:
+        return found
+    turns = scaling.original * found / (2 * math.pi)
     share = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)  # 1: as it was
-    return frequencies * (share + (1 - share) / scaling.factor)
+    return found * (share + (1 - share) / scaling.factor)
