@@ -30,8 +30,8 @@ from golf.training.config import TrainConfig, context_at
 from golf.training.loop import Trainer
 from golf.training.plan import PEAK_FLOPS, flops_per_token
 from golf.training.ready import prepare
+from tests.cuda.kernels import PRESETS, milliseconds_of
 
-PRESETS = ("h100x8_10min", "h100x8_4h", "gdn_hybrid_h100x8_10min", "record_h100x8_10min", "record12_h100x8_10min")
 GPUS, DOCUMENT, PREDICTED = 8, 700, Path("docs/results/cuda_predicted.md")
 KINDS = {
     "attention": "flash|fmha|sdpa|cudnn_generated",
@@ -57,9 +57,9 @@ class RandomText:
         return self._tokens[start : start + length]
 
 
-def trainer_at(values: dict[str, Any], depth: int, vocab: int, folder: Path) -> Trainer:
+def trainer_at(values: dict[str, Any], depth: int, folder: Path) -> Trainer:
     """One process of eight at ``depth`` throughout, its graphs made."""
-    train = from_dict(TrainConfig, values["train"])
+    train, vocab = from_dict(TrainConfig, values["train"]), values["tokenize"]["vocab_size"]
     until = next((until for until, at in train.depth_phases if at == depth), 1.0)
     context = context_at(until - 1e-6, train.context_phases)
     values["train"] |= {
@@ -133,16 +133,11 @@ def main() -> None:
     parser.add_argument("--preset", action="append", choices=PRESETS, help="may be repeated (default: all)")
     parser.add_argument("--depth", type=int, default=0, help="one depth alone (default: all of the preset)")
     parser.add_argument("--steps", type=int, default=12, help="measured, after 3 more")
-    parser.add_argument("--vocab", type=int, default=1024, help="pieces (record presets: 8192)")
     parser.add_argument("--profile", action="store_true", help="say what kernels take")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as of `golf params`")
     args = parser.parse_args()
-    rows = re.findall(
-        r"^\| `(\S+)` \| (\d+) \|.*\| ([\d.]+) \|[^|]*\|$", PREDICTED.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    predicted = {(name, int(depth)): ms for name, depth, ms in rows}
+    predicted = milliseconds_of(PREDICTED.read_text(encoding="utf-8"))
     for preset in args.preset or PRESETS:
-        vocab = 8192 if preset.startswith("record") else args.vocab
         phases = compose(Path("conf"), preset=preset, overrides=args.overrides)["train"]["depth_phases"]
         for depth in sorted({depth for _, depth in phases} or {1}):
             if args.depth not in (0, depth):
@@ -153,7 +148,7 @@ def main() -> None:
             began = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:
                 values = compose(Path("conf"), preset=preset, overrides=args.overrides)
-                trainer = trainer_at(values, depth, vocab, Path(folder))
+                trainer = trainer_at(values, depth, Path(folder))
                 ready = time.monotonic() - began
                 times = seconds_of(trainer, args.steps + 3)[3:]
             line = told(f"{preset} depth {depth}", trainer, times, predicted.get((preset, depth), "-"))

@@ -241,9 +241,14 @@ def of_preset(preset: str, wanted: argparse.Namespace) -> Iterator[tuple[int, tu
 _ROW = re.compile(r"^\| `(\S+)` \| (\d+) \|.*\| ([\d.]+) \|[^|]*\|$", re.MULTILINE)
 
 
+def milliseconds_of(page: str) -> dict[tuple[str, int], str]:
+    """The predicted milliseconds that a ``page`` states, by preset and depth."""
+    return {(name, int(depth)): ms for name, depth, ms in _ROW.findall(page)}
+
+
 def page(found: dict[tuple[str, int], tuple[Seen, float, int]], before: str, command: str) -> str:
     """The results as Markdown, beside the milliseconds of the page that was there ``before``."""
-    last = {(name, int(depth)): ms for name, depth, ms in _ROW.findall(before)}
+    last = milliseconds_of(before)
     lines = [
         "# Predicted milliseconds of a training step on 8 H100",
         "",

@@ -18,7 +18,6 @@ from corpora import other_model, write_documents
 from golf.artifact.decode import load_artifact
 from golf.base.errors import GolfError
 from golf.base.files import read_json, write_json
-from golf.base.params import read_params
 from golf.cli import score
 from golf.data.shards import documents_of
 from golf.data.tokenizer import Tokenizer, train_tokenizer
@@ -28,7 +27,7 @@ from golf.imports.origin import open_origin
 from golf.imports.texts import target_bytes
 from golf.models.base import LanguageModel
 from golf.models.registry import load_weights, model_of
-from origins import logits, their_logits, their_model
+from origins import logits, small_import, their_logits, their_model
 from stages import calibrate, code, compress, fit, import_model, import_report, judge, quantize, rivals, texts
 from tiny import flat, hybrid, record, recurrent, shaken
 
@@ -179,14 +178,7 @@ def test_a_checkpoint_goes_the_whole_way(root: Path, pieces: bytes, tmp_path: Pa
     (tmp_path / "shards").mkdir()
     write_documents(tmp_path / "shards/fineweb_val_000000.bin", coded[:10])
     write_documents(tmp_path / "shards/fineweb_train_000000.bin", coded[10:])
-    params = read_params(root / "import/params.yaml")
-    params["import"]["source"] = "their"
-    params["texts"]["calibration"] = {"source": "shards", "path": "shards", "text_key": "text"}
-    params["texts"] |= {"calibration_bytes": 8000, "judged_bytes": 3000}
-    params["calibrate"] |= {"tokens": 512, "window": 32}
-    params["compress"]["coder"] = "rans"
-    params["judge"] = {"tokens": 256, "window": 32}
-    write_json(tmp_path / "params.json", params)
+    write_json(tmp_path / "params.json", small_import(root, "shards"))
     stages: list[Callable[[Path, Path], Any]] = [
         import_model.run, texts.run, calibrate.run, quantize.run, fit.run, compress.run, judge.run, rivals.run,
         import_report.run,

@@ -20,7 +20,7 @@ from golf.imports.judge import JudgedText, compared, summary
 from golf.models.decoder import Decoder
 from golf.models.registry import load_weights, model_of
 from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, hessians_or_none
-from origins import add_tokenizer, their_model
+from origins import add_tokenizer, small_import, their_model
 from stages import calibrate as calibrate_stage
 from stages import code, compress, fit, import_model, import_report, judge, quantize, rivals, texts
 
@@ -40,14 +40,7 @@ def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "text" / f"{i}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"The {i}th thing in the list.\n" * 20, encoding="utf-8")
-    params = read_params(root / "import/params.yaml")
-    params["import"]["source"] = "their"
-    params["texts"]["calibration"] = {"source": "text", "path": "text", "text_key": "text"}
-    params["texts"] |= {"calibration_bytes": 8000, "judged_bytes": 3000}
-    params["calibrate"] |= {"tokens": 512, "window": 32}
-    params["compress"]["coder"] = "rans"
-    params["judge"] = {"tokens": 256, "window": 32}
-    write_json(folder / "params.json", params)
+    write_json(folder / "params.json", small_import(root, "text"))
     for run in STAGES:
         run(folder / "params.json", folder)
     return folder

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from golf.base.params import read_params
 from golf.imports.bpe import byte_letters, tokenizer_json
 from golf.models.base import LanguageModel
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
 
-__all__ = ["MODELS", "add_tokenizer", "logits", "their_logits", "their_model", "transformers"]
+__all__ = ["MODELS", "add_tokenizer", "logits", "small_import", "their_logits", "their_model", "transformers"]
 
 _SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
           "max_position_embeddings": 64, "vocab_size": 99}  # fmt: skip
@@ -67,3 +68,15 @@ def add_tokenizer(folder: Path, pre: str = "smollm") -> None:
     (folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|begin|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def small_import(root: Path, source: str) -> dict[str, Any]:
+    """Parameters of the import pipeline for a small model in ``their``, calibrated on the ``source`` of that name."""
+    params = read_params(root / "import/params.yaml")
+    params["import"]["source"] = "their"
+    params["texts"]["calibration"] = {"source": source, "path": source, "text_key": "text"}
+    params["texts"] |= {"calibration_bytes": 8000, "judged_bytes": 3000}
+    params["calibrate"] |= {"tokens": 512, "window": 32}
+    params["compress"]["coder"] = "rans"
+    params["judge"] = {"tokens": 256, "window": 32}
+    return params
