@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ablations import MODEL, TRAIN, Variant, read_results, trained, validation_text
+from benchmarks.ablations import MODEL, TRAIN, Stack, Variant, read_results, trained, validation_text
 from benchmarks.sections import quantize_section
 from golf.artifact.decode import decode_artifact
 from golf.artifact.ship import CompressConfig
@@ -120,7 +120,7 @@ def weights_of(bench: Bench, run: str, seed: int) -> tuple[dict[str, np.ndarray]
             steps = round(steps * step_share(bench))
         model = {**MODEL, "width": bench.widths[run]}
         train = {"iterations": steps, "momentum_warmup_steps": steps // 4, "snapshot_below": 0.0}
-        kinds, about = trained(Variant(run, model, train), seed, bench.tokens)
+        kinds, about = trained(Stack(model, TRAIN, {run: Variant(run, {}, train)}), run, seed, bench.tokens)
         arrays = {name: tensor.float().numpy() for name, tensor in kinds["raw"].items()}
         meta = {"model": model, "vocab_size": bench.text.vocab_size, "steps": steps, "parameters": about["parameters"]}
         files.save_numpy(path, arrays, {**meta, "train_cpu_seconds": round(about["cpu_seconds"], 1)})
@@ -218,7 +218,8 @@ def main() -> None:
     widths = {"narrow": args.narrow, "wide": args.wide, "wide_time": args.wide}
     text, tokenizer = validation_text(args.tokens, args.bytes), (args.tokens / "tokenizer.model").read_bytes()
     bench = Bench(args.tokens, args.work, args.cap, widths, args.steps, text, tokenizer, counts)
-    trained(Variant("warm-up", {**MODEL, "width": 16}, {"iterations": 2, "momentum_warmup_steps": 0}), 0, args.tokens)
+    short = {**TRAIN, "iterations": 2, "momentum_warmup_steps": 0}
+    trained(Stack({**MODEL, "width": 16}, short, {"warm-up": Variant("warm-up")}), "warm-up", 0, args.tokens)
     for seed in map(int, args.seeds.split(",")):
         for run, coding in TITLES:
             done = {(row["run"], row["coding"], row["seed"]) for row in read_results(bench.results)}

@@ -107,7 +107,7 @@ def tokenize(num_tokens: int, model: Path, shard: Path) -> None:
             header[:3] = 20240520, 1, len(tokens)
             (folder / f"fineweb_{side}_000000.bin").write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
         values = compose(Path("conf"), preset="h100x8_10min")["tokenize"]
-        values |= {"path": str(folder), "tokenizer": str(model.resolve()), "holdout_fraction": 0.01}
+        values |= {"path": str(folder), "tokenizer": str(model.resolve()), "holdout_fraction": 0.001}
         with timed("stage tokenize", num_tokens):
             tokenize_corpus(from_dict(TokenizeConfig, values), name, processes=1)
 

@@ -46,7 +46,7 @@ def main() -> None:
     model = open_model(args.artifact)
     tokenizer = Tokenizer(model.tokenizer_model)
     train = documents(args.tokens / "train", tokenizer, most=8_000_000)
-    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, train)
+    dictionary = zstandard.train_dictionary(DICTIONARY_BYTES, [*train])
     prose = b"\n\n".join(documents(args.tokens / "val", tokenizer))
     kinds = {"prose": prose, "messages": messages(args.messages), "JSON lines": rows()}
     names = ["golf", "golf, model alone", "zstd -19, dictionary", "brotli -11", "PPMd", "xz -9e"]
@@ -88,7 +88,7 @@ def rows() -> bytes:
 
 def pieces(whole: bytes, size: int, count: int) -> list[bytes]:
     """``count`` texts of ``size`` bytes or a little less, evenly spread; none when there is too little text."""
-    starts = np.linspace(0, len(whole) - size, count).astype(int) if len(whole) >= count * size else []
+    starts = np.linspace(0, len(whole) - size, count if len(whole) >= count * size else 0).astype(int)
     return [whole[at : at + size].decode(errors="ignore").encode() for at in starts]
 
 

@@ -61,7 +61,7 @@ def head_text(root: Path, targets: int) -> ValidationText:
     """Whole documents of the validation split, together ``targets`` at most; 0 takes all."""
     split = open_split(root / "artifacts/tokens/val")
     kept = {"vocab_size": split.vocab_size, "tokenizer_sha256": split.tokenizer_sha256}
-    return cut(load_text(root / "artifacts/tokens/val", **kept), targets)  # type: ignore[arg-type]
+    return cut(load_text(root / "artifacts/tokens/val", **kept), targets)
 
 
 def cut(text: ValidationText, targets: int) -> ValidationText:

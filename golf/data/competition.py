@@ -11,18 +11,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from golf.data.documents import MAX_DOCUMENT_BYTES, CorpusError, Document, Files, Position, find_files, too_long
 
-__all__ = ["CompetitionShards", "map_shard"]
+__all__ = ["CompetitionShards", "Stream", "map_shard"]
 
 MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
 _SHARD = re.compile(r"fineweb_(train|val)_([0-9]+)\.bin")
-_BLOCK = 1 << 22  # tokens looked at in one go
+_BLOCK = 1 << 19  # tokens looked at in one go
 _GPT2_END = 50256  # what begins a document in shards with the ids of GPT-2
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Documents laid end to end: ``ids`` uint16 (N,), BOS at each of ``starts`` int64 (D,), side "train" or "val".
+
+    ``stated_bytes`` int64 (D,) are the sizes of their texts where a sidecar states them; ``numbers`` int64 (D,) count
+    the documents of ``source`` from 1.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    side: str
+    source: str
+    numbers: np.ndarray
+    stated_bytes: np.ndarray | None
+
+    def name(self, index: int) -> str:
+        """Names one of the documents in messages."""
+        return f"{self.source} {self.numbers[index]}"
 
 
 @dataclass(frozen=True)
@@ -63,47 +84,56 @@ class CompetitionShards:
 
     def documents(self, position: Position) -> Iterator[Document]:
         """Documents without their BOS; empty ones are skipped."""
+        for part in self.streams(position):
+            for index, (start, end) in enumerate(pairwise([*part.starts.tolist(), len(part.ids)])):
+                yield Document(part.name(index), ids=part.ids[start + 1 : end], side=part.side)
+
+    def streams(self, position: Position) -> Iterator[Stream]:
+        """The documents, laid end to end some hundred at a time; empty ones are skipped."""
         files = self.files().paths
         for side in ("val", "train"):
             paths = [path for path in files if path.name.startswith(f"fineweb_{side}_")]
-            for number, rows in enumerate(self._split(paths, position), start=1):
-                where = f"{self.path}/fineweb_{side}, document {number}"
-                if rows.shape[1] == 0:
-                    position.skipped["without text"] += 1
-                    continue
-                stated = int(rows[1].sum(dtype=np.int64)) if len(rows) == 2 else None
-                yield Document(where=where, ids=rows[0], side=side, stated_bytes=stated)
+            before = 0
+            for rows in self._split(paths, position):
+                starts = np.flatnonzero(rows[0] == self.bos_id)
+                empty = np.diff(starts, append=rows.shape[1]) == 1
+                numbers = before + 1 + np.flatnonzero(~empty)
+                before += len(starts)
+                if empty.any():
+                    position.skipped["without text"] += int(empty.sum())
+                    rows = np.delete(rows, starts[empty], axis=1)
+                    starts = np.flatnonzero(rows[0] == self.bos_id)
+                if len(starts):
+                    stated = np.add.reduceat(rows[1], starts, dtype=np.int64) if len(rows) == 2 else None
+                    yield Stream(rows[0], starts, side, f"{self.path}/fineweb_{side}, document", numbers, stated)
 
     def _split(self, paths: list[Path], position: Position) -> Iterator[np.ndarray]:
-        """Cut the stream of one side at each BOS; what is open at the end of a shard goes on in the next.
+        """Cut the stream of one side before the last BOS of each block; what is open goes on, over shards too.
 
-        Yields ids (1, T), or ids and stated bytes (2, T), without the BOS.
+        Yields ids (1, T), or ids and stated bytes (2, T), of whole documents.
         """
         pending: list[np.ndarray] = []
-        begun = False
         for path in paths:
             rows = self._map(path)
+            position.before += HEADER_BYTES
             for start in range(0, rows[0].size, _BLOCK):
                 block = np.stack([row[start : start + _BLOCK] for row in rows])
                 self._check(block[0], start, path)
                 cuts = np.flatnonzero(block[0] == self.bos_id)
-                if not begun and (len(cuts) == 0 or cuts[0] != 0):
+                if not pending and (len(cuts) == 0 or cuts[0] != 0):
                     raise CorpusError(
                         f"{path}: token 0 is {block[0, 0]}, expected BOS ({self.bos_id}) before a document; is "
                         "an earlier shard missing?"
                     )
-                previous = 0
-                for cut in cuts.tolist():
-                    pending.append(block[:, previous:cut])
-                    if begun:
-                        yield np.concatenate(pending, axis=1)
-                    begun, pending, previous = True, [], cut + 1
-                pending.append(block[:, previous:])
+                if len(cuts):
+                    pending.append(block[:, : cuts[-1]])
+                    yield np.concatenate(pending, axis=1)
+                    pending, block = [], block[:, cuts[-1] :]
+                pending.append(block)
                 if sum(part.shape[1] for part in pending) > MAX_DOCUMENT_BYTES:  # a token may stand for no byte
                     raise too_long(f"{path}: the document that is open at token {start + block.shape[1]}")
-            position.before += path.stat().st_size
-        if begun:
-            yield np.concatenate(pending, axis=1)
+                position.before += block[0].nbytes
+        yield np.concatenate(pending, axis=1)
 
     def _map(self, path: Path) -> list[np.ndarray]:
         """The ids of a shard, and the bytes of its sidecar where there is one."""

@@ -58,15 +58,14 @@ class CorpusError(GolfError):
 class Document:
     """One document: either ``text``, or ``ids`` (uint16 (T,), BOS not included) of an already tokenized corpus.
 
-    ``side`` is "train" or "val" where the corpus itself says so, else None (the hash decides). ``stated_bytes`` is
-    the size of the text where a corpus of ids states it. ``where`` names the document in messages.
+    ``side`` is "train" or "val" where the corpus itself says so, else None (the hash decides). ``where`` names the
+    document in messages.
     """
 
     where: str
     text: str | None = None
     ids: np.ndarray | None = None
     side: str | None = None
-    stated_bytes: int | None = None
 
 
 @dataclass

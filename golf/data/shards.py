@@ -49,8 +49,8 @@ class Split:
 class ShardWriter:
     """Write documents one after another into shards of at most ``tokens_per_shard`` tokens.
 
-    Use ``add`` for each document and ``close`` once; memory holds one shard. Raises ``FileError`` for a token outside
-    the vocabulary, a document without BOS in front, or one longer than a shard.
+    Use ``add`` for each document, or ``extend`` for many, and ``close`` once; memory holds one shard. Raises
+    ``FileError`` for a token outside the vocabulary, a document without BOS in front, or one longer than a shard.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class ShardWriter:
         self._folder = Path(folder)
         self._meta: dict[str, Any] = {"vocab_size": vocab_size, "bos_id": bos_id, "tokenizer_sha256": tokenizer_sha256}
         self._limit = tokens_per_shard
-        self._documents: list[np.ndarray] = []
-        self._bytes: list[int] = []
+        self._tokens: list[np.ndarray] = []
+        self._starts: list[np.ndarray] = []
+        self._bytes: list[np.ndarray] = []
         self._filled = 0
         self.num_shards = 0
         self.num_documents = 0
@@ -75,37 +76,55 @@ class ShardWriter:
 
     def add(self, tokens: Sequence[int] | np.ndarray, num_bytes: int) -> None:
         """Append one document: its ids with BOS in front, and the UTF-8 bytes of its text."""
-        ids = np.asarray(tokens, dtype=np.int64)
-        where = f"{self._folder}: document {self.num_documents}"
-        _check_range(ids, self._meta["vocab_size"], where)
-        if len(ids) == 0 or ids[0] != self._meta["bos_id"]:
-            raise FileError(f"{where}: found no BOS ({self._meta['bos_id']}) in front, expected one")
-        if len(ids) > self._limit:
-            raise FileError(f"{where}: found {len(ids)} tokens, expected at most {self._limit} in one document")
-        if self._filled + len(ids) > self._limit:
-            self._flush()
-        self._documents.append(ids.astype(_id_type(self._meta["vocab_size"])))
-        self._bytes.append(num_bytes)
-        self._filled += len(ids)
-        self.num_documents += 1
-        self.num_tokens += len(ids)
-        self.num_bytes += num_bytes
+        self.extend(np.asarray(tokens), np.zeros(1, np.int64), np.array([num_bytes]))
+
+    def extend(self, tokens: np.ndarray, starts: np.ndarray, num_bytes: np.ndarray) -> None:
+        """Append documents that lie end to end in ``tokens`` (N,), BOS at each of ``starts`` (D,), and their bytes."""
+        ends = np.append(starts[1:], len(tokens))
+        self._check(tokens, starts, ends)
+        tokens = tokens.astype(_id_type(self._meta["vocab_size"]), copy=False)
+        first = 0
+        while first < len(starts):
+            last = int(np.searchsorted(ends, starts[first] + self._limit - self._filled, "right"))
+            if last == first:
+                self._flush()
+                continue
+            self._tokens.append(tokens[starts[first] : ends[last - 1]])
+            self._starts.append(starts[first:last] - starts[first] + self._filled)
+            self._bytes.append(num_bytes[first:last])
+            self._filled += int(ends[last - 1] - starts[first])
+            first = last
+        self.num_documents += len(starts)
+        self.num_tokens += len(tokens)
+        self.num_bytes += int(num_bytes.sum())
+
+    def _check(self, tokens: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        vocab_size, bos_id = self._meta["vocab_size"], self._meta["bos_id"]
+        begun = len(tokens) > 0 and bool((tokens[starts] == bos_id).all())
+        if begun and _in_range(tokens, vocab_size) and int((ends - starts).max()) <= self._limit:
+            return
+        for number, ids in enumerate(np.split(tokens, starts[1:]), start=self.num_documents):
+            where = f"{self._folder}: document {number}"
+            _check_range(ids, vocab_size, where)
+            if len(ids) == 0 or ids[0] != bos_id:
+                raise FileError(f"{where}: found no BOS ({bos_id}) in front, expected one")
+            if len(ids) > self._limit:
+                raise FileError(f"{where}: found {len(ids)} tokens, expected at most {self._limit} in one document")
 
     def close(self) -> None:
         """Write the last shard."""
-        if self._documents:
+        if self._tokens:
             self._flush()
 
     def _flush(self) -> None:
-        lengths = np.array([len(ids) for ids in self._documents], dtype=np.int64)
         tensors = {
-            "tokens": np.concatenate(self._documents),
-            "doc_starts": np.cumsum(lengths) - lengths,
-            "doc_bytes": np.array(self._bytes, dtype=np.int64),
+            "tokens": np.concatenate(self._tokens),
+            "doc_starts": np.concatenate(self._starts).astype(np.int64, copy=False),
+            "doc_bytes": np.concatenate(self._bytes).astype(np.int64, copy=False),
         }
         save_numpy(self._folder / f"shard_{self.num_shards:06d}.safetensors", tensors, self._meta)
         self.num_shards += 1
-        self._documents, self._bytes, self._filled = [], [], 0
+        self._tokens, self._starts, self._bytes, self._filled = [], [], [], 0
 
 
 class SplitReader:
@@ -208,8 +227,12 @@ def _common_meta(paths: list[Path]) -> dict[str, Any]:
     return first
 
 
+def _in_range(ids: np.ndarray, vocab_size: int) -> bool:
+    return len(ids) == 0 or (int(ids.max()) < vocab_size and (ids.dtype.kind == "u" or int(ids.min()) >= 0))
+
+
 def _check_range(ids: np.ndarray, vocab_size: int, where: str) -> None:
-    if len(ids) and (int(ids.max()) >= vocab_size or int(ids.min()) < 0):
+    if not _in_range(ids, vocab_size):
         at = int(np.argmax((ids >= vocab_size) | (ids < 0)))
         raise FileError(
             f"{where}: token {at} has id {int(ids[at])}, outside the vocabulary of {vocab_size}; re-run {MADE_BY}"

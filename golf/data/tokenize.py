@@ -19,8 +19,9 @@ from golf.base.params import Ge, Gt, Le, Lt, Natural, Seed, to_dict
 from golf.base.progress import bar
 from golf.data.case import Case
 from golf.data.documents import Corpus, CorpusError, Position, count_skipped, describe_skipped
-from golf.data.encode import SPLITS, Encoded, Splitter, encode_corpus
+from golf.data.encode import Encoded, encode_corpus
 from golf.data.readers import KINDS, Options, WithValidation, open_corpus, source_sha256
+from golf.data.splitter import SPLITS, Splitter
 from golf.data.tokenizer import MIN_VOCAB_SIZE, Tokenizer, TokenizerError, train_tokenizer
 
 __all__ = ["TokenizeConfig", "summary", "tokenize_corpus"]

@@ -155,13 +155,12 @@ class Tokenizer:
             raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the text has {actual}")
         return tokens, counted
 
-    def imported_document(self, ids: np.ndarray, *, official: bool = True) -> tuple[np.ndarray, int]:
-        """The same for ids that were made elsewhere; bytes are those of the text that ``official`` decodes."""
+    def imported_document(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
+        """The same for ids that were made elsewhere; the bytes are proved to be those of the text they decode to."""
         if bool((ids == self.unk_id).any()):
             raise TokenizerError(f"{self.name}: unknown piece in the ids; a score would be no code length of the text")
         tokens = np.concatenate([np.array([self.bos_id]), ids]).astype(np.uint16)
-        counted = self.table.num_bytes(tokens)
-        decoded = len(self._official(ids.tolist())) if official else counted
+        counted, decoded = self.table.num_bytes(tokens), len(self._official(ids.tolist()))
         if counted != decoded:
             raise TokenizerError(f"{self.name}: the byte table counts {counted} bytes, the ids decode to {decoded}")
         return tokens, counted

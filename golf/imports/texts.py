@@ -12,9 +12,9 @@ import numpy as np
 from golf.base import files
 from golf.base.params import Natural
 from golf.data.documents import CorpusError, Document, Position
-from golf.data.encode import digest
 from golf.data.readers import Options, open_corpus
 from golf.data.shards import ShardWriter
+from golf.data.splitter import digest
 from golf.data.tokenizer import Tokenizer, TokenizerError
 from golf.imports.bpe import BytePairs
 from golf.imports.origin import parse_blob

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,46 @@ def write(folder: Path, documents: list[list[int]], limit: int = 100) -> ShardWr
         writer.add([1, *ids], num_bytes=i)
     writer.close()
     return writer
+
+
+@given(
+    st.lists(st.lists(st.integers(4, 299), max_size=9), min_size=1, max_size=30),
+    st.integers(10, 40),
+    st.lists(st.integers(0, 30), max_size=5),
+)
+def test_documents_that_come_together_are_written_as_those_that_come_one_by_one(
+    tmp_path_factory, documents, limit, cuts
+):
+    folder = tmp_path_factory.mktemp("split")
+    writer = write(folder / "one", documents, limit)
+    together = ShardWriter(folder / "many", vocab_size=300, bos_id=1, tokenizer_sha256="ab", tokens_per_shard=limit)
+    bounds = sorted({0, len(documents), *(cut for cut in cuts if cut < len(documents))})
+    for first, last in pairwise(bounds):
+        parts = [[1, *ids] for ids in documents[first:last]]
+        starts = np.cumsum([0, *map(len, parts)])[:-1]
+        together.extend(np.concatenate(parts).astype(np.uint16), starts, np.arange(first, last))
+    together.close()
+    found = [[path.read_bytes() for path in sorted((folder / name).glob("*"))] for name in ("one", "many")]
+    assert found[0] == found[1]
+    assert (together.num_documents, together.num_tokens, together.num_bytes) == (
+        writer.num_documents,
+        writer.num_tokens,
+        writer.num_bytes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "starts", "message"),
+    [
+        ([1, 5, 1, 300], [0, 2], r"document 1: token 1 has id 300, outside the vocabulary of 300"),
+        ([1, 5, 7, 5], [0, 2], r"document 1: found no BOS \(1\) in front"),
+        ([1, 5, *[1] * 9], [0, 2], r"document 1: found 9 tokens, expected at most 8 in one document"),
+    ],
+)
+def test_the_document_that_is_wrong_among_many_is_named(tmp_path, ids, starts, message):
+    writer = ShardWriter(tmp_path, vocab_size=300, bos_id=1, tokenizer_sha256="ab", tokens_per_shard=8)
+    with pytest.raises(FileError, match=message):
+        writer.extend(np.array(ids, np.uint16), np.array(starts), np.zeros(len(starts), np.int64))
 
 
 @given(

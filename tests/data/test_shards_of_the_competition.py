@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
 
 from corpora import other_model, tokenize_config, write_bin, write_documents
+from golf.data.byte_table import ByteTable
 from golf.data.competition import CompetitionShards
 from golf.data.documents import CorpusError, Position
+from golf.data.encode_ids import document_bytes
 from golf.data.tokenize import tokenize_corpus
 
 CONFIG = tokenize_config(source="shards", tokenizer="t.model")
@@ -185,4 +189,43 @@ def test_cutting_does_not_depend_on_the_block(tmp_path, monkeypatch):
         corpus = CompetitionShards(tmp_path, vocab_size=20, bos_id=1)
         found = [document for document in corpus.documents(Position()) if document.side == "val"]
         assert [[1, *document.ids.tolist()] for document in found] == expected
-        assert [document.stated_bytes for document in found] == [3 * (len(part) - 1) for part in expected]
+        stated = [part.stated_bytes for part in corpus.streams(Position()) if part.side == "val"]
+        assert np.concatenate(stated).tolist() == [3 * (len(part) - 1) for part in expected]
+
+
+@given(st.lists(st.lists(st.integers(0, 20).filter(lambda token: token != 1), max_size=6), min_size=1), st.data())
+def test_bytes_of_many_documents_are_those_of_each(documents, data):
+    flags = st.lists(st.booleans(), min_size=21, max_size=21)
+    base, space, boundary = (np.array(data.draw(flags)) for _ in range(3))
+    boundary[1], space[1], base[1] = True, False, False  # BOS
+    table = ByteTable(3 * base.astype(np.int16), space, boundary)
+    parts = [np.array([1, *ids], np.uint16) for ids in documents]
+    starts = np.cumsum([0, *map(len, parts)])[:-1]
+    found = document_bytes(np.concatenate(parts), starts, table.with_space.astype(np.int64), space, boundary)
+    assert found.tolist() == [table.num_bytes(part) for part in parts]
+
+
+def test_an_unknown_piece_among_many_documents_is_named(root):
+    write_documents(root / "data/fineweb_train_000000.bin", [*IDS[15:20], [*IDS[20], PROCESSOR.unk_id()], *IDS[21:]])
+    with pytest.raises(CorpusError, match=r"fineweb_train, document 6: .*t\.model: unknown piece in the ids"):
+        tokenize_corpus(CONFIG, root)
+
+
+def test_the_corpus_ends_before_the_document_that_would_exceed_its_bytes(root, monkeypatch):
+    sizes = [len(text) for text in TEXTS]
+    for block in (1, 1000, 1 << 19):
+        monkeypatch.setattr("golf.data.competition._BLOCK", block)
+        for most, documents in ((sum(sizes[:18]), 18), (sum(sizes[:18]) - 1, 17)):
+            manifest = tokenize_corpus(replace(CONFIG, max_bytes=most), root)
+            assert sum(split["documents"] for split in manifest["splits"].values()) == documents
+
+
+def test_empty_documents_are_counted_and_keep_their_numbers(tmp_path):
+    write_bin(tmp_path / "fineweb_val_0.bin", [1, 5, 1, 1, 6, 1])
+    write_bin(tmp_path / "fineweb_train_0.bin", [1, 1, 4])
+    position = Position()
+    corpus = CompetitionShards(tmp_path, vocab_size=20, bos_id=1)
+    found = [(document.where.rsplit("/")[-1], document.ids.tolist()) for document in corpus.documents(position)]
+    numbered = [("val, document 1", [5]), ("val, document 3", [6]), ("train, document 2", [4])]
+    assert found == [(f"fineweb_{name}", ids) for name, ids in numbered]
+    assert position.skipped == {"without text": 3}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from golf.data.encode import Splitter
+from golf.data.splitter import Splitter
 
 
 def splitter(**change) -> Splitter:
