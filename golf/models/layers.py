@@ -161,6 +161,11 @@ def exclude_own_value(y: Tensor, v: Tensor) -> Tensor:
     """Exclusive self-attention: remove from ``y`` (B,H,T,E) its projection on the token's own value ``v`` (B,K,T,E)."""
     batch, heads, tokens, width = y.shape
     groups = v.size(1)
+    if torch.compiler.is_compiling():  # all of it over tokens, heads, channels: one kernel where five would pass over y
+        wide = y.transpose(1, 2).unflatten(2, (groups, heads // groups)).float()
+        own = v.transpose(1, 2).unsqueeze(3).expand_as(wide).float()
+        share = (wide * own).sum(-1, keepdim=True) / own.square().sum(-1, keepdim=True).clamp_min(1e-24)
+        return (wide - share * own).flatten(2, 3).to(y.dtype).transpose(1, 2)
     unit = F.normalize(v.float(), dim=-1, eps=1e-12).to(y.dtype).unsqueeze(2)
     grouped = y.reshape(batch, groups, heads // groups, tokens, width)
     projection = (grouped * unit).sum(dim=-1, keepdim=True) * unit

@@ -73,9 +73,10 @@ class RecordAttention(nn.Module):
         """What heads read, ``y`` (B,H,T,E), without the own value (B,K,T,E), gated, projected: (B,T,D)."""
         if self.exclusive:
             y = exclude_own_value(y, v)
+        y = y.transpose(1, 2)
         if gate is not None:
-            y = y * gate
-        out: Tensor = self.output(y.transpose(1, 2).flatten(2))
+            y = y * gate.transpose(1, 2)
+        out: Tensor = self.output(y.flatten(2))
         return out
 
 

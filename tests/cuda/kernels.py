@@ -259,7 +259,7 @@ def page(found: dict[tuple[str, int], tuple[Seen, float, int]], before: str, com
         f"one after another, and {OTHER_MS:g} ms for optimizer, messages and launches.",
         "Those rates are what two presets kept on an H100 ([gpu_h100.md](gpu_h100.md)). What runs between several",
         "graphs is left out, but not attention: there over segments as long as the context at the end of that depth,",
-        "which is the most.",
+        "which is the most. The hybrid's delta rule runs in kernels of flash-linear-attention, which are left out too.",
         f"\n    {command}\n",
         "| preset | depth | sequences | graphs | kernels | launches | configurations | GB | TFLOP | attention TFLOP "
         "| ms a step | before |",
