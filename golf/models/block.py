@@ -72,9 +72,9 @@ class ResidualBlock(nn.Module):
         """``x`` the residual stream and ``x0`` the normed embedding, both (B,T,D); returns the new residual stream."""
         mix = self.residual_mix.to(x.dtype)
         x = mix[0] * x + mix[1] * x0
-        attended = self.attention(rms_norm(x, self.norm_eps), rope, exclusive=exclusive, stream=stream)
-        x = x + self.attention_scale.to(x.dtype) * attended
-        out: Tensor = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x, self.norm_eps))
+        normed = rms_norm(x, self.norm_eps)
+        x = x + self.attention(normed, rope, self.attention_scale, exclusive=exclusive, stream=stream)
+        out: Tensor = x + self.mlp(rms_norm(x, self.norm_eps), self.mlp_scale)
         return out
 
 

@@ -68,7 +68,7 @@ class HybridBlock(nn.Module):
     def finished(self, x: Tensor, attended: Tensor) -> Tensor:
         """``x`` (B,T,D) plus the scaled attention output, plus the scaled MLP of the norm of that."""
         x = x + self.attention_scale.to(x.dtype) * attended
-        out: Tensor = x + self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x, self.norm_eps))
+        out: Tensor = x + self.mlp(rms_norm(x, self.norm_eps), self.mlp_scale)
         return out
 
 

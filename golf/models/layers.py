@@ -103,6 +103,17 @@ class Matrix(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
         self.role: Role = role
 
+    def scaled(self, x: Tensor, scale: Tensor) -> Tensor:
+        """``scale`` (outputs,) times ``x W^T``.
+
+        Compiled, the rows of W are scaled instead: then no pass over all outputs scales their gradient, and the
+        gradient to ``scale`` is a sum over W's.
+        """
+        if torch.compiler.is_compiling():
+            return F.linear(x, scale[:, None] * self.weight)
+        out: Tensor = scale.to(x.dtype) * self(x)
+        return out
+
 
 def activation_dtype(parameter: Tensor) -> torch.dtype:
     """The dtype of the residual stream: autocast's when autocast is on for this device, else the parameter's own."""
@@ -148,8 +159,8 @@ def _(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rope
 def apply_rope(x: Tensor, rope: Rope) -> Tensor:
     """Rotate ``x`` (..., T, E): channel i of the first half is paired with channel i of the second half."""
     cos, sin = rope
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    other = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return x * torch.cat((cos, cos), dim=-1) + other * torch.cat((sin, -sin), dim=-1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -198,8 +209,19 @@ class Attention(nn.Module):
         self.query_gain = nn.Parameter(torch.full((heads,), qk_gain))
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x: Tensor, rope: Rope, *, exclusive: bool = False, stream: StreamStep | None = None) -> Tensor:
-        """Attend causally over ``x``, or, with ``stream``, over the stream's kept keys and ``x``'s own."""
+    def forward(
+        self,
+        x: Tensor,
+        rope: Rope,
+        scale: Tensor | None = None,
+        *,
+        exclusive: bool = False,
+        stream: StreamStep | None = None,
+    ) -> Tensor:
+        """Attend causally over ``x``, or, with ``stream``, over the stream's kept keys and ``x``'s own.
+
+        ``scale`` (D,) multiplies the channels of the output.
+        """
         batch, tokens, width = x.shape
         q = self.query(x).view(batch, tokens, self.heads, self.head_dim).transpose(1, 2)
         k = self.key(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -209,12 +231,13 @@ class Attention(nn.Module):
         y = causal_attention(q, k, v) if stream is None else stream.attend(q, k, v)
         if exclusive:
             y = exclude_own_value(y, v)
-        out: Tensor = self.output(y.transpose(1, 2).reshape(batch, tokens, width))
+        y = y.transpose(1, 2).reshape(batch, tokens, width)
+        out: Tensor = self.output(y) if scale is None else self.output.scaled(y, scale)
         return out
 
 
 class MLP(nn.Module):
-    """``output(leaky_relu(input(x))^2)``; the output projection starts at zero. Input and output (B,T,D)."""
+    """``scale * output(leaky_relu(input(x))^2)``; the output projection starts at zero. Input and output (B,T,D)."""
 
     def __init__(self, width: int, hidden: int, *, negative_slope: float) -> None:
         super().__init__()
@@ -223,6 +246,6 @@ class MLP(nn.Module):
         self.output = Matrix(hidden, width, "mlp")
         nn.init.zeros_(self.output.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.output(leaky_relu_squared(self.input(x), self.negative_slope))
-        return out
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """``scale`` (D,) multiplies the channels."""
+        return self.output.scaled(leaky_relu_squared(self.input(x), self.negative_slope), scale)

@@ -69,15 +69,14 @@ class RecordAttention(nn.Module):
             nn.init.orthogonal_(matrix.weight)
         nn.init.zeros_(self.output.weight)
 
-    def attended(self, y: Tensor, v: Tensor, gate: Tensor | None) -> Tensor:
-        """What heads read, ``y`` (B,H,T,E), without the own value (B,K,T,E), gated, projected: (B,T,D)."""
+    def attended(self, y: Tensor, v: Tensor, gate: Tensor | None, scale: Tensor) -> Tensor:
+        """What heads read, ``y`` (B,H,T,E), without the own value (B,K,T,E), gated, projected, scaled: (B,T,D)."""
         if self.exclusive:
             y = exclude_own_value(y, v)
         y = y.transpose(1, 2)
         if gate is not None:
             y = y * gate.transpose(1, 2)
-        out: Tensor = self.output(y.flatten(2))
-        return out
+        return self.output.scaled(y.flatten(2), scale)
 
 
 class RecordBlock(nn.Module):
@@ -95,7 +94,7 @@ class RecordBlock(nn.Module):
 
     def scaled_mlp(self, x: Tensor, scale: Tensor) -> Tensor:
         """MLP of the norm of ``x`` (B,T,D) times the layer's ``scale`` (), times the scales per channel."""
-        out: Tensor = self.mlp_scale.to(x.dtype) * self.mlp(rms_norm(x, self.norm_eps) * scale)
+        out: Tensor = self.mlp(rms_norm(x, self.norm_eps) * scale, self.mlp_scale)
         return out
 
 
@@ -135,7 +134,7 @@ def sequential_layer(
     block: RecordBlock, mixed: Tensor, y: Tensor, v: Tensor, gate: Tensor | None, scale: Tensor
 ) -> Tensor:
     """The second half in one lane: attention is added to ``mixed`` (B,T,D), and then the MLP of the sum."""
-    x = mixed + block.attention_scale.to(mixed.dtype) * block.attention.attended(y, v, gate)
+    x = mixed + block.attention.attended(y, v, gate, block.attention_scale)
     return x + block.scaled_mlp(x, scale)
 
 
@@ -155,7 +154,7 @@ def lanes_layer(
     ``carry`` (2,) multiplies the lanes; ``shares`` (2,2) is how much of attention (row 0) and of the MLP (row 1) each
     lane gets.
     """
-    attended = block.attention_scale.to(y.dtype) * block.attention.attended(y, v, gate)
+    attended = block.attention.attended(y, v, gate, block.attention_scale)
     thought = block.scaled_mlp(mlp_lane, scale)
     carry, shares = carry.to(attended.dtype), shares.to(attended.dtype)
     first = carry[0] * attention_lane + shares[0, 0] * attended + shares[1, 0] * thought

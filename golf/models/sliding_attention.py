@@ -56,7 +56,15 @@ class SlidingAttention(Attention):
         super().__init__(width, heads, kv_heads, qk_gain=qk_gain, norm_eps=norm_eps)
         self._band = _Band(window)
 
-    def forward(self, x: Tensor, rope: Rope, *, exclusive: bool = False, stream: StreamStep | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rope: Rope,
+        scale: Tensor | None = None,
+        *,
+        exclusive: bool = False,
+        stream: StreamStep | None = None,
+    ) -> Tensor:
         """Over ``x``, or, with ``stream``, over the stream's kept keys, whose window must be ours or less."""
         source = cast(StreamStep, self._band) if stream is None else stream
-        return super().forward(x, rope, exclusive=exclusive, stream=source)
+        return super().forward(x, rope, scale, exclusive=exclusive, stream=source)

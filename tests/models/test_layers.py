@@ -12,6 +12,7 @@ from torch import Tensor
 from golf.models.layers import (
     MLP,
     Attention,
+    Matrix,
     activation_dtype,
     apply_rope,
     causal_attention,
@@ -123,6 +124,19 @@ def test_exclusive_attention_for_a_compiler_is_the_same(monkeypatch: pytest.Monk
     torch.testing.assert_close((*found[1][:2], seen), found[0], rtol=tolerance, atol=tolerance)
 
 
+def test_scaled_product_for_a_compiler_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, x, scale = Matrix(8, 6, "mlp").double(), _random(2, 3, 8).double(), _random(6, seed=1).double()
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        inputs = x.clone().requires_grad_(), scale.clone().requires_grad_(), matrix.weight
+        out = matrix.scaled(inputs[0], inputs[1])
+        gradients = torch.autograd.grad((out * _random(2, 3, 6, seed=2).double()).sum(), inputs)
+        found.append((out, *gradients))
+        torch.testing.assert_close(out, scale * (x @ matrix.weight.T))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_leaky_relu_squared_is_positive_on_both_sides() -> None:
     x = torch.tensor([-2.0, 0.0, 3.0])
     assert torch.equal(leaky_relu_squared(x, 0.5), torch.tensor([1.0, 0.0, 9.0]))
@@ -140,7 +154,7 @@ def test_new_attention_and_mlp_give_zero_and_the_gain_matters() -> None:
     mlp = MLP(16, 32, negative_slope=0.5)
     x = _random(1, 5, 16, dtype=torch.float32)
     rope = rope_tables(torch.arange(5), 4, 1e4, torch.float32)
-    assert not attention(x, rope).any() and not mlp(x).any()
+    assert not attention(x, rope).any() and not mlp(x, torch.ones(16)).any()
     assert attention.query_gain.tolist() == [1.5] * 4
     assert float(attention.key.weight.detach().abs().max()) <= 0.25  # 1 / sqrt(16)
     torch.nn.init.eye_(attention.output.weight)

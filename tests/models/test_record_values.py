@@ -66,7 +66,7 @@ def test_lanes_add_shares_of_attention_and_mlp(
     monkeypatch: pytest.MonkeyPatch, shares: list[list[float]], lanes: tuple[float, float]
 ) -> None:
     block = RecordBlock(Heads(4, 1, 1, 1.5, 0, False), 8, 0.5, 1e-6)
-    monkeypatch.setattr(block.attention, "attended", lambda y, v, gate: torch.ones(1, 1, 4))
+    monkeypatch.setattr(block.attention, "attended", lambda y, v, gate, scale: torch.ones(1, 1, 4))
     monkeypatch.setattr(block, "scaled_mlp", lambda x, scale: torch.full((1, 1, 4), 2.0))
     ten, none = torch.full((1, 1, 4), 10.0), torch.zeros(1, 1, 1, 4)
     carry = torch.full((2,), 1.1)
