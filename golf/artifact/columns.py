@@ -167,11 +167,11 @@ class _Candidate:
     num_bytes: float  # estimated, payload included
 
 
-def _candidates(
+def _best(
     plans: list[_Plan], values: NDArray[np.int32], span: tuple[int, int], odd: NDArray[np.uint8], trellis: bool,
     column_codes: NDArray[np.int8] | None,
-) -> Iterator[_Candidate]:  # fmt: skip
-    """What each plan would cost that has not too many tables.
+) -> _Candidate:  # fmt: skip
+    """The plan of least cost among those that have not too many tables; the first wins a tie.
 
     Values are counted once for all of them, by column, code of the row (all plans that have any have the same) and
     parity: every group is a union of these.
@@ -182,9 +182,9 @@ def _candidates(
     for plan in plans:
         places = plan.places(column_codes)
         found = plan.groups(*places)
-        tables = len(found.means) * parities
-        if tables * alphabet <= _MAX_ENTRIES:
-            kept.append((plan, found, grouped.Codes(found.number, *places), np.zeros((tables, alphabet), np.int64)))
+        shape = (len(found.means) * parities, alphabet)
+        if shape[0] * alphabet <= _MAX_ENTRIES:
+            kept.append((plan, found, grouped.Codes(found.number, *places), np.zeros(shape, np.int64)))
     by_row = max(plans, key=lambda plan: plan.steps[1]).rows
     _, first, classes = np.unique(by_row, return_index=True, return_inverse=True)
     some = max(1, (1 << 22) // (len(first) * parities * alphabet))
@@ -196,26 +196,35 @@ def _candidates(
             deviations = np.clip(codes.rows[first, None] + codes.columns[part], 0, len(codes.number) - 1)
             numbers = codes.number[deviations, codes.means[part]].reshape(-1)
             grouped.gather(counts.reshape(-1, parities, alphabet), numbers, histograms)
+    best: _Candidate | None = None
     for plan, found, codes, histograms in kept:
-        yield _costed(plan, found, codes, histograms, span, trellis)
+        tables = normal_tables(lowest, alphabet, *found.split(trellis))
+        tried = _costed(plan, codes, tables, histograms, most=best.num_bytes if best else np.inf)
+        best = tried if tried is not None and (best is None or tried.num_bytes < best.num_bytes) else best
+    assert best is not None  # the first plan has one group
+    return best
 
 
 def _costed(
-    plan: _Plan, found: _Groups, codes: grouped.Codes, histograms: NDArray[np.int64], span: tuple[int, int],
-    trellis: bool,
-) -> _Candidate:  # fmt: skip
-    lowest, alphabet = span
-    deviations, means = found.split(trellis)
-    tables = normal_tables(lowest, alphabet, deviations, means)
+    plan: _Plan, codes: grouped.Codes, tables: NDArray[np.int64], histograms: NDArray[np.int64], *, most: float
+) -> _Candidate | None:
+    """``None`` where it is clear before tables are made that it would take ``most`` bytes."""
+    count, alphabet = histograms.shape
     bits = -(histograms * np.log2(tables / TOTAL)).sum(axis=1)
-    explicit = np.zeros(len(means), bool)
-    for i in np.flatnonzero(histograms.sum(axis=1) >= _MIN_EXPLICIT):
+    sizes = histograms.sum(axis=1)
+    shares = histograms / np.maximum(sizes, 1)[:, None]
+    least = -(histograms * np.log2(np.maximum(shares, 1e-30))).sum(axis=1) * (1 - 1e-9) + 8 * _TABLE_BYTES * alphabet
+    worth = (sizes >= _MIN_EXPLICIT) & (least < bits)  # no table of its own does better than the entropy
+    if float(np.where(worth, least, bits).sum()) / 8 + count / 8 >= most:
+        return None
+    explicit = np.zeros(count, bool)
+    for i in np.flatnonzero(worth):
         own = normalize(histograms[i])
         own_bits = float(-(histograms[i] * np.log2(np.maximum(own, 1) / TOTAL)).sum()) + 8 * _TABLE_BYTES * alphabet
         if own_bits < bits[i]:
             tables[i], bits[i], explicit[i] = own, own_bits, True
     side = _write_codes(plan)
-    return _Candidate(codes, tables, explicit, side, float(bits.sum()) / 8 + len(side) + len(explicit) / 8)
+    return _Candidate(codes, tables, explicit, side, float(bits.sum()) / 8 + len(side) + count / 8)
 
 
 def _write_codes(plan: _Plan) -> bytes:
@@ -264,7 +273,7 @@ def encode(
     work += np.float32(0.5) * odd
     plans = list(_plans(work, column_codes))
     del work
-    best = min(_candidates(plans, matrix, (lowest, alphabet), odd, trellis, column_codes), key=lambda c: c.num_bytes)
+    best = _best(plans, matrix, (lowest, alphabet), odd, trellis, column_codes)
     groups = np.empty(matrix.shape, np.uint16)
     grouped.place(matrix, trellis, best.codes, groups)
     own = [t for t, explicit in zip(best.tables, best.explicit, strict=True) if explicit]
