@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,15 @@ def main() -> None:
         "--tokenizer", type=Path, default=Path("import/data/smollm2.gguf"), help="model of its tokenizer"
     )
     parser.add_argument("--corpus", type=Path, default=Path("data/enwik8.gz"), help="enwik8")
+    parser.add_argument("--origin-alone", action="store_true", help="write the model and end")
     args = parser.parse_args()
     root = args.work.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    if not (root / "params.json").exists():
+    if args.origin_alone:
         write_origin(root / "origin", args.layers, open_origin(args.tokenizer).files["tokenizer.json"])
+        return
+    if not (root / "params.json").exists():  # by another process: a child's peak is not less than its parent's
+        measured(["-m", "benchmarks.import_scale", *sys.argv[1:], "--origin-alone"], root / "origin.log")
         write_json(root / "params.json", parameters(Path.cwd(), args.corpus, args.tokens))
     results = root / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []

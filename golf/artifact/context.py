@@ -47,6 +47,7 @@ from golf.artifact.grouped import next_state
 from golf.artifact.prediction import TOGETHER
 from golf.artifact.rans import MAX_LINEAR
 from golf.base.jit import kernel, part, step
+from golf.base.tensor_file import LARGE
 
 __all__ = ["decode", "encode"]
 
@@ -226,18 +227,34 @@ def _run(
 
 def _header(values: NDArray[np.int32]) -> _Header:
     """Shift, spread code, center, below, above: encoder's choice, any other would decode as well."""
-    center = int(np.median(values))
-    deviation = float(np.abs(values.astype(np.int64) - center).mean()) * 1.25
+    found, counts = _distinct(values)
+    middle = found[np.searchsorted(np.cumsum(counts), [(values.size - 1) // 2, values.size // 2], side="right")]
+    center = int(middle.sum() / 2)  # the median
+    deviation = float((np.abs(found - center) * counts).sum() / values.size) * 1.25
     shift = 0
     while deviation / (1 << shift) > 24:
         shift += 1
     center >>= shift
-    top = (values >> shift).astype(np.int64) - center
-    deviation = max(float(np.sqrt(np.mean(np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)))), 0.25)
+    top = (found >> shift) - center
+    squares = np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)
+    deviation = max(float(np.sqrt((squares * counts).sum() / values.size)), 0.25)
     spread = int(np.clip(round(4 * np.log2(deviation)) + 8, 0, SPREADS - 1))
     reach = min(int(6 * deviation) + 2, _MAX_HALF)
     below, above = min(max(1 - int(top.min()), 1), reach), min(max(1 + int(top.max()), 1), reach)
     return shift, spread, center, below, above
+
+
+def _distinct(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different integers of ``values`` in ascending order, and how often each is there."""
+    low, span = int(values.min()), int(values.max()) - int(values.min()) + 1
+    if span > 1 << 16:
+        wide, counts = np.unique(values, return_counts=True)
+        return wide.astype(np.int64), counts
+    flat, every = values.reshape(-1), np.zeros(span, np.int64)
+    for i in range(0, flat.size, LARGE):
+        every += np.bincount(flat[i : i + LARGE] - low, minlength=span)
+    found = np.flatnonzero(every)
+    return found + low, every[found]
 
 
 def encode(
