@@ -23,6 +23,7 @@ BLOCK = 32
 """Columns whose errors are applied to the rest of the row together; changes speed, never results."""
 
 _TILE = 128
+_STRIP = 32
 _ROWS = 4  # rows of a trellis search that go through the feedback together: it is memory that is waited for
 _LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int16
 _PANEL = 32
@@ -80,17 +81,20 @@ def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
 def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
     n = r.shape[0]
-    flat = out.reshape(-1)
-    for strip in prange((n + _TILE - 1) // _TILE):
-        c0 = strip * _TILE
-        c1 = min(n, c0 + _TILE)
-        for i in range(n):
-            for c in range(c0, c1):
-                out[i, c] = 1.0 if i == c else 0.0
+    for strip in prange((n + _STRIP - 1) // _STRIP):
+        c0 = strip * _STRIP
+        c1 = min(n, c0 + _STRIP)
+        width = c1 - c0
+        own = np.zeros(c1 * width)  # side by side: rows of ``out`` may fall on the same lines of the cache
         for i in range(c1 - 1, -1, -1):
-            _apply_errors(flat, i * n + c0, r[i, i + 1 : c1], flat, (i + 1) * n + c0, n, c1 - c0)
-            for c in range(c0, c1):
-                out[i, c] /= r[i, i]
+            if i >= c0:
+                own[i * width + i - c0] = 1.0
+            _apply_errors(own, i * width, r[i, i + 1 : c1], own, (i + 1) * width, width, width)
+            for c in range(width):
+                own[i * width + c] /= r[i, i]
+        for i in range(n):
+            for c in range(width):
+                out[i, c0 + c] = own[i * width + c] if i < c1 else 0.0
 
 
 @kernel

@@ -204,7 +204,7 @@ def _row(
         "relative_error": squared_error / squared_norm if squared_norm else 0.0,
         "output_error": output_error(weights, rebuilt, hessian) if tensor is not None else 0.0,
         "bits_per_weight": stored_bits / max(1, weights.size),
-        "largest_integer": int(np.abs(tensor.values.astype(np.int32)).max()) if tensor is not None else 0,
+        "largest_integer": max(int(tensor.values.max()), -int(tensor.values.min())) if tensor is not None else 0,
         "squared_error": squared_error,
         "squared_norm": squared_norm,
         "scale_bits": scale_bits,
