@@ -30,6 +30,7 @@ def run(params: Path, root: Path) -> None:
     threads = usable_cores()
     data = pack(model, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders, threads=threads)
     packed = time.perf_counter()
+    del model  # the second takes as much memory
     unpacked = unpack(data, threads=threads)  # what the decoder will see, checked before anything is written
     decoded = time.perf_counter()
     print(f"encoded in {packed - started:.1f} s, decoded in {decoded - packed:.1f} s, compilation included", flush=True)

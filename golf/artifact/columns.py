@@ -25,6 +25,7 @@ from golf.artifact import context, grouped
 from golf.artifact.binary import CDF_LIMIT, CDF_STEPS, EXACT, normal_cdf
 from golf.artifact.bytes import ArtifactError, Reader, pack_block, unpack_block, varint, zigzag
 from golf.artifact.rans import MAX_ALPHABET, TOTAL, normalize
+from golf.base.tensor_file import LARGE
 
 __all__ = ["decode", "encode", "normal_tables"]
 
@@ -125,16 +126,26 @@ def _log_code(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     return 4.0 * np.log2(np.maximum(variance - 1 / 12, 1 / 64))  # eighths of an octave; 1/12 is the rounding's share
 
 
+def _mean_squares(values: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
+    """Mean of the squares (R, C) along ``axis``; of large matrices in parts."""
+    some = max(1, LARGE // values.shape[1])
+    sums = [np.square(values[i : i + some]).sum(axis=axis, dtype=np.float64) for i in range(0, len(values), some)]
+    return (np.concatenate(sums) if axis else np.sum(sums, axis=0)) / values.shape[axis]
+
+
 def _plans(work: NDArray[np.float32], column_codes: NDArray[np.int8] | None) -> Iterator[_Plan]:
-    """Candidate groupings of values (R, C). Floats are free here: the codes they lead to are stored."""
+    """Candidate groupings of values (R, C). Floats are free here: the codes they lead to are stored.
+
+    ``work`` is used up.
+    """
     mean = work.mean(axis=0, dtype=np.float64)
-    away = work - mean.astype(np.float32)
-    variance = np.square(away).mean(axis=0, dtype=np.float64)
+    work -= mean.astype(np.float32)
+    variance = _mean_squares(work, 0)
     total = float(variance.mean()) + float(mean.var())
     base = int(np.clip(round(float(_log_code(np.array(total)))) + 16, 0, _DEVIATIONS - 1))
     column = _log_code(variance) - (base - 16)
-    away /= np.sqrt(np.maximum(variance, 1 / 64)).astype(np.float32)
-    row = 4.0 * np.log2(np.maximum(np.square(away).mean(axis=1, dtype=np.float64), 1 / 64))
+    work /= np.sqrt(np.maximum(variance, 1 / 64)).astype(np.float32)
+    row = 4.0 * np.log2(np.maximum(_mean_squares(work, 1), 1 / 64))
     eighths = mean / (float(_deviations()[base]) / 256) * 8
     hints = [(base, False, column)]
     if column_codes is not None:
@@ -149,35 +160,71 @@ def _plans(work: NDArray[np.float32], column_codes: NDArray[np.int8] | None) -> 
 
 @dataclass(frozen=True)
 class _Candidate:
-    groups: NDArray[np.uint16]
+    codes: grouped.Codes
     tables: NDArray[np.int64]
     explicit: NDArray[np.bool_]
     side: bytes
     num_bytes: float  # estimated, payload included
 
 
-def _candidate(
-    plan: _Plan, values: NDArray[np.integer], span: tuple[int, int], trellis: bool, codes: NDArray[np.int8] | None
-) -> _Candidate | None:
+def _best(
+    plans: list[_Plan], values: NDArray[np.int32], span: tuple[int, int], odd: NDArray[np.uint8], trellis: bool,
+    column_codes: NDArray[np.int8] | None,
+) -> _Candidate:  # fmt: skip
+    """The plan of least cost among those that have not too many tables; the first wins a tie.
+
+    Values are counted once for all of them, by column, code of the row (all plans that have any have the same) and
+    parity: every group is a union of these.
+    """
     lowest, alphabet = span
-    places = plan.places(codes)
-    found = plan.groups(*places)
-    deviations, means = found.split(trellis)
-    if len(means) * alphabet > _MAX_ENTRIES:
-        return None
-    groups = np.empty(values.shape, np.uint16)
-    histograms = np.zeros((len(means), alphabet), np.int64)
-    grouped.count(values, lowest, trellis, grouped.Codes(found.number, *places), groups, histograms)
-    tables = normal_tables(lowest, alphabet, deviations, means)
+    parities = 1 + trellis
+    kept = []
+    for plan in plans:
+        places = plan.places(column_codes)
+        found = plan.groups(*places)
+        shape = (len(found.means) * parities, alphabet)
+        if shape[0] * alphabet <= _MAX_ENTRIES:
+            kept.append((plan, found, grouped.Codes(found.number, *places), np.zeros(shape, np.int64)))
+    by_row = max(plans, key=lambda plan: plan.steps[1]).rows
+    _, first, classes = np.unique(by_row, return_index=True, return_inverse=True)
+    some = max(1, (1 << 22) // (len(first) * parities * alphabet))
+    for start in range(0, values.shape[1], some):
+        part = slice(start, min(start + some, values.shape[1]))
+        counts = np.zeros((len(first), part.stop - start, parities, alphabet), np.int64)
+        grouped.tally(values, lowest, odd, start, classes, counts)
+        for _, _, codes, histograms in kept:
+            deviations = np.clip(codes.rows[first, None] + codes.columns[part], 0, len(codes.number) - 1)
+            numbers = codes.number[deviations, codes.means[part]].reshape(-1)
+            grouped.gather(counts.reshape(-1, parities, alphabet), numbers, histograms)
+    best: _Candidate | None = None
+    for plan, found, codes, histograms in kept:
+        tables = normal_tables(lowest, alphabet, *found.split(trellis))
+        tried = _costed(plan, codes, tables, histograms, most=best.num_bytes if best else np.inf)
+        best = tried if tried is not None and (best is None or tried.num_bytes < best.num_bytes) else best
+    assert best is not None  # the first plan has one group
+    return best
+
+
+def _costed(
+    plan: _Plan, codes: grouped.Codes, tables: NDArray[np.int64], histograms: NDArray[np.int64], *, most: float
+) -> _Candidate | None:
+    """``None`` where it is clear before tables are made that it would take ``most`` bytes."""
+    count, alphabet = histograms.shape
     bits = -(histograms * np.log2(tables / TOTAL)).sum(axis=1)
-    explicit = np.zeros(len(means), bool)
-    for i in np.flatnonzero(histograms.sum(axis=1) >= _MIN_EXPLICIT):
+    sizes = histograms.sum(axis=1)
+    shares = histograms / np.maximum(sizes, 1)[:, None]
+    least = -(histograms * np.log2(np.maximum(shares, 1e-30))).sum(axis=1) * (1 - 1e-9) + 8 * _TABLE_BYTES * alphabet
+    worth = (sizes >= _MIN_EXPLICIT) & (least < bits)  # no table of its own does better than the entropy
+    if float(np.where(worth, least, bits).sum()) / 8 + count / 8 >= most:
+        return None
+    explicit = np.zeros(count, bool)
+    for i in np.flatnonzero(worth):
         own = normalize(histograms[i])
         own_bits = float(-(histograms[i] * np.log2(np.maximum(own, 1) / TOTAL)).sum()) + 8 * _TABLE_BYTES * alphabet
         if own_bits < bits[i]:
             tables[i], bits[i], explicit[i] = own, own_bits, True
     side = _write_codes(plan)
-    return _Candidate(groups, tables, explicit, side, float(bits.sum()) / 8 + len(side) + len(explicit) / 8)
+    return _Candidate(codes, tables, explicit, side, float(bits.sum()) / 8 + len(side) + count / 8)
 
 
 def _write_codes(plan: _Plan) -> bytes:
@@ -222,15 +269,18 @@ def encode(
         return None
     matrix = np.ascontiguousarray(values, np.int32)
     work = matrix.astype(np.float32)
-    if trellis:
-        work += 0.5 * grouped.parities(matrix)
-    tried = (_candidate(p, matrix, (lowest, alphabet), trellis, column_codes) for p in _plans(work, column_codes))
-    best = min((c for c in tried if c is not None), key=lambda c: c.num_bytes)
+    odd = grouped.parities(matrix) if trellis else np.zeros(matrix.shape, np.uint8)
+    work += np.float32(0.5) * odd
+    plans = list(_plans(work, column_codes))
+    del work
+    best = _best(plans, matrix, (lowest, alphabet), odd, trellis, column_codes)
+    groups = np.empty(matrix.shape, np.uint16)
+    grouped.place(matrix, trellis, best.codes, groups)
     own = [t for t, explicit in zip(best.tables, best.explicit, strict=True) if explicit]
     tables = b"".join(varint(int(f)) for table in own for f in table[:-1])
     head = zigzag(lowest) + varint(alphabet) + best.side
     block = pack_block(np.packbits(best.explicit).tobytes() + tables)
-    return head + block + grouped.encode(matrix, lowest, best.groups, best.tables)
+    return head + block + grouped.encode(matrix, lowest, groups, best.tables)
 
 
 def _tables(data: bytes, tables: NDArray[np.int64], what: str) -> None:

@@ -2,7 +2,7 @@
 
 ``R`` rows, ``C`` columns. Values are coded row by row as paths in an alphabetic tree; each decision is predicted by
 ``golf.artifact.context_model`` and coded by a binary arithmetic coder. With ``linear=True`` the expected value is a
-linear prediction from the left part of the row (``spread_innovation`` there), which pays on embeddings and most
+linear prediction from the left part of the row (``golf.artifact.prediction``), which pays on embeddings and most
 matrices.
 
 Stream: flags u8 (1 linear, 2 transposed), shift u8, spread u8, center zigzag, below varint, above varint, code bytes.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from golf.artifact import binary, context_model, grouped
+from golf.artifact import binary, context_model, grouped, prediction
 from golf.artifact.binary import SPREADS, build_tree, code_bit, code_escape, finish, spreads, start
 from golf.artifact.bytes import ArtifactError, Reader, varint, zigzag
 from golf.artifact.context_model import (
@@ -44,8 +44,10 @@ from golf.artifact.context_model import (
     row_context,
 )
 from golf.artifact.grouped import next_state
+from golf.artifact.prediction import TOGETHER
 from golf.artifact.rans import MAX_LINEAR
 from golf.base.jit import kernel, part, step
+from golf.base.tensor_file import LARGE
 
 __all__ = ["decode", "encode"]
 
@@ -77,11 +79,12 @@ class _Shape(NamedTuple):
 
 
 class _Predictor(NamedTuple):
-    """Working memory of the linear prediction: two (C, C), two (C,), int32."""
+    """Working memory of the linear prediction, flat: two (C, C), the second int16, and of int32 (8, C) and two (C,)."""
 
     covariance: np.ndarray
     factor: np.ndarray
     deviations: np.ndarray
+    innovations: np.ndarray
     predictions: np.ndarray
 
 
@@ -106,26 +109,29 @@ def _code_rest(coder: Any, data: Any, decoding: bool, value: Any, inside: Any, s
 
 
 @step
-def _observe(predictor: Any, c: Any, away: Any, miss: Any, to_units: Any, fitted: Any) -> None:
-    """Store the deviation ``away`` (Q8) of column ``c``; let its innovation ``miss`` move those to the right."""
-    predictor.deviations[c] = min(max((away * to_units + (1 << 18)) >> 19, -127), 127)
+def _observe(predictor: Any, r: Any, c: Any, away: Any, miss: Any, to_units: Any, fitted: Any) -> None:
+    """Store the deviation ``away`` (Q8) of value (r, c); let its innovation ``miss`` move those to the right."""
+    at = (r % TOGETHER) * len(predictor.predictions) + c
+    predictor.deviations[at] = min(max((away * to_units + (1 << 18)) >> 19, -127), 127)
     if fitted:
-        innovation = min(max((miss * to_units + 32768) >> 16, -1023), 1023)
-        context_model.spread_innovation(predictor.factor, c, innovation, predictor.predictions)
+        predictor.innovations[c] = min(max((miss * to_units + 32768) >> 16, -1023), 1023)
+        prediction.spread_innovation(predictor.factor, c, predictor.innovations, predictor.predictions)
 
 
 @part
-def _rows_end(predictor: Any, summed: Any) -> Any:
-    """Let the predictor learn from a finished row; returns the number of rows its covariance holds."""
-    context_model.accumulate(predictor.covariance, predictor.deviations)
+def _rows_end(predictor: Any, r: Any, summed: Any, now: Any) -> Any:
+    """Let the predictor learn from rows up to ``r``, all that are left with ``now``; returns how many it holds."""
     summed += 1
+    if now or summed == _FORGET_ROWS or (r + 1) % TOGETHER == 0:
+        prediction.accumulate(predictor.covariance, predictor.deviations, len(predictor.predictions))
+        predictor.deviations[:] = 0
     if summed == _FORGET_ROWS:
-        context_model.halve(predictor.covariance)
+        prediction.halve(predictor.covariance)
         summed >>= 1
     return summed
 
 
-@kernel(parts=(binary, context_model, grouped))
+@kernel(parts=(binary, context_model, grouped, prediction))
 def _code_matrix(
     values: Any, data: Any, mode: Any, shape: Any, tables: Any, model: Any, predictor: Any, paths: Any
 ) -> Any:
@@ -148,7 +154,7 @@ def _code_matrix(
             scale = refresh(state)
             next_refresh = r + 1 + min(r >> 4, 15)
         if linear and r == next_fit:
-            context_model.fit(predictor.covariance, summed, _RIDGE, predictor.factor)
+            prediction.fit(predictor.covariance, summed, _RIDGE, predictor.factor)
             next_fit = r + min(max(r // 4, 1), _MAX_GAP)
         predictor.predictions[:] = 0
         paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
@@ -185,10 +191,10 @@ def _code_matrix(
             found = (inside << 8) + half
             row_sum, row_size = row_sum + found - slow, row_size + abs(found)
             if linear:
-                _observe(predictor, c, found - fast, found - expected, to_units, r >= _FIRST_FIT)
+                _observe(predictor, r, c, found - fast, found - expected, to_units, r >= _FIRST_FIT)
             learn(state, c, found, expected, fast_rate, slow_rate)
         if linear:
-            summed = _rows_end(predictor, summed)
+            summed = _rows_end(predictor, r, summed, r + 1 == next_fit)
         if decoding and coder[3] > len(data):
             return -1
     return coder[3] if decoding else finish(coder, data)
@@ -208,29 +214,47 @@ def _run(
     side = columns if linear else 1
     deviation = int(spreads()[spread])
     state = new_state(columns, deviation * deviation, None if transposed else column_codes)
-    squares, vectors = (np.zeros((2, *shape), np.int32) for shape in ((side, side), (columns,)))
+    sizes = (side * side, TOGETHER * side, columns, columns)
+    covariance, *vectors = (np.zeros(size, np.int32) for size in sizes)
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
         Tables(tree, binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
-        Model(state, new_weights(len(tree)), counters), _Predictor(*squares, *vectors),
+        Model(state, new_weights(len(tree)), counters),
+        _Predictor(covariance, np.zeros(side * side, np.int16), *vectors),
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip
 
 
 def _header(values: NDArray[np.int32]) -> _Header:
     """Shift, spread code, center, below, above: encoder's choice, any other would decode as well."""
-    center = int(np.median(values))
-    deviation = float(np.abs(values.astype(np.int64) - center).mean()) * 1.25
+    found, counts = _distinct(values)
+    middle = found[np.searchsorted(np.cumsum(counts), [(values.size - 1) // 2, values.size // 2], side="right")]
+    center = int(middle.sum() / 2)  # the median
+    deviation = float((np.abs(found - center) * counts).sum() / values.size) * 1.25
     shift = 0
     while deviation / (1 << shift) > 24:
         shift += 1
     center >>= shift
-    top = (values >> shift).astype(np.int64) - center
-    deviation = max(float(np.sqrt(np.mean(np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)))), 0.25)
+    top = (found >> shift) - center
+    squares = np.minimum(top * top, 64 * (deviation / (1 << shift) + 1) ** 2)
+    deviation = max(float(np.sqrt((squares * counts).sum() / values.size)), 0.25)
     spread = int(np.clip(round(4 * np.log2(deviation)) + 8, 0, SPREADS - 1))
     reach = min(int(6 * deviation) + 2, _MAX_HALF)
     below, above = min(max(1 - int(top.min()), 1), reach), min(max(1 + int(top.max()), 1), reach)
     return shift, spread, center, below, above
+
+
+def _distinct(values: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different integers of ``values`` in ascending order, and how often each is there."""
+    low, span = int(values.min()), int(values.max()) - int(values.min()) + 1
+    if span > 1 << 16:
+        wide, counts = np.unique(values, return_counts=True)
+        return wide.astype(np.int64), counts
+    flat, every = values.reshape(-1), np.zeros(span, np.int64)
+    for i in range(0, flat.size, LARGE):
+        every += np.bincount(flat[i : i + LARGE] - low, minlength=span)
+    found = np.flatnonzero(every)
+    return found + low, every[found]
 
 
 def encode(

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from golf.artifact.bytes import ArtifactError
 from golf.artifact.read import unpack
 from golf.base.errors import GolfError
 from golf.base.params import quoted
 from golf.models.base import LanguageModel
-from golf.models.registry import build_model, config_from_dict
+from golf.models.registry import ShapesAlone, build_model, config_from_dict
 from golf.quantize.tensors import QuantizedModel
 
 __all__ = ["ArtifactError", "Decoded", "decode_artifact", "load_artifact"]
-
-_ELEMENTWISE = frozenset({"add", "mul", "neg", "log", "exp", "expm1", "clamp"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def decode_artifact(data: bytes, *, where: str = "artifact", threads: int = 1) -
     try:
         config = config_from_dict(stored.config, where="model")
         # no memory and no random numbers: every weight comes from the file
-        with torch.device("meta"), _ShapesAlone():
+        with torch.device("meta"), ShapesAlone():
             model = build_model(config, stored.vocab_size)
     except (GolfError, ArithmeticError, RuntimeError, TypeError) as error:  # torch's words for impossible sizes
         raise ArtifactError("index", f"{where}: {error}") from error
@@ -85,20 +82,6 @@ def decode_artifact(data: bytes, *, where: str = "artifact", threads: int = 1) -
         sha256=unpacked.sha256,
         num_bytes=unpacked.num_bytes,
     )
-
-
-class _ShapesAlone(TorchFunctionMode):
-    """Initial values are not computed, only their shapes: torch's own meta arithmetic imports its compiler (3.5 s of
-    CPU time) for the first product."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.randn:
-            func = torch.empty
-        elif func is torch.stack:
-            return torch.empty(len(args[0]), *args[0][0].shape)
-        elif args and isinstance(args[0], torch.Tensor) and func.__name__ in _ELEMENTWISE:
-            return args[0]  # a constructor only combines equal shapes and scalars
-        return func(*args, **(kwargs or {}))
 
 
 def _shapes(stored: QuantizedModel) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from golf.base.jit import kernel, part, step
 
-__all__ = ["NEXT_STATES", "Codes", "count", "decode", "encode", "next_state", "parities"]
+__all__ = ["NEXT_STATES", "Codes", "decode", "encode", "gather", "next_state", "parities", "place", "tally"]
 
 NEXT_STATES = 0  # next state of the 8-state trellis (docs/format.md, "Grids"), three bits at 6 * state + 3 * (k & 1)
 for _place, _state in enumerate((0, 2, 5, 7, 1, 3, 4, 6, 2, 0, 7, 5, 3, 1, 6, 4)):
@@ -61,15 +61,31 @@ def parities(values: Any) -> Any:
 
 
 @kernel
-def count(values: Any, lowest: Any, trellis: bool, codes: Any, groups: Any, counts: Any) -> None:
-    """Fill ``groups`` (R, C) and the histograms ``counts`` (G, A) of ``values`` (R, C) minus ``lowest``."""
+def tally(values: Any, lowest: Any, odd: Any, start: Any, classes: Any, counts: Any) -> None:
+    """Fill the histograms ``counts`` (K, N, P, A) of columns ``start`` to ``start + N`` of ``values`` (R, C) minus
+    ``lowest``, by ``classes`` (R,) of rows below K, column, and parity ``odd`` (R, C) of the state below P."""
+    for r in range(len(values)):
+        for c in range(counts.shape[1]):
+            counts[classes[r], c, odd[r, start + c], values[r, start + c] - lowest] += 1
+
+
+@kernel
+def gather(counts: Any, numbers: Any, histograms: Any) -> None:
+    """Add ``counts`` (N, P, A) to the histograms (G P, A) of groups ``numbers`` (N,)."""
+    for i in range(len(numbers)):
+        for p in range(counts.shape[1]):
+            for a in range(counts.shape[2]):
+                histograms[numbers[i] * counts.shape[1] + p, a] += counts[i, p, a]
+
+
+@kernel
+def place(values: Any, trellis: Any, codes: Any, groups: Any) -> None:
+    """Fill ``groups`` (R, C) of ``values`` (R, C)."""
     for r in range(len(values)):
         state = 0
         for c in range(values.shape[1]):
-            group = _group(codes, trellis, state, r, c)
+            groups[r, c] = _group(codes, trellis, state, r, c)
             state = next_state(state, np.int64(values[r, c]))
-            groups[r, c] = group
-            counts[group, values[r, c] - lowest] += 1
 
 
 @kernel
@@ -129,7 +145,7 @@ def _sums(tables: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def encode(values: NDArray[np.integer], lowest: int, groups: NDArray[np.uint16], tables: NDArray[np.int64]) -> bytes:
-    """Words of ``values`` (R, C) under ``tables`` (G, A), little-endian; ``groups`` (R, C) as ``count`` fills them."""
+    """Words of ``values`` (R, C) under ``tables`` (G, A), little-endian; ``groups`` (R, C) as ``place`` fills them."""
     words = np.zeros(values.size // 2 + 4, np.uint32)  # 16 bits a value at most
     first = _push(values, lowest, groups, _sums(tables), words)
     return words[first:].astype("<u4").tobytes()

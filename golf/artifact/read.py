@@ -85,8 +85,10 @@ def _unpack(data: bytes, threads: int) -> Unpacked:
             plain[record.name] = _read_planes(streams, PLAIN[record.grid], record.shape)
         else:
             taken.append(_take_tensor(record, streams, codes, reader))
+    largest_first = sorted(taken, key=lambda one: -one[0].payload_bytes)
     with ThreadPoolExecutor(threads) as pool:
-        tensors = {tensor.name: tensor for tensor in pool.map(_decode_tensor, taken)}
+        found = {tensor.name: tensor for tensor in pool.map(_decode_tensor, largest_first)}
+    tensors = {record.name: found[record.name] for record, *_ in taken}
     for stream in streams.values():
         stream.end()
     model = QuantizedModel(config, vocab_size, tensors, plain, aliases)

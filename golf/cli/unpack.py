@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from golf.base.distributed import usable_cores
@@ -40,9 +41,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"{target}: {target.stat().st_size:,} bytes, the GGUF as it was, of {len(data):,} bytes")
         return 0
     from golf.artifact.read import unpack
-    from golf.imports.export import write_origin
 
-    unpacked = unpack(data, where=str(args.file), threads=usable_cores())
-    write_origin(unpacked, target, kind=args.kind, dtype=args.dtype, where=str(args.file))
+    threads = usable_cores()
+    with ThreadPoolExecutor(1) as decoding:
+        future = decoding.submit(unpack, data, where=str(args.file), threads=threads)
+        from golf.imports.export import write_origin  # torch, while others decode
+
+        unpacked = future.result()
+    write_origin(unpacked, target, kind=args.kind, dtype=args.dtype, where=str(args.file), threads=threads)
     print(f"{target}: {unpacked.model.num_weights():,} weights as {args.dtype}, of {len(data):,} bytes")
     return 0

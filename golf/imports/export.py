@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ KINDS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}  # of the numbe
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
-def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where: str) -> None:
+def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where: str, threads: int = 1) -> None:
     """Write the model of ``unpacked`` to ``out``: a folder for ``kind`` "safetensors", a file for "gguf".
+
+    ``threads`` tensors are turned into numbers at a time.
 
     GGUF knows float16 and float32 here. Raises ``OriginError`` for an artifact of a model trained here, a number that
     does not fit ``dtype``, or a tokenizer that GGUF has no name for; ``where`` (the file) begins the message.
@@ -55,29 +57,34 @@ def write_origin(unpacked: Unpacked, out: Path, *, kind: str, dtype: str, where:
             raise OriginError("--dtype: found bfloat16, expected float16 or float32 for a GGUF")
         if "tokenizer.json" in kept:
             BytePairs(kept, vocab_size=model.vocab_size, name=f"{where}: tokenizer.json")  # that it is one
-        tensors = {name: _fits(array, dtype, name) for name, array in _tensors(model, chosen, config)}
+        tensors = {rule[0]: _fits(_tensor(model, rule, config), dtype, rule[0]) for rule in chosen}
         tensors |= _rope_factors(config)
         with files.atomic_file(out) as temporary:
             write_gguf(temporary, kept, tensors, name=blob["origin"], half=dtype == "float16")
         return
     shapes = {name: _shape(model, targets, layout, config) for name, targets, layout in chosen}
     with files.atomic_directory(out) as folder:
-        with tensor_file(folder / "model.safetensors", shapes, {"format": "pt"}, kind=KINDS[dtype]) as put:
-            for name, array in _tensors(model, chosen, config):
-                put(name, _stored(_fits(array, dtype, name), dtype))
+        with (
+            tensor_file(folder / "model.safetensors", shapes, {"format": "pt"}, kind=KINDS[dtype]) as put,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+
+            def write(rule: Rule) -> None:
+                put(rule[0], _stored(_fits(_tensor(model, rule, config), dtype, rule[0]), dtype))
+
+            list(pool.map(write, chosen))  # raises what one of them did
         for name, content in kept.items():
             files.write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _tensors(
-    model: QuantizedModel, chosen: list[Rule], config: DecoderConfig
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for name, targets, layout in chosen:
-        parts = [
-            model.tensors[target].dequantize() if target in model.tensors else model.plain[target].astype(np.float32)
-            for target in targets
-        ]
-        yield name, to_origin(parts, layout, config)
+def _tensor(model: QuantizedModel, rule: Rule, config: DecoderConfig) -> NDArray[np.float32]:
+    """The origin's tensor that ``rule`` names."""
+    _, targets, layout = rule
+    parts = [
+        model.tensors[target].dequantize() if target in model.tensors else model.plain[target].astype(np.float32)
+        for target in targets
+    ]
+    return to_origin(parts, layout, config)
 
 
 def _rope_factors(config: DecoderConfig) -> dict[str, NDArray[np.float32]]:
@@ -95,7 +102,7 @@ def _shape(model: QuantizedModel, targets: tuple[str, ...], layout: str, config:
 
 
 def _fits(array: NDArray[np.float32], dtype: str, name: str) -> NDArray[np.float32]:
-    largest = float(np.abs(array).max(initial=0))
+    largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
     if dtype == "float16" and largest > _HALF_MAX:
         raise OriginError(f"{name}: found {largest:.6g}, float16 holds {_HALF_MAX:.0f} at most; give --dtype bfloat16")
     return array

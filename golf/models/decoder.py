@@ -267,7 +267,7 @@ class Decoder(LanguageModel):
 
 
 def _table(rows: int, width: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.normal_(torch.empty(rows, width), std=0.02))
+    return nn.Parameter(torch.randn(rows, width) * 0.02)
 
 
 def frequencies(config: DecoderConfig, device: torch.device | None = None, *, scaled: bool = True) -> Tensor:

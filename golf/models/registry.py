@@ -5,18 +5,23 @@ Files of weights are read here too: their numbers and their metadata, checked, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from golf.base.errors import GolfError
-from golf.base.files import FileError, checked, load_torch
+from golf.base.files import FileError, checked, load_torch, read_meta
 from golf.base.params import Ge, Le
+from golf.base.tensor_file import LARGE
 from golf.models.base import LanguageModel
 from golf.models.configs.families import FAMILIES, config_from_dict, config_to_dict
 
@@ -24,9 +29,25 @@ if TYPE_CHECKING:
     from golf.models.configs.families import ModelConfig
 
 __all__ = [
-    "FAMILIES", "build_model", "config_from_dict", "config_to_dict", "empty_model", "empty_shapes", "load_weights",
-    "model_of",
+    "FAMILIES", "ShapesAlone", "StoredWeights", "build_model", "config_from_dict", "config_to_dict", "empty_model",
+    "empty_shapes", "load_weights", "model_of",
 ]  # fmt: skip
+
+_ELEMENTWISE = frozenset({"add", "mul", "neg", "log", "exp", "expm1", "clamp"})
+
+
+class ShapesAlone(TorchFunctionMode):
+    """Initial values are not computed, only their shapes: torch's own meta arithmetic imports its compiler (3.5 s of
+    CPU time) for the first product."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn:
+            func = torch.empty
+        elif func is torch.stack:
+            return torch.empty(len(args[0]), *args[0][0].shape)
+        elif args and isinstance(args[0], torch.Tensor) and func.__name__ in _ELEMENTWISE:
+            return args[0]  # a constructor only combines equal shapes and scalars
+        return func(*args, **(kwargs or {}))
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
@@ -40,7 +61,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
 
 def empty_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """Shape of every name of the state dict, without memory for the weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), ShapesAlone():
         return {name: tuple(tensor.shape) for name, tensor in build_model(config, vocab_size).state_dict().items()}
 
 
@@ -60,11 +81,45 @@ def load_weights(path: str | Path, *, made_by: str) -> tuple[dict[str, Tensor], 
     They may be stored as float16, bfloat16, float32 or float64; other numbers are a ``FileError`` naming the tensor.
     """
     tensors, meta = load_torch(path, made_by=made_by)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS:
-            found, expected = str(tensor.dtype).removeprefix("torch."), "float16, bfloat16, float32 or float64"
-            raise FileError(f"{path}: {name} holds {found} numbers, expected {expected}; re-run {made_by}")
-    return {name: tensor.float() for name, tensor in tensors.items()}, meta
+    return {name: _as_float(tensor, f"{path}: {name}", made_by) for name, tensor in tensors.items()}, meta
+
+
+def _as_float(tensor: Tensor, where: str, made_by: str) -> Tensor:
+    if tensor.dtype not in _FLOATS:
+        found, expected = str(tensor.dtype).removeprefix("torch."), "float16, bfloat16, float32 or float64"
+        raise FileError(f"{where} holds {found} numbers, expected {expected}; re-run {made_by}")
+    return tensor.float()
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
+
+
+class StoredWeights(Mapping[str, NDArray[np.float32]]):
+    """The same of a model too large for memory: each is read when it is asked for, and its part of the file is mapped
+    no longer than it is used."""
+
+    def __init__(self, path: Path, *, made_by: str) -> None:
+        self._path, self._made_by = path, made_by
+        self.meta = read_meta(path, made_by=made_by)
+        with _opened(path) as file:
+            self._names = sorted(file.keys())
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        if name not in self._names:
+            raise KeyError(name)
+        with _opened(self._path) as file:
+            tensor = file.get_tensor(name)
+        found: NDArray[np.float32] = _as_float(tensor, f"{self._path}: {name}", self._made_by).numpy()
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str, device: str = "cpu") -> LanguageModel:
@@ -76,7 +131,8 @@ def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str, devi
     """
     about = checked(_Meta, meta, path=path, made_by=made_by)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
+        alone = ShapesAlone() if device == "meta" else nullcontext()
+        with torch.random.fork_rng(devices=[]), torch.device(device), alone:
             return build_model(config_from_dict(meta.get("model"), where=f"{path}: model"), about.vocab_size)
     except GolfError as error:
         raise FileError(f"{error}; re-run {made_by}") from error
@@ -89,7 +145,10 @@ def model_of(
 
     Raises ``FileError`` for metadata that describes none and for weights that are not its own, naming the tensor.
     """
-    model = empty_model(meta, path=path, made_by=made_by)
+    large = sum(tensor.numel() for tensor in weights.values()) > LARGE
+    model = empty_model(meta, path=path, made_by=made_by, device="meta" if large else "cpu")
+    if any(buffer.is_meta for buffer in model.buffers()):  # made by the constructor alone
+        large, model = False, empty_model(meta, path=path, made_by=made_by)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(shapes.keys() | weights.keys()):
         found = list(weights[name].shape) if name in weights else "none"
@@ -98,5 +157,10 @@ def model_of(
                 f"{path}: tensor `{name}`: found {found}, the configuration beside it expects "
                 f"{shapes.get(name, 'none')}; re-run {made_by}"
             )
-    model.load_state_dict(dict(weights))
+    if large:  # the weights themselves, which may be a file's, instead of a copy; ties stay
+        named = list(model.named_parameters(remove_duplicate=False))
+        first = {id(parameter): name for name, parameter in reversed(named)}
+        once = {name: torch.nn.Parameter(weights[name], requires_grad=False) for name in first.values()}
+        weights = dict(weights) | {name: once[first[id(parameter)]] for name, parameter in named}
+    model.load_state_dict(dict(weights), assign=large)
     return model

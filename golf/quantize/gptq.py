@@ -122,7 +122,7 @@ def gptq(
     if not np.isfinite(work).all():
         raise GptqError(f"{name}: holds NaN or infinity; training diverged or the file is damaged")
     work[:, factor.dead] = 0.0
-    work = np.ascontiguousarray(work[:, factor.order])
+    work = work if sorted_columns else np.ascontiguousarray(work[:, factor.order])
     values = np.empty((num_rows, num_columns), dtype=np.int16)
     losses = np.empty(num_rows)
     overflow = np.zeros(num_rows, dtype=np.bool_)

@@ -19,10 +19,12 @@ from golf.base.jit import kernel, step
 
 __all__ = ["cholesky_upper", "gptq_rows", "gptq_trellis_rows", "invert_upper"]
 
-BLOCK = 64
+BLOCK = 32
 """Columns whose errors are applied to the rest of the row together; changes speed, never results."""
 
 _TILE = 128
+_STRIP = 32
+_ROWS = 4  # rows of a trellis search that go through the feedback together: it is memory that is waited for
 _LIMIT = 32000.0  # |integer| beyond which a row is reported as overflowing int16
 _PANEL = 32
 
@@ -79,17 +81,20 @@ def cholesky_upper(a: np.ndarray) -> bool:  # pragma: no cover - compiled
 def invert_upper(r: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """``out`` (C, C) float64 becomes the inverse of upper triangular ``r``; strips of columns run in parallel."""
     n = r.shape[0]
-    flat = out.reshape(-1)
-    for strip in prange((n + _TILE - 1) // _TILE):
-        c0 = strip * _TILE
-        c1 = min(n, c0 + _TILE)
-        for i in range(n):
-            for c in range(c0, c1):
-                out[i, c] = 1.0 if i == c else 0.0
+    for strip in prange((n + _STRIP - 1) // _STRIP):
+        c0 = strip * _STRIP
+        c1 = min(n, c0 + _STRIP)
+        width = c1 - c0
+        own = np.zeros(c1 * width)  # side by side: rows of ``out`` may fall on the same lines of the cache
         for i in range(c1 - 1, -1, -1):
-            _apply_errors(flat, i * n + c0, r[i, i + 1 : c1], flat, (i + 1) * n + c0, n, c1 - c0)
-            for c in range(c0, c1):
-                out[i, c] /= r[i, i]
+            if i >= c0:
+                own[i * width + i - c0] = 1.0
+            _apply_errors(own, i * width, r[i, i + 1 : c1], own, (i + 1) * width, width, width)
+            for c in range(width):
+                own[i * width + c] /= r[i, i]
+        for i in range(n):
+            for c in range(width):
+                out[i, c0 + c] = own[i * width + c] if i < c1 else 0.0
 
 
 @kernel
@@ -215,24 +220,31 @@ def _search_block(  # pragma: no cover - compiled
 
 
 @kernel
-def _push_errors(  # pragma: no cover - compiled
-    rest: np.ndarray, moved: np.ndarray, b0: int, width: int, num_columns: int, feedback: np.ndarray,
-    origin: np.ndarray, error: np.ndarray, paths: np.ndarray, ancestors: np.ndarray,
-) -> None:  # fmt: skip
-    """At the end of a block: ``moved`` = each survivor's rest beyond it, taken from its ancestor, errors applied."""
-    num_states = paths.shape[0]
-    for s in range(num_states):
+def _read_errors(  # pragma: no cover - compiled
+    b0: int, width: int, origin: np.ndarray, error: np.ndarray, paths: np.ndarray, ancestors: np.ndarray
+) -> None:
+    """The errors (S, BLOCK) on the path of each survivor through a block, and where it was at its begin."""
+    for s in range(paths.shape[0]):
         ancestors[s] = s
         for j in range(width - 1, -1, -1):
             paths[s, j] = error[j, ancestors[s]]
             ancestors[s] = origin[b0 + j, ancestors[s]]
+
+
+@kernel
+def _push_errors(  # pragma: no cover - compiled
+    rests: np.ndarray, moved: np.ndarray, b0: int, width: int, num_columns: int, feedback: np.ndarray,
+    paths: np.ndarray, ancestors: np.ndarray, rows: int,
+) -> None:  # fmt: skip
+    """At the end of a block: ``moved`` = each survivor's rest beyond it, taken from its ancestor, errors applied."""
     for t0 in range(b0 + width, num_columns, _TILE):
         tile = min(num_columns, t0 + _TILE) - t0
         first = b0 * num_columns + t0
-        for s in range(num_states):
-            start, source = s * num_columns + t0, ancestors[s] * num_columns + t0
-            _move_on(moved, start, rest, source, paths[s, 0], feedback, first, tile)
-            _apply_errors(moved, start, paths[s, 1:width], feedback, first + num_columns, num_columns, tile)
+        for i in range(rows):
+            for s in range(paths.shape[1]):
+                start, source = s * num_columns + t0, ancestors[i, s] * num_columns + t0
+                _move_on(moved[i], start, rests[i], source, paths[i, s, 0], feedback, first, tile)
+                _apply_errors(moved[i], start, paths[i, s, 1:width], feedback, first + num_columns, num_columns, tile)
 
 
 @kernel
@@ -267,36 +279,41 @@ def gptq_trellis_rows(  # pragma: no cover - compiled
     """Trellis search inside GPTQ: every survivor carries its own error-compensated rest of the row.
 
     Within a block the S rests are moved on at each column; at the end of a block the errors on each survivor's path
-    are read back through the parents and applied to the rest of its row in column order.
+    are read back through the parents and applied to the rest of its row in column order. A few rows share each tile of
+    ``feedback`` while it is in the cache.
     """
     num_rows, num_columns = weights.shape
     num_states = parents.shape[0]
     flat = feedback.reshape(-1)
-    for r in prange(num_rows):
-        rest = np.empty(num_states * num_columns, np.float32)
-        moved = np.empty(num_states * num_columns, np.float32)
+    for group in prange((num_rows + _ROWS - 1) // _ROWS):
+        r0 = group * _ROWS
+        rows = min(num_rows, r0 + _ROWS) - r0
+        rests = np.empty((_ROWS, num_states * num_columns), np.float32)
+        moved = np.empty((_ROWS, num_states * num_columns), np.float32)
         scratch = np.empty((2, num_states * BLOCK), np.float32)
-        origin = np.empty((num_columns, num_states), np.uint8)
-        numerator = np.empty((num_columns, num_states), np.float32)
+        origin = np.empty((_ROWS, num_columns, num_states), np.uint8)
+        numerator = np.empty((_ROWS, num_columns, num_states), np.float32)
         error = np.empty((BLOCK, num_states), np.float32)
-        paths = np.empty((num_states, BLOCK), np.float32)
-        ancestors = np.empty(num_states, np.int64)
+        paths = np.empty((_ROWS, num_states, BLOCK), np.float32)
+        ancestors = np.empty((_ROWS, num_states), np.int64)
         branches = np.empty((3, 2 * num_states))
-        metric = np.full((2, num_states), np.inf)
-        metric[0, 0] = 0.0
-        half = row_steps[r] * np.float32(0.5)
-        for s in range(num_states):
-            for c in range(num_columns):
-                rest[s * num_columns + c] = weights[r, c]
+        metric = np.full((_ROWS, 2, num_states), np.inf)
+        metric[:, 0, 0] = 0.0
+        for i in range(rows):
+            for s in range(num_states):
+                for c in range(num_columns):
+                    rests[i, s * num_columns + c] = weights[r0 + i, c]
         for b0 in range(0, num_columns, BLOCK):
-            b1 = min(num_columns, b0 + BLOCK)
-            width = b1 - b0
-            _search_block(
-                rest, b0, width, num_columns, half, column_steps, importance, flat, parents, metric, scratch, branches,
-                origin, numerator, error,
-            )  # fmt: skip
-            _push_errors(rest, moved, b0, width, num_columns, flat, origin, error, paths, ancestors)
-            rest, moved = moved, rest
-        state = int(np.argmin(metric[0]))
-        losses[r] = metric[0, state]
-        overflow[r] = _read_path(state, origin, numerator, values[r])
+            width = min(num_columns, b0 + BLOCK) - b0
+            for i in range(rows):
+                _search_block(
+                    rests[i], b0, width, num_columns, row_steps[r0 + i] * np.float32(0.5), column_steps, importance,
+                    flat, parents, metric[i], scratch, branches, origin[i], numerator[i], error,
+                )  # fmt: skip
+                _read_errors(b0, width, origin[i], error, paths[i], ancestors[i])
+            _push_errors(rests, moved, b0, width, num_columns, flat, paths, ancestors, rows)
+            rests, moved = moved, rests
+        for i in range(rows):
+            state = int(np.argmin(metric[i, 0]))
+            losses[r0 + i] = metric[i, 0, state]
+            overflow[r0 + i] = _read_path(state, origin[i], numerator[i], values[r0 + i])

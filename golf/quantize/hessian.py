@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,11 @@ class HessianSums:
 
     def means(self) -> dict[str, np.ndarray]:
         """H = sum / samples per name, float32 (C, C)."""
-        return {name: (total / max(1, self._samples[name])).astype(np.float32) for name, total in self._sums.items()}
+        found = {}
+        for name, total in self._sums.items():  # divided in float64, in pieces that numpy chooses
+            found[name] = np.empty(total.shape, np.float32)
+            np.divide(total, max(1, self._samples[name]), out=found[name], dtype=np.float64, casting="same_kind")
+        return found
 
     def samples(self) -> dict[str, int]:
         """Samples seen per name, all uses counted."""
@@ -171,12 +176,16 @@ class StoredHessians(Mapping[str, "NDArray[np.float32] | None"]):
     """
 
     def __init__(self, path: Path, *, without: Mapping[str, str], leaders: Mapping[str, str], made_by: str) -> None:
-        from safetensors import safe_open
-
         files.read_meta(path, made_by=made_by)  # the file is there and whole
         self._path, self._made_by, self._without, self._leaders = path, made_by, without, leaders
-        self._file = safe_open(path, framework="numpy")
-        self._stored = set(self._file.keys())
+        with self._opened() as file:
+            self._stored = set(file.keys())
+
+    def _opened(self) -> Any:
+        """The file, mapped no longer than one H is read: what was read of it stays in memory meanwhile."""
+        from safetensors import safe_open
+
+        return safe_open(self._path, framework="numpy")
 
     def leader(self, name: str) -> str:
         """The name that the Hessian of ``name`` is stored under."""
@@ -187,7 +196,8 @@ class StoredHessians(Mapping[str, "NDArray[np.float32] | None"]):
             return None
         if self.leader(name) not in self._stored:
             raise KeyError(name)
-        h: NDArray[np.float32] = self._file.get_tensor(self.leader(name))
+        with self._opened() as file:
+            h: NDArray[np.float32] = file.get_tensor(self.leader(name))
         if h.dtype != np.float32 or h.ndim != 2 or h.shape[0] != h.shape[1] or not np.isfinite(h).all():
             found = f"{h.dtype} {h.shape} or numbers that are not finite"
             raise HessianError(f"{self._path}: {name}: found {found}, expected square float32; re-run {self._made_by}")

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.base.files import require
 from golf.base.progress import progress
+from golf.base.tensor_file import LARGE
 from golf.quantize.calibrate import WEIGHTS, hessians_or_none, token_counts
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["QUANTIZED_ROLES", "QuantizeConfig", "QuantizeResult", "Quantizer", "output_error"]
 
-_LARGE = 1 << 24  # weights
 _KEPT = 4  # factors of a single run: those of one block
 Hessians = Mapping[str, NDArray[np.float32] | None]
 
@@ -45,7 +46,7 @@ class Quantizer:
 
     def __init__(
         self,
-        state: dict[str, NDArray[np.float32]],
+        state: Mapping[str, NDArray[np.float32]],
         model: LanguageModel,
         config: QuantizeConfig,
         *,
@@ -86,12 +87,18 @@ class Quantizer:
 
         ``once``: for a single run; a large model is then described but has no weights of its own.
         """
-        from golf.models.registry import empty_model, load_weights
+        from golf.models.registry import StoredWeights, empty_model, load_weights
 
-        weights, meta = load_weights(root / WEIGHTS, made_by="`average`")
-        state = {name: tensor.numpy() for name, tensor in weights.items()}
-        bare = once and sum(array.size for array in state.values()) > _LARGE
-        model = empty_model(meta, path=root / WEIGHTS, made_by="`average`", device="meta" if bare else "cpu")
+        path, made_by = root / WEIGHTS, "`average`"
+        bare = once and require(path, made_by=made_by).stat().st_size > 4 * LARGE
+        state: Mapping[str, NDArray[np.float32]]
+        if bare:
+            state = StoredWeights(path, made_by=made_by)
+            meta = state.meta
+        else:
+            weights, meta = load_weights(path, made_by=made_by)
+            state = {name: tensor.numpy() for name, tensor in weights.items()}
+        model = empty_model(meta, path=path, made_by=made_by, device="meta" if bare else "cpu")
         hessians = hessians_or_none(root) if config.needs_hessians else None
         counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
         return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts, once=once)
@@ -165,7 +172,7 @@ def _aliases(model: LanguageModel) -> dict[str, str]:
     return aliases
 
 
-def _check_names(state: dict[str, NDArray[np.float32]], model: LanguageModel) -> None:
+def _check_names(state: Mapping[str, NDArray[np.float32]], model: LanguageModel) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     odd = sorted(set(shapes) ^ set(state))
     if odd:
@@ -197,7 +204,7 @@ def _row(
         "relative_error": squared_error / squared_norm if squared_norm else 0.0,
         "output_error": output_error(weights, rebuilt, hessian) if tensor is not None else 0.0,
         "bits_per_weight": stored_bits / max(1, weights.size),
-        "largest_integer": int(np.abs(tensor.values.astype(np.int32)).max()) if tensor is not None else 0,
+        "largest_integer": max(int(tensor.values.max()), -int(tensor.values.min())) if tensor is not None else 0,
         "squared_error": squared_error,
         "squared_norm": squared_norm,
         "scale_bits": scale_bits,
@@ -208,11 +215,11 @@ def _squares(weights: NDArray[np.float32], rebuilt: NDArray[Any]) -> tuple[float
     """Sums of (weights - rebuilt)^2 and weights^2, float64; of large tensors in parts."""
     sums = [0.0, 0.0]
     flat, found = weights.reshape(-1), rebuilt.reshape(-1)
-    for start in range(0, max(1, flat.size), _LARGE):
-        exact = flat[start : start + _LARGE].astype(np.float64)
-        if flat.size <= _LARGE:
+    for start in range(0, max(1, flat.size), LARGE):
+        exact = flat[start : start + LARGE].astype(np.float64)
+        if flat.size <= LARGE:
             exact = exact.reshape(weights.shape)
-        sums[0] += float(np.square(exact - found[start : start + _LARGE].reshape(exact.shape)).sum())
+        sums[0] += float(np.square(exact - found[start : start + LARGE].reshape(exact.shape)).sum())
         sums[1] += float(np.square(exact).sum())
     return sums[0], sums[1]
 
@@ -222,10 +229,11 @@ def output_error(weights: NDArray[np.float32], rebuilt: NDArray[Any], hessian: N
 
     In float32 blocks of rows: 7 digits are plenty for a share, and the products are as many as in GPTQ itself.
     """
-    exact, error = (x.reshape(-1, x.shape[-1]).astype(np.float32) for x in (weights, weights - rebuilt))
+    exact, found = weights.reshape(-1, weights.shape[-1]), rebuilt.reshape(-1, weights.shape[-1])
     sums = [0.0, 0.0]
     for start in range(0, len(exact), 4096):
-        for i, matrix in enumerate((error[start : start + 4096], exact[start : start + 4096])):
+        rows = slice(start, start + 4096)
+        for i, matrix in enumerate(((exact[rows] - found[rows]).astype(np.float32), exact[rows].astype(np.float32))):
             sums[i] += float(np.vdot(matrix if hessian is None else matrix @ hessian, matrix))
     return sums[0] / sums[1] if sums[1] else 0.0
 

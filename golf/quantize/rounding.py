@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.base.tensor_file import LARGE
 from golf.quantize.steps import row_steps_by_spread
 from golf.quantize.tensors import QuantizedTensor
 
@@ -74,8 +75,10 @@ def entropy_bits(values: NDArray[np.integer]) -> float:
     """Empirical order-0 code length of all ``values`` (any shape) together, in bits; tables not counted."""
     if values.size == 0:
         return 0.0
-    flat = values.ravel().astype(np.int64)
-    counts = np.bincount(flat - flat.min())
+    flat, low = values.ravel(), int(values.min())
+    counts = np.zeros(int(values.max()) - low + 1, np.int64)
+    for i in range(0, flat.size, LARGE):
+        counts += np.bincount(flat[i : i + LARGE].astype(np.int64) - low, minlength=len(counts))
     counts = counts[counts > 0]
     return abs(float(-(counts * np.log2(counts / flat.size)).sum()))  # abs: a constant gives -0.0
 

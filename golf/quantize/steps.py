@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
+from golf.base.tensor_file import LARGE
 
 __all__ = ["StepError", "column_codes", "row_codes", "row_steps_by_spread", "step_codes", "token_factors"]
 
@@ -38,8 +39,14 @@ class StepError(GolfError):
 
 def row_steps_by_spread(matrix: NDArray[np.floating], *, clip: float, levels: int) -> NDArray[np.float64]:
     """Steps (R,) of ``matrix`` (R, C): clip * sigma_row / levels, before any rounding of the step."""
-    spread: NDArray[np.float64] = np.std(matrix, axis=1, dtype=np.float64) * (clip / levels)
-    return spread
+    return _spreads(matrix) * (clip / levels)
+
+
+def _spreads(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Standard deviation of each row, (R,); in parts, for its steps are float64."""
+    some = max(1, LARGE // matrix.shape[1])
+    parts = [np.std(matrix[i : i + some], axis=1, dtype=np.float64) for i in range(0, len(matrix), some)]
+    return np.concatenate(parts)
 
 
 def row_codes(
@@ -58,7 +65,7 @@ def row_codes(
     """
     steps = row_steps_by_spread(matrix, clip=clip, levels=levels)
     steps = steps if factors is None else steps * factors
-    floor = np.abs(matrix).max(axis=1).astype(np.float64) / _LARGEST
+    floor = np.maximum(matrix.max(axis=1), -matrix.min(axis=1)).astype(np.float64) / _LARGEST
     return step_codes(np.maximum(steps, floor), per_octave=8, name=name)
 
 
@@ -115,7 +122,7 @@ def token_factors(matrix: NDArray[np.floating], counts: NDArray[np.integer], *, 
     if counts.shape != (len(matrix),) or counts.min(initial=0) < 0 or not counts.any():
         raise GolfError(f"counts: found shape {counts.shape}, expected {len(matrix)} token counts, not all zero")
     shares = counts / counts.mean() + _SMOOTHING
-    sigma = np.std(matrix, axis=1, dtype=np.float64)
+    sigma = _spreads(matrix)
     sigma = np.maximum(sigma, 1e-3 * float(sigma.mean()) or 1.0)  # a constant row keeps a step of usual size
     log_factor = -exponent * (np.log2(shares) + 2 * np.log2(sigma))
     factors: NDArray[np.float64] = np.exp2(log_factor - log_factor.mean())

@@ -60,7 +60,14 @@ def _byte_tables() -> tuple[np.ndarray, np.ndarray]:
 
 def trellis_values(values: np.ndarray) -> np.ndarray:
     """Values in units of the step, float32 (R, C), of integers k ``values`` int16 (R, C); exact multiples of 0.5."""
-    values = np.ascontiguousarray(values)
+    out = np.empty(values.shape, np.float32)
+    some = max(1, (1 << 24) // max(1, values.shape[1]))
+    for i in range(0, len(values), some):  # steps between need several times the memory
+        out[i : i + some] = _trellis_values(np.ascontiguousarray(values[i : i + some]))
+    return out
+
+
+def _trellis_values(values: np.ndarray) -> np.ndarray:
     num_rows, num_columns = values.shape
     after, parities = _byte_tables()
     bits = np.packbits((values & 1).astype(np.uint8), axis=1)  # zero padded: the padding's parities are cut off below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from golf.artifact import coders
 from golf.artifact.bytes import ArtifactError
-from golf.artifact.coders import CODERS, Encoded, SideInfo, encode_smallest
+from golf.artifact.coders import CODERS, Coder, Encoded, SideInfo, encode_smallest
 
 ALL = [coder.name for coder in CODERS.values()]
 
@@ -54,6 +55,22 @@ def test_the_choice_is_the_smallest_of_all() -> None:
     sizes = {name: encode_smallest(values, _info(values), coders=(name,)).num_bytes for name in ALL}
     coded = encode_smallest(values, _info(values), coders=ALL)
     assert coded.num_bytes == min(sizes.values()) == sizes[CODERS[coded.coder].name] < sizes["rans"]
+
+
+def test_a_large_table_is_coded_whole_only_by_coders_with_hope(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, whole = np.random.default_rng(0), []
+    values = np.rint(3 * (rng.normal(size=(1500, 4)) @ rng.normal(size=(4, 24)))).astype(np.int16)
+    exact = encode_smallest(values, _info(values), coders=ALL)
+    for number, coder in list(CODERS.items()):
+
+        def encode(some: np.ndarray, info: SideInfo, coder: Coder = coder) -> tuple[bytes, bytes]:
+            whole.extend([coder.name] * (len(some) == len(values)))
+            return coder.encode(some, info)
+
+        monkeypatch.setitem(CODERS, number, replace(coder, encode=encode))
+    monkeypatch.setattr(coders, "LARGE", 1000)
+    monkeypatch.setattr(coders, "_SAMPLED", 500)
+    assert encode_smallest(values, _info(values), coders=ALL) == exact and whole == ["linear"]
 
 
 def test_numbers_are_those_of_the_format() -> None:

@@ -15,8 +15,11 @@ from golf.base.errors import GolfError
 from golf.base.files import FileError, load_numpy, save_torch, write_json
 from golf.base.params import to_dict
 from golf.data.shards import ShardWriter
-from golf.models.registry import empty_model, load_weights
+from golf.models import registry
+from golf.models.registry import StoredWeights, empty_model, load_weights, model_of
+from golf.quantize import pipeline
 from golf.quantize.calibrate import WEIGHTS, CalibrateConfig
+from golf.quantize.pipeline import Quantizer
 from tiny import quantize_config, quantize_model, recurrent, shaken
 
 VOCAB = 40
@@ -63,8 +66,37 @@ def test_other_numbers_and_missing_meta_are_named(tmp_path: Path) -> None:
     save_weights(tmp_path, {"a": torch.zeros(2, 2), "b": torch.zeros(2, 2, dtype=torch.int64)})
     with pytest.raises(FileError, match="b holds int64 numbers, expected float16, bfloat16, float32 or float64; "):
         load_weights(tmp_path / WEIGHTS, made_by="`average`")
+    with pytest.raises(FileError, match="b holds int64 numbers, expected float16, bfloat16, float32 or float64; "):
+        StoredWeights(tmp_path / WEIGHTS, made_by="`average`")["b"]
     with pytest.raises(FileError, match=r"missing key `vocab_size` .*; re-run `average`"):
         empty_model({"model": TINY}, path=tmp_path / WEIGHTS, made_by="`average`")
+
+
+def test_a_large_model_is_quantized_from_its_file_tensor_by_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_weights(tmp_path, shaken(TINY, VOCAB).state_dict())
+    small = Quantizer.load(tmp_path, quantize_config("sdclip"), once=True)
+    monkeypatch.setattr(pipeline, "LARGE", 64)
+    large = Quantizer.load(tmp_path, quantize_config("sdclip"), once=True)
+    assert isinstance(large.state, StoredWeights) and not isinstance(small.state, StoredWeights)
+    assert large.aliases == small.aliases and large.roles == small.roles
+    assert {name: array.tobytes() for name, array in large.run().model.state().items()} == {
+        name: array.tobytes() for name, array in small.run().model.state().items()
+    }
+
+
+def test_a_large_model_holds_the_very_tensors_that_were_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of 5 GB beside the 5 GB that were read is what does not fit."""
+    save_weights(tmp_path, shaken(TINY, VOCAB).state_dict())
+    weights, meta = load_weights(tmp_path / WEIGHTS, made_by="`average`")
+    small = model_of(meta, weights, path=tmp_path / WEIGHTS, made_by="`average`")
+    monkeypatch.setattr(registry, "LARGE", 64)
+    large = model_of(meta, weights, path=tmp_path / WEIGHTS, made_by="`average`")
+    assert large.token_embedding.data_ptr() == weights["token_embedding"].data_ptr() != small.token_embedding.data_ptr()
+    assert list(large.unique_parameters()) == list(small.unique_parameters())
+    ids = torch.arange(2, 12)[None]
+    assert torch.equal(large.hidden(ids), small.hidden(ids))
 
 
 @pytest.mark.parametrize("method", ["gptq_lite", "sdclip", "gptq", "gptq_trellis"])
