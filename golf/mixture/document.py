@@ -58,8 +58,8 @@ class DocumentCounts:
 
     def read(self, begin: int, stop: int) -> DocumentCounts:
         """Those of positions ``begin`` to ``stop - 1`` of a whole text."""
-        fields = (array[begin:stop] for array in (self.n, self.c, self.u, self.r))
-        return DocumentCounts(self.orders, self.starts, *fields, begin)
+        n, c, u, r = (array[begin:stop] for array in (self.n, self.c, self.u, self.r))
+        return DocumentCounts(self.orders, self.starts, n, c, u, r, begin)
 
 
 class Documents:
@@ -67,7 +67,9 @@ class Documents:
     document; to be read in pieces, once or more from the beginning. In memory are the n-grams of the document that is
     read and of few before it."""
 
-    def __init__(self, tokens: np.ndarray, doc_starts: np.ndarray, orders: tuple[int, ...], *, near_tokens: int) -> None:
+    def __init__(
+        self, tokens: np.ndarray, doc_starts: np.ndarray, orders: tuple[int, ...], *, near_tokens: int
+    ) -> None:
         self.orders, self.num_tokens = tuple(orders), len(tokens)
         self._tokens, self._near = np.ascontiguousarray(tokens, np.int32), near_tokens
         self._starts = checked_starts(doc_starts, len(tokens))
