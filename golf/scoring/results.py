@@ -88,7 +88,7 @@ def make_score(
 
 def document_nats(text: ValidationText, nats: np.ndarray) -> np.ndarray:
     """float64 (D,): nats of each document's targets, each sum rounded once, so that no order of work can change it;
-    NaN for a document that has a number without end."""
+    NaN for a document with a number that is not finite."""
     assert nats.shape == (text.num_targets,) and nats.dtype == np.float64
     digits = np.zeros((len(text.doc_bytes), _DIGITS), np.uint32)
     finite = _add_exactly(nats, text.target_bounds, digits)
@@ -110,7 +110,8 @@ def _add_exactly(values, bounds, digits):  # type: ignore[no-untyped-def]
         for i in range(bounds[d], bounds[d + 1]):
             bits = np.float64(values[i]).view(np.int64)
             exponent, fraction = (bits >> 52) & 0x7FF, bits & 0xFFFFFFFFFFFFF
-            finite[d] &= exponent < 0x7FF
+            if exponent == 0x7FF:
+                finite[d], exponent = False, 0
             if exponent > 0:
                 exponent, fraction = exponent - 1, fraction | (1 << 52)
             at, shift, sign = exponent >> 5, exponent & 31, 1 if bits >= 0 else -1
