@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.base.files import FileError, atomic_directory, checked, map_numpy, save_numpy, write_json
+from golf.base.files import FileError, atomic_directory, checked, save_numpy, write_json
 from golf.base.main import run_stage
+from golf.base.mapped import map_numpy
 from golf.base.params import Count, load_section, to_dict
 from golf.mixture.record import StreamRecord
 from golf.scoring.likeliest import LikeliestRows

@@ -17,7 +17,6 @@ import fcntl
 import glob
 import hashlib
 import json
-import mmap
 import os
 import secrets
 import shutil
@@ -34,14 +33,13 @@ if TYPE_CHECKING:  # torch costs 1.4 s to import, numpy 0.1 s: light stages and 
     import torch
 
 __all__ = [
+    "NUMPY_KINDS",
     "FileError",
     "atomic_directory",
     "atomic_file",
     "checked",
-    "forget",
     "load_numpy",
     "load_torch",
-    "map_numpy",
     "read_json",
     "read_meta",
     "require",
@@ -301,40 +299,16 @@ def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
 
 def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All tensors of a safetensors file as numpy arrays, and its ``meta``; ``FileError`` for types that numpy lacks."""
-    tensors, meta = map_numpy(path, made_by=made_by)
-    return {name: array.copy() for name, array in tensors.items()}, meta
+    meta = read_meta(path, made_by=made_by)
+    with _open(path, "numpy", made_by) as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        for name, kind in kinds.items():
+            if kind not in NUMPY_KINDS:
+                raise FileError(f"{path}: tensor `{name}` is {kind}, expected a type of numpy; re-run {made_by}")
+        return {name: file.get_tensor(name) for name in kinds}, meta
 
 
-def map_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """As ``load_numpy``, for files as large as memory: the arrays are read where they are used, see ``forget``."""
-    import numpy as np
-
-    meta = read_meta(path, made_by=made_by)  # which refuses a damaged file
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    begin = 8 + int.from_bytes(mapped[:8], "little")
-    tensors = {}
-    for name, entry in json.loads(mapped[8:begin]).items():
-        kind = entry.get("dtype")
-        if name == "__metadata__":
-            continue
-        if kind not in _NUMPY_KINDS:
-            raise FileError(f"{path}: tensor `{name}` is {kind}, expected a type of numpy; re-run {made_by}")
-        tensors[name] = np.ndarray(entry["shape"], _NUMPY_KINDS[kind], mapped, begin + entry["data_offsets"][0])
-    return tensors, meta
-
-
-def forget(array: np.ndarray) -> None:
-    """Have what was read of the mapped file of ``array`` leave the memory, until it is read again; nothing for arrays
-    of no such file. What was written into them is lost."""
-    base: Any = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(base, "madvise"):
-        base.madvise(mmap.MADV_DONTNEED)
-
-
-_NUMPY_KINDS = {"BOOL": "?"} | {
+NUMPY_KINDS = {"BOOL": "?"} | {
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "uif" for size in (1, 2, 4, 8) if (kind, size) != ("f", 1)
 }
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.base.files import forget
 from golf.base.jit import kernel
+from golf.base.mapped import forget
 
 __all__ = ["NeuralRecord", "StreamRecord", "pieces", "summarize_row"]
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from golf.base.distributed import Ranks
-from golf.base.files import forget, write_text
+from golf.base.files import write_text
 from golf.base.jit import kernel
+from golf.base.mapped import forget
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
 from golf.mixture.batch import Mixing, MixResult, Source, row_calibration
