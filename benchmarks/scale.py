@@ -133,7 +133,7 @@ def mixture(num_tokens: int) -> None:
             _, status, used = os.wait4(child.pid, 0)
             if status:
                 raise SystemExit("stage hedge failed")
-            told = json.loads((root / "metrics/evaluate_hedge.json").read_text())
+            told = json.loads((root / "metrics/evaluate_hedge.json").read_text(encoding="utf-8"))
     seconds = used.ru_utime + used.ru_stime
     print(f"counted {told['hedge_counting_seconds']:.1f}, mixed {told['hedge_mixing_seconds']:.1f} s of the clock; "
           f"{told['hedge_count_mismatches']} mismatches, row error {told['hedge_max_row_error']:.1e}")  # fmt: skip
