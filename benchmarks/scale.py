@@ -67,7 +67,7 @@ def made_up_record(path: Path, text: ValidationText, meta: dict[str, Any], tempe
     rows -= np.log(np.exp(rows).sum(1, keepdims=True))
     shown.rows[:] = -np.log(VOCAB)
     whole = shown.tensors()
-    made: dict[str, tuple[type, tuple[int, ...], Callable[[tuple[int, ...]], np.ndarray]]] = {
+    made: dict[str, tuple[Any, tuple[int, ...], Callable[..., Any]]] = {
         f"{part}.{name}": (kind, shape, numbers)
         for part in ("plain", "biased")
         for name, kind, shape, numbers in (
