@@ -1,6 +1,6 @@
 """Stages that stand still while GPUs wait, at the size of the competition: seconds, and memory at its highest.
 
-    python -m benchmarks.scale mixture --tokens 20000000       # counting, mixing, proofs of 256 rows: stage `hedge`
+    python -m benchmarks.scale mixture --tokens 20000000       # stage `hedge` as it is, over 122 bytes a token in files
     python -m benchmarks.scale tokenize --tokens 20000000 --shard FINEWEB.bin --model FINEWEB.model   # one process
     python -m benchmarks.scale score --preset h100x8_10min     # a GPU: an untrained model scores 1,000,000 targets
 
@@ -11,14 +11,23 @@ as many earlier contexts. Seconds of `mixture` and `tokenize` are of processor t
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from golf.scoring.text import ValidationText
 
 VOCAB, BOS, DOCUMENT = 1024, 1, 1000
 COMPETITION = 62_021_632  # targets of its validation text
@@ -46,46 +55,90 @@ def timed(what: str, tokens: int) -> Iterator[None]:
     print(f"{what:<28} {seconds:7.1f} s   62 M tokens: {full:6.0f} s   peak so far {peak:.2f} GB", flush=True)
 
 
+def made_up_record(path: Path, text: ValidationText, meta: dict[str, Any], temperatures: int) -> None:
+    """A record of made-up numbers as `evaluate streaming` leaves it, written piece by piece: it may exceed memory."""
+    from golf.mixture.record import PIECE
+    from golf.scoring.likeliest import LikeliestRows
+    from golf.scoring.record_stream import probe_targets
+
+    rng, size = np.random.default_rng(1), len(text.tokens)
+    shown, samples = LikeliestRows(text), probe_targets(text.num_targets, 256) + 1
+    rows = rng.normal(size=(len(samples), VOCAB))
+    rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+    shown.rows[:] = -np.log(VOCAB)
+    whole = shown.tensors()
+    made: dict[str, tuple[Any, tuple[int, ...], Callable[..., Any]]] = {
+        f"{part}.{name}": (kind, shape, numbers)
+        for part in ("plain", "biased")
+        for name, kind, shape, numbers in (
+            ("nll", np.float64, (size,), lambda shape: rng.exponential(3.0, shape)),
+            ("entropy", np.float64, (size,), lambda shape: rng.uniform(0.1, 5, shape)),
+            ("argmax_log_prob", np.float64, (size,), lambda shape: -rng.exponential(1.0, shape)),
+            ("candidate_log_prob", np.float64, (size, 3), lambda shape: -rng.exponential(4.0, shape)),
+            ("argmax", np.int32, (size,), lambda shape: rng.integers(0, VOCAB, shape)),
+            ("scored", np.bool_, (size,), lambda shape: np.ones(shape)),
+        )
+    }
+    made["tempered"] = np.float64, (temperatures, size - 1), made["plain.nll"][2]
+    for part in ("plain", "biased"):
+        whole |= {f"{part}.sample_positions": samples, f"{part}.sample_log_probs": rows}
+    kinds = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.int64): "I64",
+             np.dtype(np.int32): "I32", np.dtype(np.uint16): "U16", np.dtype(np.bool_): "BOOL"}  # fmt: skip
+    sizes = {name: (np.dtype(kind), shape) for name, (kind, shape, _) in made.items()}
+    sizes |= {name: (array.dtype, array.shape) for name, array in whole.items()}
+    header: dict[str, Any] = {"__metadata__": {"meta": json.dumps(meta)}}
+    places, end = {}, 0
+    for name in sorted(sizes, key=lambda name: (-sizes[name][0].itemsize, name)):
+        kind, shape = sizes[name]
+        places[name], begin, end = end, end, end + kind.itemsize * math.prod(shape)
+        header[name] = {"dtype": kinds[kind], "shape": list(shape), "data_offsets": [begin, end]}
+    text_of = json.dumps(header).encode()
+    text_of += b" " * (-len(text_of) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text_of).to_bytes(8, "little") + text_of)
+        file.truncate(8 + len(text_of) + end)
+    for name, (kind, shape) in sizes.items():
+        array = np.memmap(path, kind, "r+", 8 + len(text_of) + places[name], shape)
+        for first in range(0, shape[0], PIECE):
+            piece = array[first : first + PIECE]
+            piece[:] = made[name][2](piece.shape) if name in made else whole[name][first : first + PIECE]
+        if name.endswith("scored"):
+            array[0] = False
+        array.flush()
+
+
 def mixture(num_tokens: int) -> None:
-    """`score_mixture` on a record of made-up numbers, as stage `hedge` runs it."""
-    from golf.base.params import from_dict
-    from golf.cli.params import compose
-    from golf.mixture.record import NeuralRecord, StreamRecord
-    from golf.scoring import mixture_score
-    from golf.scoring.record_stream import StreamingConfig, probe_targets
+    """Stage `hedge` in a process of its own, over a text and a record in files; its kernels are compiled before."""
+    from golf.base.params import load_section, to_dict
+    from golf.data.shards import ShardWriter
+    from golf.scoring.record_stream import StreamingConfig
     from golf.scoring.text import ValidationText
 
-    values = compose(Path("conf"))["evaluate"]
-    streaming = from_dict(StreamingConfig, values["streaming"])
-    hedge = from_dict(mixture_score.HedgeConfig, values["hedge"])
-    tokens, starts = synthetic(num_tokens)
-    text = ValidationText(tokens, starts, np.full(len(starts), 2400), VOCAB)
-    rng = np.random.default_rng(1)
-
-    def made_up() -> NeuralRecord:
-        size = len(tokens)
-        rows = rng.normal(size=(min(256, size - 1), VOCAB))
-        rows -= np.log(np.exp(rows).sum(1, keepdims=True))
-        return NeuralRecord(
-            rng.exponential(3.0, size), rng.uniform(0.1, 5, size), rng.integers(0, VOCAB, size).astype(np.int32),
-            -rng.exponential(1.0, size), -rng.exponential(4.0, (size, 3)), np.arange(size) > 0,
-            probe_targets(size - 1, 256) + 1, rows,
-        )  # fmt: skip
-
-    record = StreamRecord(made_up(), made_up(), rng.exponential(3.0, (2, len(tokens) - 1)))
-    small = 20_000  # compile the kernels first
-    head = ValidationText(tokens[:small], starts[: small // DOCUMENT], text.doc_bytes[: small // DOCUMENT], VOCAB)
-    mixture_score.Contexts(head.tokens, head.doc_starts, orders=(1, 2), vocab_size=VOCAB)
-    for name in ("Contexts", "count_documents", "mix", "mix_hedge", "make_curves"):
-        original = getattr(mixture_score, name)
-
-        def watched(*args: object, _original: object = original, _name: str = name, **more: object) -> object:
-            with timed(_name, num_tokens):
-                return _original(*args, **more)  # type: ignore[operator]
-
-        setattr(mixture_score, name, watched)
-    with timed("stage hedge, in all", num_tokens):
-        mixture_score.score_mixture(text, record, streaming, hedge)
+    streaming = load_section(Path("params.yaml"), "evaluate.streaming", StreamingConfig)
+    for size in (min(20_000, num_tokens), num_tokens):
+        tokens, starts = synthetic(size)
+        text = ValidationText(tokens, starts, np.full(len(starts), 2400), VOCAB)
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            writer = ShardWriter(root / "artifacts/tokens/val", vocab_size=VOCAB, bos_id=BOS, tokenizer_sha256="0" * 64)
+            for begin in starts.tolist():
+                writer.add(tokens[begin : begin + DOCUMENT], 2400)
+            writer.close()
+            (root / "artifacts/evaluate").mkdir()
+            meta = {"artifact_sha256": "0" * 64, "tokenizer_sha256": "0" * 64, "vocab_size": VOCAB}
+            path = root / "artifacts/evaluate/streaming_tokens.safetensors"
+            made_up_record(path, text, meta | {"config": to_dict(streaming)}, len(streaming.temperatures))
+            del text, tokens
+            child = subprocess.Popen([sys.executable, "-m", "stages.hedge", "--root", name])
+            _, status, used = os.wait4(child.pid, 0)
+            if status:
+                raise SystemExit("stage hedge failed")
+            told = json.loads((root / "metrics/evaluate_hedge.json").read_text(encoding="utf-8"))
+    seconds = used.ru_utime + used.ru_stime
+    print(f"counted {told['hedge_counting_seconds']:.1f}, mixed {told['hedge_mixing_seconds']:.1f} s of the clock; "
+          f"{told['hedge_count_mismatches']} mismatches, row error {told['hedge_max_row_error']:.1e}")  # fmt: skip
+    print(f"stage hedge, {size} tokens: {seconds:.1f} s ({used.ru_stime:.1f} of them the system's), peak "
+          f"{used.ru_maxrss / 1e6:.2f} GB; a million tokens: {seconds / size * 1e6:.2f} s")  # fmt: skip
 
 
 def tokenize(num_tokens: int, model: Path, shard: Path) -> None:
@@ -114,8 +167,6 @@ def tokenize(num_tokens: int, model: Path, shard: Path) -> None:
 
 def score(num_targets: int, preset: str) -> None:
     """Round trip and streaming of a preset's untrained model on the GPU, wall seconds."""
-    import json
-
     import torch
 
     from golf.cli.params import compose

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.base.files import FileError, atomic_directory, checked, load_numpy, save_numpy, write_json
+from golf.base.files import FileError, atomic_directory, checked, save_numpy, write_json
 from golf.base.main import run_stage
+from golf.base.mapped import map_numpy
 from golf.base.params import Count, load_section, to_dict
 from golf.mixture.record import StreamRecord
 from golf.scoring.likeliest import LikeliestRows
@@ -43,7 +44,7 @@ def run(params: Path, root: Path) -> int:
     """Load the record, mix, write."""
     config = load_section(params, "evaluate.hedge", HedgeConfig)
     path = root / "artifacts/evaluate/streaming_tokens.safetensors"
-    tensors, meta = load_numpy(path, made_by=MADE_BY)
+    tensors, meta = map_numpy(path, made_by=MADE_BY)
     made = checked(Streamed, meta, path=path, made_by=MADE_BY)
     text = load_text(root / "artifacts/tokens/val", vocab_size=made.vocab_size, tokenizer_sha256=made.tokenizer_sha256)
     try:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch costs 1.4 s to import, numpy 0.1 s: light stages and 
     import torch
 
 __all__ = [
+    "NUMPY_KINDS",
     "FileError",
     "atomic_directory",
     "atomic_file",
@@ -302,12 +303,14 @@ def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray]
     with _open(path, "numpy", made_by) as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         for name, kind in kinds.items():
-            if kind not in _NUMPY_KINDS:
+            if kind not in NUMPY_KINDS:
                 raise FileError(f"{path}: tensor `{name}` is {kind}, expected a type of numpy; re-run {made_by}")
         return {name: file.get_tensor(name) for name in kinds}, meta
 
 
-_NUMPY_KINDS = {"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64", "F16", "F32", "F64"}
+NUMPY_KINDS = {"BOOL": "?"} | {
+    f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "uif" for size in (1, 2, 4, 8) if (kind, size) != ("f", 1)
+}
 
 
 def load_torch(path: str | Path, *, made_by: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -8,7 +8,8 @@ Shapes: N tokens, K orders, X document orders, S sampled positions, L layers, V 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,14 +19,14 @@ from golf.base.errors import GolfError
 from golf.base.exact import exp_all
 from golf.mixture.config import MixtureConfig
 from golf.mixture.counts import Contexts, CountTable, TokenIndex, candidates, recount_contexts
-from golf.mixture.document import DocumentCounts, count_documents, recount_documents
+from golf.mixture.document import DocumentCounts, Documents, recount_documents
 from golf.mixture.expert import Expert
 from golf.mixture.gate import chain_weight
 from golf.mixture.mixture import EXPERTS, Mixture, Piece
 from golf.mixture.position import Counts, Position, Seen, Successors
 from golf.mixture.record import NeuralRecord
 
-__all__ = ["MixResult", "NormalizationReport", "mix", "row_calibration"]
+__all__ = ["MixResult", "Mixing", "NormalizationReport", "Read", "Source", "Watch", "mix", "row_calibration"]
 
 CALIBRATION_BINS = 16  # entries of sampled rows by probability: (1/2, 1], (1/4, 1/2], ...; the last bin has the rest
 PIECE_TOKENS = 16384
@@ -71,72 +72,165 @@ class MixResult:
     num_bytes: int
 
 
-class _Source(NamedTuple):
-    """Everything of the text that the mixture reads."""
+class Watch(NamedTuple):
+    """At ``positions`` (H,), rising, ``see(i, row)`` is given the whole distribution (V,) of position i, made from the
+    network's ``log_probs`` (H, V)."""
+
+    positions: np.ndarray
+    log_probs: np.ndarray
+    see: Callable[[int, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that is counted of the text ``tokens`` int32 (N,), for every mixture over it."""
 
     tokens: np.ndarray
     table: CountTable | Contexts
-    record: NeuralRecord
-    documents: DocumentCounts
+    documents: DocumentCounts | Documents
+    config: MixtureConfig
+
+    @functools.cached_property
+    def index(self) -> TokenIndex:
+        """Where each token stands, for the recounts."""
+        return TokenIndex(self.tokens, self.table.vocab_size)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what counts, bytes."""
+        return self.table.num_bytes + self.documents.num_bytes
+
+    def pieces(self) -> Iterator[Read]:
+        """The text piece by piece, from its beginning."""
+        for begin in range(0, len(self.tokens), PIECE_TOKENS):
+            yield Read(self, begin, min(begin + PIECE_TOKENS, len(self.tokens)))
 
 
-class _Read(NamedTuple):
-    """What is counted of a piece of the text, and its candidates."""
+class Read:
+    """What is counted of positions ``begin`` to ``stop - 1``, and their candidates ``ids`` (T, J)."""
 
-    counts: CountTable
-    ids: np.ndarray
+    def __init__(self, source: Source, begin: int, stop: int) -> None:
+        self.begin, self.stop, self._source, config = begin, stop, source, source.config.record
+        self.counts, self.documents = source.table.read(begin, stop), source.documents.read(begin, stop)
+        self.ids = candidates(self.counts, count=config.candidates, orders=config.candidate_orders)
+        self._recounts: dict[int, tuple[Successors, bool]] = {}
+
+    def recount(self, t: int) -> tuple[Successors, bool]:
+        """Successors of the contexts of position ``t``, by plain search; whether the counts agree."""
+        if t not in self._recounts:
+            tokens = self._source.tokens
+            followers, agrees = recount_contexts(tokens, self._source.index, self.counts, t)
+            in_document, agrees_too = recount_documents(tokens, self.documents, t)
+            self._recounts[t] = Successors(followers, in_document), agrees and agrees_too
+        return self._recounts[t]
+
+
+class Mixing:
+    """One mixture on its way through a text: each token is scored from the state its predecessors left, then learned.
+
+    ``record`` is what the neural pass hands over for the candidates of ``source``; ``only``: names of the nats that are
+    kept. Raises ``GolfError`` when they do not fit.
+    """
+
+    def __init__(
+        self, source: Source, record: NeuralRecord, *, experts: tuple[Expert, ...] = EXPERTS,
+        only: tuple[str, ...] | None = None, watch: Watch | None = None,
+    ) -> None:  # fmt: skip
+        _check(source, record)
+        self._source, self._record, self._watch = source, record, watch
+        self._mixture = mixture = Mixture(source.config, source.table.vocab_size, experts)
+        layers = {expert.name: k for k, (expert, on) in enumerate(zip(experts, mixture.enabled, strict=True)) if on}
+        layers = {"neural": -1} | layers | {"mixture": len(experts) - 1}
+        self._layers = {name: k for name, k in layers.items() if only is None or name in only}
+        self._nats = {name: np.empty(len(source.tokens)) for name in self._layers}
+        self._matched = np.empty(len(source.tokens), np.uint8)
+        self._rows: list[_Row] = []
+        self._sampled = np.empty(len(record.sample_positions))  # nats of the last layer there
+        self._watched = 0
+
+    def advance(self, read: Read) -> None:
+        """Score and learn the next piece."""
+        piece, record = slice(read.begin, read.stop), self._record
+        out = np.ones((len(self._mixture.experts), read.stop - read.begin))  # probabilities, then nats
+        self._matched[piece] = read.counts.matched
+        here = _within(record.sample_positions, read)
+        watched = _within(self._watch.positions, read) if self._watch is not None else []
+        first = read.begin
+        for end in sorted({*here, *watched, read.stop}):
+            if first < end:
+                numbers = _piece(self._source.tokens, record, read, slice(first, end))
+                self._mixture.perceive_range(read.counts.counts, read.counts.c, numbers, out)
+            first = end
+            if end in here:
+                self._rows.append(self._materialize(end, read, record.sample_log_probs[len(self._rows)]))
+            if self._watch is not None and end in watched:
+                row = self._materialize(end, read, self._watch.log_probs[self._watched]).row
+                self._watch.see(self._watched, row)
+                self._watched += 1
+        for k in {*self._layers.values(), len(out) - 1} - {-1}:
+            np.negative(np.log(out[k], out=out[k]), out=out[k])
+        for name, k in self._layers.items():
+            nats = out[k] if k >= 0 else np.where(record.scored[piece], record.nll[piece], 0.0)
+            self._nats[name][piece] = nats
+        self._sampled[len(self._rows) - len(here) : len(self._rows)] = out[-1, np.array(here, np.int64) - read.begin]
+
+    def result(self) -> MixResult:
+        """After the last piece."""
+        memory = sum(array.nbytes for array in self._nats.values()) + self._source.num_bytes + self._record.num_bytes
+        gates, weights = self._mixture.state("chain").chain.table, self._mixture.state("final").logit
+        return MixResult(
+            self._nats, 1.0 / (1.0 + np.exp(-weights)), gates[..., 0] / gates.sum(-1), self._matched,
+            self._report(), memory + self._mixture.num_bytes,
+        )  # fmt: skip
+
+    def _report(self) -> NormalizationReport:
+        positions = self._record.sample_positions
+        targets = self._source.tokens[positions].tolist()
+        truth = np.array([each.row[token] for each, token in zip(self._rows, targets, strict=True)])
+        calibration = np.zeros((2, CALIBRATION_BINS))
+        for each, token in zip(self._rows, targets, strict=True):
+            calibration += row_calibration(each.row, token)
+        return NormalizationReport(
+            positions=positions,
+            sums=np.array([each.row.sum() for each in self._rows]),
+            target_errors=np.abs(truth - np.exp(-self._sampled)),
+            chain_weights=np.array([each.weight for each in self._rows]),
+            count_mismatches=sum(not each.agrees for each in self._rows),
+            calibration=calibration,
+        )
+
+    def _materialize(self, t: int, read: Read, log_probs: np.ndarray) -> _Row:
+        """The whole distribution at ``t`` from the state before its token, over the recounted contexts."""
+        mixture, table, record, here = self._mixture, read.counts, self._record, t - read.begin
+        followers, agrees = read.recount(t)
+        neural, entropy, argmax = exp_all(log_probs), float(record.entropy[t]), int(record.argmax[t])
+        ids = read.ids[here]
+        s = slice(int(table.start[here]), int(table.start[here]) + int(table.matched[here]))
+        at = Position(
+            mixture.bucket(entropy), entropy, argmax, float(neural[argmax]), ids, np.where(ids >= 0, neural[ids], 0.0),
+            int(self._source.tokens[t - 1]), Counts(*(array[s] for array in table.counts)),
+            Seen(*(array[here] for array in read.documents.seen)),
+        )  # fmt: skip
+        row = mixture.predict(at, followers, neural)
+        weight = chain_weight(mixture.state("final"), at) if mixture.runs("final") else float(mixture.runs("chain"))
+        return _Row(row, weight, agrees)
 
 
 def mix(
     tokens: np.ndarray, table: CountTable | Contexts, record: NeuralRecord, config: MixtureConfig,
-    documents: DocumentCounts | None = None, *, experts: tuple[Expert, ...] = EXPERTS,
-    only: tuple[str, ...] | None = None, watch: Callable[[int, np.ndarray], None] | None = None,
+    documents: DocumentCounts | Documents | None = None, *, experts: tuple[Expert, ...] = EXPERTS,
 ) -> MixResult:  # fmt: skip
-    """Score ``tokens`` (N,) in one pass: each is scored from the state its predecessors left, then learned.
+    """Score ``tokens`` (N,) in one pass of one mixture, see ``Mixing``.
 
     ``table`` counts the same tokens with ``config.orders`` (``Contexts``, which is read from its beginning, or
-    ``count_contexts``), ``record`` is what the neural pass hands over for the candidates of this table and
-    configuration; ``documents`` has the counts of ``config.layers.document_orders`` (``count_documents``), if any.
-    ``only``: names of the nats that are kept. ``watch(i, row)`` sees the whole distribution (V,) of sampled position i.
-    Raises ``GolfError`` when they do not fit.
+    ``count_contexts``), ``documents`` has the counts of ``config.layers.document_orders``, if any.
     """
-    documents = documents or count_documents(tokens, np.zeros(1, np.int64), (), near_tokens=config.layers.near_tokens)
-    source = _Source(np.ascontiguousarray(tokens, dtype=np.int32), table, record, documents)
-    _check(source, config)
-    mixture = Mixture(config, table.vocab_size, experts)
-    positions = record.sample_positions
-    index = TokenIndex(source.tokens, table.vocab_size) if len(positions) else None
-    layers = {expert.name: k for k, (expert, on) in enumerate(zip(experts, mixture.enabled, strict=True)) if on}
-    layers = {name: k for name, k in (layers | {"mixture": len(experts) - 1}).items() if only is None or name in only}
-    nats, matched = {name: np.empty(len(tokens)) for name in layers}, np.empty(len(tokens), np.uint8)
-    rows: list[_Row] = []
-    sampled = np.empty(len(positions))  # nats of the last layer there
-    for begin in range(0, len(tokens), PIECE_TOKENS):
-        stop = min(begin + PIECE_TOKENS, len(tokens))
-        counts = table.read(begin, stop)
-        read = _Read(counts, candidates(counts, count=config.record.candidates, orders=config.record.candidate_orders))
-        out = np.ones((len(experts), stop - begin))  # probabilities, then nats
-        matched[begin:stop] = counts.matched
-        first, here = begin, positions[slice(*np.searchsorted(positions, (begin, stop)))]
-        for end in [*here.tolist(), stop]:
-            if first < end:
-                mixture.perceive_range(counts.counts, counts.c, _piece(source, read, slice(first, end)), out)
-            first = end
-            if end < stop:
-                assert index is not None
-                rows.append(_materialize(end, source, read, index, mixture, record.sample_log_probs[len(rows)]))
-                if watch is not None:
-                    watch(len(rows) - 1, rows[-1].row)
-        np.negative(np.log(out, out=out), out=out)
-        for name, k in layers.items():
-            nats[name][begin:stop] = out[k]
-        sampled[len(rows) - len(here) : len(rows)] = out[-1, here - begin]
-    if only is None or "neural" in only:
-        nats = {"neural": np.where(record.scored, record.nll, 0.0).astype(np.float64, copy=False)} | nats
-    memory = sum(array.nbytes for array in nats.values()) + table.num_bytes + record.num_bytes
-    weights, gates = 1.0 / (1.0 + np.exp(-mixture.state("final").logit)), mixture.state("chain").chain.table
-    return MixResult(nats, weights, gates[..., 0] / gates.sum(-1), matched, _report(source, rows, sampled),
-                     memory + documents.num_bytes + mixture.num_bytes)  # fmt: skip
+    documents = documents or Documents(tokens, np.zeros(1, np.int64), (), near_tokens=config.layers.near_tokens)
+    source = Source(np.ascontiguousarray(tokens, dtype=np.int32), table, documents, config)
+    mixing = Mixing(source, record, experts=experts)
+    for read in source.pieces():
+        mixing.advance(read)
+    return mixing.result()
 
 
 def row_calibration(row: np.ndarray, target: int) -> np.ndarray:
@@ -158,27 +252,15 @@ class _Row(NamedTuple):
     agrees: bool
 
 
-def _report(source: _Source, rows: list[_Row], nats: np.ndarray) -> NormalizationReport:
-    positions = source.record.sample_positions
-    targets = source.tokens[positions].tolist()
-    truth = np.array([each.row[token] for each, token in zip(rows, targets, strict=True)])
-    calibration = np.zeros((2, CALIBRATION_BINS))
-    for each, token in zip(rows, targets, strict=True):
-        calibration += row_calibration(each.row, token)
-    return NormalizationReport(
-        positions=positions,
-        sums=np.array([each.row.sum() for each in rows]),
-        target_errors=np.abs(truth - np.exp(-nats)),
-        chain_weights=np.array([each.weight for each in rows]),
-        count_mismatches=sum(not each.agrees for each in rows),
-        calibration=calibration,
-    )
+def _within(positions: np.ndarray, read: Read) -> list[int]:
+    """Those of ``positions``, rising, that are in a piece."""
+    found: list[int] = positions[slice(*np.searchsorted(positions, (read.begin, read.stop)))].tolist()
+    return found
 
 
-def _piece(source: _Source, read: _Read, piece: slice) -> Piece:
+def _piece(tokens: np.ndarray, record: NeuralRecord, read: Read, piece: slice) -> Piece:
     """The record's numbers become float64 here, so one compiled form serves all records."""
-    tokens, _, record, documents = source
-    here = slice(piece.start - read.counts.begin, piece.stop - read.counts.begin)
+    here = slice(piece.start - read.begin, piece.stop - read.begin)
     logs = (-record.nll[piece], record.argmax_log_prob[piece], record.candidate_log_prob[piece])
     target, top, chosen = (exp_all(array) for array in logs)
     return Piece(
@@ -194,19 +276,19 @@ def _piece(source: _Source, read: _Read, piece: slice) -> Piece:
         argmax=record.argmax[piece].astype(np.int64),
         top=top,
         probs=chosen,
-        document=Seen(*(array[piece] for array in documents.seen)),
-        document_hits=documents.c[piece],
+        document=Seen(*(array[here] for array in read.documents.seen)),
+        document_hits=read.documents.c[here],
     )
 
 
-def _check(source: _Source, config: MixtureConfig) -> None:
-    tokens, table, record, documents = source
+def _check(source: Source, record: NeuralRecord) -> None:
+    tokens, table, documents, config = source.tokens, source.table, source.documents, source.config
     if table.orders != config.orders:
         raise GolfError(f"count table: has orders {table.orders}, expected {config.orders}; count with `config.orders`")
     orders = config.layers.document_orders
-    if documents.orders != orders or len(documents.n) != len(tokens):
+    if documents.orders != orders or documents.num_tokens != len(tokens):
         raise GolfError(
-            f"document counts: are {documents.orders} of {len(documents.n)} tokens, expected {orders} of "
+            f"document counts: are {documents.orders} of {documents.num_tokens} tokens, expected {orders} of "
             f"{len(tokens)}; count with `count_documents` and `config.layers.document_orders`"
         )
     if not len(tokens) == table.num_tokens == len(record.nll):
@@ -224,24 +306,3 @@ def _check(source: _Source, config: MixtureConfig) -> None:
     inside = len(positions) == 0 or (positions.min() >= 0 and positions.max() < len(tokens))
     if not inside or np.any(np.diff(positions) <= 0) or not record.scored[positions].all():
         raise GolfError("neural record: sample_positions must be rising scored positions")
-
-
-def _materialize(
-    t: int, source: _Source, read: _Read, index: TokenIndex, mixture: Mixture, log_probs: np.ndarray
-) -> _Row:
-    """The whole distribution at ``t`` from the state before its token, over the recounted contexts."""
-    tokens, _, record, documents = source
-    table, here = read.counts, t - read.counts.begin
-    ids = read.ids[here]
-    followers, agrees = recount_contexts(tokens, index, table, t)
-    in_document, agrees_too = recount_documents(tokens, documents, t)
-    neural, entropy, argmax = exp_all(log_probs), float(record.entropy[t]), int(record.argmax[t])
-    s = slice(int(table.start[here]), int(table.start[here]) + int(table.matched[here]))
-    at = Position(
-        mixture.bucket(entropy), entropy, argmax, float(neural[argmax]), ids,
-        np.where(ids >= 0, neural[ids], 0.0), int(tokens[t - 1]), Counts(*(array[s] for array in table.counts)),
-        Seen(*(array[t] for array in documents.seen)),
-    )  # fmt: skip
-    row = mixture.predict(at, Successors(followers, in_document), neural)
-    weight = chain_weight(mixture.state("final"), at) if mixture.runs("final") else float(mixture.runs("chain"))
-    return _Row(row, weight, agrees and agrees_too)

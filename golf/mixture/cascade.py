@@ -35,8 +35,10 @@ class Cascade(NamedTuple):
     """Weights and hit rates of the cascade, and scratch of one position.
 
     ``by_order`` (K + 1, 4, D), ``by_entropy`` (H, 8, 2, D) weights; ``hits`` (K, cells, 3): hit rate of the last
-    successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far; ``live`` (K,) of a
-    position and decision: not yet refuted.
+    successor, its updates so far, its log-odds; ``step`` (1,) updates of the weights so far. Scratch: by matched order
+    its ``cells`` and their ``odds`` (K,), and those not yet refuted, longest first, ``waiting``; by candidate which it
+    is, ``chosen``, its ``share`` of the network's mass, ``inputs`` and their ``slots`` (J + 1, D), what chose its
+    weights (``used``), its probability ``pi``.
     """
 
     by_order: np.ndarray
@@ -44,20 +46,21 @@ class Cascade(NamedTuple):
     hits: np.ndarray
     step: np.ndarray
     enabled: np.ndarray
-    live: np.ndarray
+    cells: np.ndarray
+    odds: np.ndarray
+    waiting: np.ndarray
+    chosen: np.ndarray
+    share: np.ndarray
     inputs: np.ndarray
     slots: np.ndarray
     used: np.ndarray
-    error: np.ndarray
-    cells: np.ndarray
-    chosen: np.ndarray
-    chosen_prob: np.ndarray
+    pi: np.ndarray
     rate: float
 
 
 def _new(config: MixtureConfig, vocab_size: int) -> Cascade:
     """Weights that reproduce the neural model; hit rates as the buckets' own counts suggest."""
-    num_orders = len(config.orders)
+    num_orders, decisions = len(config.orders), config.record.candidates + 1
     width = 3 + 2 * num_orders
     by_order = np.zeros((num_orders + 1, 4, width))
     by_order[:, :, 0] = 1.0
@@ -70,14 +73,15 @@ def _new(config: MixtureConfig, vocab_size: int) -> Cascade:
         hits=np.tile(hits, (num_orders, 1, 1)),
         step=np.zeros(1),
         enabled=np.array([order in config.record.candidate_orders for order in config.orders]),
-        live=np.zeros(num_orders, dtype=np.bool_),
-        inputs=np.zeros((config.record.candidates + 1, width)),
-        slots=np.zeros((config.record.candidates + 1, width), dtype=np.int64),
-        used=np.zeros((config.record.candidates + 1, 4), dtype=np.int64),
-        error=np.zeros(config.record.candidates + 1),
         cells=np.zeros(num_orders, dtype=np.int64),
-        chosen=np.zeros(config.record.candidates + 1, dtype=np.int64),
-        chosen_prob=np.zeros(config.record.candidates + 1),
+        odds=np.zeros(num_orders),
+        waiting=np.zeros(num_orders, dtype=np.int64),
+        chosen=np.zeros(decisions, dtype=np.int64),
+        share=np.zeros(decisions),
+        inputs=np.ones((decisions, width)),
+        slots=np.tile(np.arange(width), (decisions, 1)),
+        used=np.zeros((decisions, 5), dtype=np.int64),
+        pi=np.zeros(decisions),
         rate=config.layers.cascade_rate,
     )
 
@@ -90,12 +94,16 @@ def _log_bucket(value):  # type: ignore[no-untyped-def]
 
 @step
 def _find_cells(state, text):  # type: ignore[no-untyped-def]
-    for k in range(len(text.n)):
+    """The cells of the matched orders; how many wait to be asked."""
+    waiting = 0
+    for k in range(len(text.n) - 1, -1, -1):
         last_count, u = text.last_count[k], text.u[k]
         count = (last_count > 1) + (last_count > 2) + (last_count > 3) + (last_count > 7)
         distinct = (u > 1) + (u > 2) + (u > 4)
-        state.live[k] = state.enabled[k]
-        state.cells[k] = ((count * 4 + distinct) * 5 + _log_bucket(text.n[k] - last_count)) * 3 + text.r[k] - 1
+        cell = ((count * 4 + distinct) * 5 + _log_bucket(text.n[k] - last_count)) * 3 + text.r[k] - 1
+        state.cells[k], state.odds[k], state.waiting[waiting] = cell, state.hits[k, cell, 2], k
+        waiting += 1 if state.enabled[k] else 0
+    return waiting
 
 
 @step
@@ -111,59 +119,67 @@ def _choose(state, at):  # type: ignore[no-untyped-def]
             fresh = fresh and state.chosen[i] != token
         if fresh and tail - prob >= MIN_TAIL:
             state.chosen[size] = token
-            state.chosen_prob[size] = prob
+            state.share[size] = prob
             tail -= prob
             size += 1
     return size, tail
 
 
 @step
-def _decide(state, j, at, remaining):  # type: ignore[no-untyped-def]
-    """Probability of decision ``j``; its inputs stay in row j of ``state.inputs``, ``state.slots``, ``state.used``."""
-    token = state.chosen[j]
-    inputs, slots = state.inputs[j], state.slots[j]
-    num_orders = len(state.enabled)
-    ratio = state.chosen_prob[j] / remaining
-    ratio = min(max(ratio, 1e-6), 1.0 - 1e-6)
-    slots[0], inputs[0] = 0, log(ratio / (1.0 - ratio))
-    slots[1], inputs[1] = 1, 1.0
-    slots[2], inputs[2] = 2, at.entropy
-    size, agree, top, recency = 3, 0, 0, 0
-    for k in range(len(at.text.last) - 1, -1, -1):
-        if state.live[k]:
-            slot = 3 + num_orders + k
-            if at.text.last[k] == token:
-                slot = 3 + k
-                agree += 1
-                state.live[k] = False  # the next decision is asked only when this one failed
-                if top == 0:
-                    top, recency = k + 1, at.text.r[k]
-            slots[size] = slot
-            inputs[size] = state.hits[k, state.cells[k], 2]
-            size += 1
-    agree = min(agree, 7)
-    is_argmax = 1 if token == at.argmax else 0
-    left, right = state.by_order[top, recency], state.by_entropy[at.bucket, agree, is_argmax]
-    total = 0.0
-    for i in range(size):
-        total += (left[slots[i]] + right[slots[i]]) * inputs[i]
-    total = min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT)
-    state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3] = top, recency, agree, size
-    return 1.0 / (1.0 + exp(-total))
+def _decide(state, at, taken, waiting):  # type: ignore[no-untyped-def]
+    """Probabilities of the first ``taken`` decisions, each when those before it failed, into ``state.pi``. A step at a
+    time for all of them, as neither a logarithm nor an exponential waits for that of another then."""
+    remaining = 1.0
+    for j in range(taken):
+        ratio = state.share[j] / remaining
+        ratio = min(max(ratio, 1e-6), 1.0 - 1e-6)
+        state.inputs[j, 0], state.inputs[j, 2] = log(ratio / (1.0 - ratio)), at.entropy
+        remaining -= state.share[j]
+    for j in range(taken):
+        state.pi[j], waiting = _weigh(state, at, j, waiting)
+    for j in range(taken):
+        state.pi[j] = 1.0 / (1.0 + exp(-state.pi[j]))
 
 
 @step
-def _learn(state, at, taken):  # type: ignore[no-untyped-def]
-    """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights."""
+def _weigh(state, at, j, waiting):  # type: ignore[no-untyped-def]
+    """Log-odds of decision ``j``, and how many orders still wait: the next one is asked only when this one failed."""
+    token = state.chosen[j]
+    inputs, slots, used = state.inputs[j], state.slots[j], state.used[j]
+    num_orders = len(state.enabled)
+    left, agree, top, recency = 0, 0, 0, 0
+    for i in range(waiting):
+        k = state.waiting[i]
+        agrees = at.text.last[k] == token
+        inputs[3 + i], slots[3 + i] = state.odds[k], 3 + k + (0 if agrees else num_orders)
+        if agrees and agree == 0:
+            top, recency = k + 1, np.int64(at.text.r[k])
+        agree += 1 if agrees else 0
+        state.waiting[left] = k
+        left += 0 if agrees else 1
+    agree = min(agree, 7)
+    is_argmax = 1 if token == at.argmax else 0
+    used[0], used[1], used[2], used[3], used[4] = top, recency, agree, is_argmax, 3 + waiting
+    first, second = state.by_order[top, recency], state.by_entropy[at.bucket, agree, is_argmax]
+    total = 0.0
+    for i in range(3 + waiting):
+        total += (first[slots[i]] + second[slots[i]]) * inputs[i]
+    return min(max(total, -STRETCH_LIMIT), STRETCH_LIMIT), left
+
+
+@step
+def _learn(state, at, taken, hit):  # type: ignore[no-untyped-def]
+    """Gradient step of the ``taken`` decisions, after all of them were scored with the same weights; the last one came
+    true when it ``hit``."""
     pace = max(state.rate / (1.0 + RATE_DECAY * state.step[0]), state.rate * RATE_FLOOR)
     for j in range(taken):
-        top, recency, agree, size = state.used[j, 0], state.used[j, 1], state.used[j, 2], state.used[j, 3]
-        is_argmax = 1 if state.chosen[j] == at.argmax else 0
-        left, right = state.by_order[top, recency], state.by_entropy[at.bucket, agree, is_argmax]
-        for i in range(size):
-            move = pace * state.error[j] * state.inputs[j, i]
-            left[state.slots[j, i]] += move
-            right[state.slots[j, i]] += move
+        inputs, slots, used = state.inputs[j], state.slots[j], state.used[j]
+        first, second = state.by_order[used[0], used[1]], state.by_entropy[at.bucket, used[2], used[3]]
+        push = pace * ((1.0 if hit and j == taken - 1 else 0.0) - state.pi[j])
+        for i in range(used[4]):
+            move = push * inputs[i]
+            first[slots[i]] += move
+            second[slots[i]] += move
 
 
 @step
@@ -183,23 +199,18 @@ def _learn_hits(state, text, token):  # type: ignore[no-untyped-def]
 @step
 def _perceive(state, at, target, below):  # type: ignore[no-untyped-def]
     """The updates are of the decisions up to the target's own, later ones say nothing."""
-    _find_cells(state, at.text)
+    waiting = _find_cells(state, at.text)
     size, tail = _choose(state, at)
-    through, remaining = 1.0, 1.0
-    value, taken = -1.0, 0
-    for j in range(size):
-        pi = _decide(state, j, at, remaining)
-        hit = state.chosen[j] == target.token
-        state.error[j] = (1.0 if hit else 0.0) - pi
-        taken = j + 1
-        if hit:
-            value = through * pi
-            break
-        through *= 1.0 - pi
-        remaining -= state.chosen_prob[j]
-    if value < 0.0:
-        value = through * below[0] / tail
-    _learn(state, at, taken)
+    taken, hit = 0, False
+    while taken < size and not hit:
+        hit = state.chosen[taken] == target.token
+        taken += 1
+    _decide(state, at, taken, waiting)
+    value = 1.0
+    for j in range(taken - 1 if hit else taken):
+        value *= 1.0 - state.pi[j]
+    value = value * state.pi[taken - 1] if hit else value * below[0] / tail
+    _learn(state, at, taken, hit)
     state.step[0] += 1.0
     _learn_hits(state, at.text, target.token)
     return value
@@ -207,16 +218,15 @@ def _perceive(state, at, target, below):  # type: ignore[no-untyped-def]
 
 @step
 def _predict(state, at, followers, below, row):  # type: ignore[no-untyped-def]
-    _find_cells(state, at.text)
+    waiting = _find_cells(state, at.text)
     size, tail = _choose(state, at)
     for v in range(len(row)):
         row[v] = below[0, v]
-    through, remaining = 1.0, 1.0
+    _decide(state, at, size, waiting)
+    through = 1.0
     for j in range(size):
-        pi = _decide(state, j, at, remaining)
-        row[state.chosen[j]] = -(through * pi)  # marked by its sign until the others are scaled
-        through *= 1.0 - pi
-        remaining -= state.chosen_prob[j]
+        row[state.chosen[j]] = -(through * state.pi[j])  # marked by its sign until the others are scaled
+        through *= 1.0 - state.pi[j]
     for v in range(len(row)):
         row[v] = -row[v] if row[v] < 0.0 else through * row[v] / tail
 

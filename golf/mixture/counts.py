@@ -20,7 +20,8 @@ from golf.mixture import contexts
 from golf.mixture.contexts import advance, build, enter, new_found, new_scratch, new_tree
 from golf.mixture.position import Counts, Followers
 
-__all__ = ["Contexts", "CountTable", "TokenIndex", "candidates", "count_contexts", "document_of", "recount_contexts"]
+__all__ = ["Contexts", "CountTable", "TokenIndex", "candidates", "checked_starts", "count_contexts",
+           "recount_contexts"]  # fmt: skip
 
 MAX_VOCAB = 65535  # ids and successor counts are stored as uint16
 
@@ -92,7 +93,7 @@ class Contexts:
         if len(tokens) == 0 or int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
             raise GolfError(f"tokens: expected at least one id, all from 0 to {vocab_size - 1}")
         self.orders, self.vocab_size, self.num_tokens = tuple(orders), vocab_size, len(tokens)
-        starts = _checked_starts(doc_starts, len(tokens))
+        starts = checked_starts(doc_starts, len(tokens))
         self._text = _Text(tokens.astype(np.uint16), starts, near_tokens)
         self._tree, self._found = new_tree(len(tokens), self.orders), new_found(len(orders))
         _build(self._text.tokens, self._tree, new_scratch(len(tokens), vocab_size, orders[-1] + 1))
@@ -117,20 +118,13 @@ class Contexts:
         )
 
 
-def _checked_starts(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
+def checked_starts(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
     """``doc_starts`` as int64 (D,), which rise and begin with 0. Raises ``GolfError`` when they do not."""
     starts = np.ascontiguousarray(doc_starts, dtype=np.int64)
     rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) > 0)) and starts[-1] < num_tokens
     if not rising:
         raise GolfError(f"doc_starts: found {starts[:5].tolist()}..., expected rising positions, 0 to {num_tokens - 1}")
     return starts
-
-
-def document_of(doc_starts: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Index of the document of every token, int32 (N,). Raises ``GolfError`` as ``Contexts`` does."""
-    marks = np.zeros(num_tokens, dtype=np.int32)
-    marks[_checked_starts(doc_starts, num_tokens)[1:]] = 1
-    return np.cumsum(marks, dtype=np.int32)
 
 
 def count_contexts(
@@ -156,13 +150,19 @@ class TokenIndex:
     """Where each token stands in a text (N,): the contexts of one position are found without a pass over the text."""
 
     def __init__(self, tokens: np.ndarray, vocab_size: int) -> None:
-        self._places = np.empty(len(tokens), np.int32)
+        self._tokens, self._places = tokens, np.empty(len(tokens), np.int32)
         self._begin = _sort_places(tokens, vocab_size, self._places)
 
-    def before(self, token: int, t: int) -> np.ndarray:
-        """Positions of ``token`` below ``t``, rising."""
-        places = self._places[self._begin[token] : self._begin[token + 1]]
-        return places[: np.searchsorted(places, np.int32(t))]
+    def followers(self, t: int, orders: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """By plain search of what stands before ``t``: how often each token followed the last tokens, one row for each
+        of ``orders`` (K, rising, from 1), int32 (K, V), and where one did last (K,), -1 for nowhere."""
+        times, last = np.zeros((len(orders), len(self._begin) - 1), np.int32), np.full(len(orders), -1)
+        if t:
+            token = self._tokens[t - 1]
+            places = self._places[self._begin[token] : self._begin[token + 1]]
+            places = places[: np.searchsorted(places, np.int32(t - 1))]  # what is behind them stands before t too
+            _search(self._tokens, places, t, np.array(orders), times, last)
+        return times, last
 
     def counts(self, t: int) -> np.ndarray:
         """How often each token stands below ``t``, int64 (V,)."""
@@ -191,28 +191,40 @@ def _count_below(places, begin, t):  # type: ignore[no-untyped-def]
     return counts
 
 
+@kernel
+def _search(tokens, places, t, orders, times, last):  # type: ignore[no-untyped-def]
+    """A block of places at a time is sifted, one token of context more each time: without a branch that is missed."""
+    block = np.empty(4096, np.int32)
+    for first in range(0, len(places), len(block)):
+        kept, length = min(len(block), len(places) - first), 1
+        for i in range(kept):
+            block[i] = places[first + i]
+        for k in range(len(orders)):
+            while length < orders[k] and kept > 0:
+                left, wanted = 0, tokens[t - 1 - length] if length < t else -1
+                for i in range(kept):
+                    place = block[i]
+                    block[left] = place
+                    left += 1 if place >= length and tokens[place - length] == wanted else 0
+                kept, length = left, length + 1
+            for i in range(kept):
+                times[k, tokens[block[i] + 1]] += 1
+            if kept > 0:
+                last[k] = block[kept - 1] + 1
+
+
 def recount_contexts(tokens: np.ndarray, index: TokenIndex, table: CountTable, t: int) -> tuple[Followers, bool]:
     """Successors of the contexts of position ``t``, by plain search of ``tokens[:t]``; whether ``table`` agrees."""
-    bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
-    # positions that follow a context of one token or more, all earlier than t
-    ends = index.before(int(tokens[t - 1]), t - 1).astype(np.int64) + 1 if t else np.zeros(0, np.int64)
-    length, here = 0, t - table.begin
-    for k, order in enumerate(table.orders):
-        while length < order:
-            length += 1
-            ends = ends[ends >= length]
-            ends = ends[tokens[ends - length] == tokens[t - length]] if t >= length else ends[:0]
-        if k >= int(table.matched[here]):
-            agrees = agrees and len(ends) == 0
-            continue
-        followers, times = np.unique(tokens[ends], return_counts=True)
-        e = int(table.start[here]) + k
-        again = (len(ends), times[followers == tokens[t]].sum(), len(followers), tokens[ends[-1]] if len(ends) else -1)
+    times, last = index.followers(t, table.orders)
+    matched, start = int(table.matched[t - table.begin]), int(table.start[t - table.begin])
+    agrees = not times[matched:].any()
+    for k, row in enumerate(times[:matched]):
+        e = start + k
+        again = (row.sum(), row[tokens[t]], np.count_nonzero(row), tokens[last[k]] if last[k] >= 0 else -1)
         agrees = agrees and again == (table.n[e], table.c[e], table.u[e], table.last[e])
-        pieces.append((followers, times))
-        bounds.append(bounds[-1] + len(followers))
-    token, times = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    return Followers(np.asarray(bounds, np.int64), token.astype(np.uint16), times.astype(np.int32)), bool(agrees)
+    order, token = np.nonzero(times[:matched])
+    bounds = np.searchsorted(order, np.arange(matched + 1))
+    return Followers(bounds, token.astype(np.uint16), times[order, token]), agrees
 
 
 class _Text(NamedTuple):

@@ -1,9 +1,9 @@
 """Causal counts of the current document alone: over a whole text at once, or one token at a time.
 
 The context of a position is its last L tokens, all of one document (L = 0 counts the document's tokens); it belongs to
-the document of its last token, never the target's. Over a text the counts are ranks inside groups of equal contexts, as
-in ``golf.mixture.counts``. What they add to the mixture is laid over it by a chain of ``golf.mixture.backoff``.
-Shapes: N tokens, X context lengths. Source: document cache of Kuhn and De Mori (1990).
+the document of its last token, never the target's. Both forms grow a trie of n-grams; over a text it forgets documents
+that are over. What the counts add to the mixture is laid over it by a chain of ``golf.mixture.backoff``.
+Shapes: N tokens, T tokens of a piece, X context lengths. Source: document cache of Kuhn and De Mori (1990).
 """
 
 from __future__ import annotations
@@ -15,154 +15,117 @@ import numpy as np
 
 from golf.base.jit import kernel, part
 from golf.mixture import tree
-from golf.mixture.counts import document_of
+from golf.mixture.counts import checked_starts
 from golf.mixture.position import Followers, Seen
 from golf.mixture.tree import rehash, slot_of
 
 __all__ = [
-    "DocumentCounter", "DocumentCounts", "append_in_document", "count_documents", "document_room", "query_document",
-    "recount_documents",
+    "DocumentCounter", "DocumentCounts", "Documents", "append_in_document", "count_documents", "document_room",
+    "query_document", "recount_documents",
 ]  # fmt: skip
 
-PIECE_TOKENS = 1 << 20
+BLOCK_TOKENS = 2048  # whose n-grams there is room for at a time
 
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """Counts (N, X) of each of ``orders`` (X), named as in ``CountTable``: int32 ``n`` occurrences of the context
-    before t (0: silent), ``c`` how many were followed by ``tokens[t]`` (the only field that knows the target), ``u``
-    distinct successors; uint8 ``r`` recency (2 far, 3 near). ``documents`` int32 (N,) is each token's document."""
+    """Counts (T, X) of positions from ``begin`` on and each of ``orders`` (X), named as in ``CountTable``: int32 ``n``
+    occurrences of the context before t (0: silent), ``c`` how many were followed by ``tokens[t]`` (the only field that
+    knows the target), ``u`` distinct successors; uint8 ``r`` recency (2 far, 3 near). ``starts`` (D,) of documents."""
 
     orders: tuple[int, ...]
-    documents: np.ndarray
+    starts: np.ndarray
     n: np.ndarray
     c: np.ndarray
     u: np.ndarray
     r: np.ndarray
+    begin: int = 0
 
     @property
     def seen(self) -> Seen:
-        """All positions (N, X) as kernels take them, without what knows the target."""
+        """All positions (T, X) as kernels take them, without what knows the target."""
         return Seen(self.n, self.u, self.r)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions with counts."""
+        return len(self.n)
 
     @property
     def num_bytes(self) -> int:
         """Memory, bytes."""
         return self.n.nbytes + self.c.nbytes + self.u.nbytes + self.r.nbytes
 
+    def read(self, begin: int, stop: int) -> DocumentCounts:
+        """Those of positions ``begin`` to ``stop - 1`` of a whole text."""
+        n, c, u, r = (array[begin:stop] for array in (self.n, self.c, self.u, self.r))
+        return DocumentCounts(self.orders, self.starts, n, c, u, r, begin)
+
+
+class Documents:
+    """Counts of every context length at every position of ``tokens`` (N,), from strictly earlier tokens of its
+    document; to be read in pieces, once or more from the beginning. In memory are the n-grams of the document that is
+    read and of few before it."""
+
+    def __init__(
+        self, tokens: np.ndarray, doc_starts: np.ndarray, orders: tuple[int, ...], *, near_tokens: int
+    ) -> None:
+        self.orders, self.num_tokens = tuple(orders), len(tokens)
+        self._tokens, self._near = np.ascontiguousarray(tokens, np.int32), near_tokens
+        self._starts = checked_starts(doc_starts, len(tokens))
+        self._counter = DocumentCounter(self.orders, near_tokens=near_tokens)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the n-grams, bytes."""
+        return sum(array.nbytes for array in self._counter.arrays)
+
+    def read(self, begin: int, stop: int) -> DocumentCounts:
+        """Counts of positions ``begin`` to ``stop - 1``; ``begin`` is 0, or where the last call stopped."""
+        if begin == 0:
+            self._counter = DocumentCounter(self.orders, near_tokens=self._near)
+        n, c, u = (np.zeros((stop - begin, len(self.orders)), np.int32) for _ in range(3))
+        r = np.zeros((stop - begin, len(self.orders)), np.uint8)
+        starts = np.zeros(stop - begin, np.bool_)
+        starts[self._starts[slice(*np.searchsorted(self._starts, (begin, stop)))] - begin] = True
+        for first in range(begin, stop if self.orders else begin, BLOCK_TOKENS):
+            block = slice(first, min(first + BLOCK_TOKENS, stop))
+            here = slice(block.start - begin, block.stop - begin)
+            self._counter.read(self._tokens[block], starts[here], _Columns(n[here], c[here], u[here], r[here]))
+        return DocumentCounts(self.orders, self._starts, n, c, u, r, begin)
+
 
 def count_documents(
     tokens: np.ndarray, doc_starts: np.ndarray, orders: tuple[int, ...], *, near_tokens: int
 ) -> DocumentCounts:
-    """Counts of every context length at every position of ``tokens`` (N,), from strictly earlier tokens."""
-    ids = np.ascontiguousarray(tokens, dtype=np.int32)
-    docs = document_of(doc_starts, len(ids))
-    n, c, u = (np.zeros((len(ids), len(orders)), np.int32) for _ in range(3))
-    r = np.zeros((len(ids), len(orders)), np.uint8)
-    vocab, begin = int(ids.max(initial=0)) + 1, 0
-    for end in _ends(doc_starts, len(ids)):
-        # a document's last context is that of the token behind it
-        piece = slice(begin, min(end + 1, len(ids)))
-        here, own, counted = ids[piece], docs[piece] - docs[begin], slice(begin + 1, piece.stop)
-        for i, length in enumerate(orders):
-            key = _context_keys(here, own, length)
-            at = np.argsort(key, kind="stable")
-            at = at[key[at] >= 0]
-            columns = _Columns(*(np.zeros(len(here), each.dtype) for each in (n, c, u, r)))
-            _walk(here, vocab, near_tokens, at, key, columns)
-            n[counted, i], c[counted, i] = columns.n[1:], columns.c[1:]
-            u[counted, i], r[counted, i] = columns.u[1:], columns.r[1:]
-        begin = end
-    return DocumentCounts(tuple(orders), docs, n, c, u, r)
-
-
-def _ends(doc_starts: np.ndarray, num_tokens: int) -> list[int]:
-    """Where pieces of whole documents end: of ``PIECE_TOKENS`` or little more, as sorting takes 100 bytes a token."""
-    ends, begin = [], 0
-    for end in [*np.asarray(doc_starts, np.int64)[1:].tolist(), num_tokens]:
-        if end - begin >= PIECE_TOKENS or end == num_tokens:
-            ends.append(end)
-            begin = end
-    return ends
+    """All counts of a text at once: for short texts; the arguments are those of ``Documents``."""
+    return Documents(tokens, doc_starts, orders, near_tokens=near_tokens).read(0, len(tokens))
 
 
 def recount_documents(tokens: np.ndarray, table: DocumentCounts, t: int) -> tuple[Followers, bool]:
     """Successors of the contexts of position ``t``, by plain search of ``tokens[:t]``; whether ``table`` agrees."""
     bounds, pieces, agrees = [0], [(np.zeros(0, np.int32), np.zeros(0, np.int64))], True
+    start = int(table.starts[np.searchsorted(table.starts, t - 1, side="right") - 1]) if t else 0
     for i, length in enumerate(table.orders):
-        first = max(1, length)
-        begin_of_document = int(np.searchsorted(table.documents[:t], table.documents[t - 1])) if t else 0
-        ends = np.arange(max(first, begin_of_document), t if t >= first else first)  # whose context is looked at
+        ends = np.arange(start + max(1, length), t)  # whose context is of this document, as is that of t if any is
         for back in range(length if len(ends) else 0):
             ends = ends[tokens[ends - 1 - back] == tokens[t - 1 - back]]
-        if len(ends):
-            here, begin = table.documents[[t - 1, t - first]]
-            same = (table.documents[ends - 1] == here) & (table.documents[ends - first] == here)
-            ends = ends[same & (here == begin)]
         followers, times = np.unique(tokens[ends], return_counts=True)
         again = (len(ends), times[followers == tokens[t]].sum(), len(followers))
-        agrees = agrees and again == (table.n[t, i], table.c[t, i], table.u[t, i])
+        agrees = agrees and again == tuple(column[t - table.begin, i] for column in (table.n, table.c, table.u))
         pieces.append((followers, times))
         bounds.append(bounds[-1] + len(followers))
     token, times = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
     return Followers(np.asarray(bounds, np.int64), token.astype(np.uint16), times.astype(np.int32)), bool(agrees)
 
 
-def _context_keys(tokens: np.ndarray, docs: np.ndarray, length: int) -> np.ndarray:
-    """A number for the context of every position, int64 (N,), equal where the contexts are; -1 where there is none."""
-    key = np.full(len(tokens), -1, np.int64)
-    first = max(1, length)
-    if first >= len(tokens):
-        return key
-    key[first:] = _windows(tokens, length)[: len(tokens) - first] if length else 0
-    here = docs[first - 1 : -1].astype(np.int64)
-    inside = here == docs[: len(tokens) - first]
-    key[first:] = np.where(inside, key[first:] * (int(docs[-1]) + 1) + here, -1)
-    return key
-
-
-def _windows(tokens: np.ndarray, length: int) -> np.ndarray:
-    """A number (below N) for each window of ``length`` tokens, by its first token: int64 (N - length + 1,)."""
-    out = tokens.astype(np.int64)
-    for more in range(1, length):
-        num = len(tokens) - more
-        pairs = out[:num] * (int(tokens.max(initial=0)) + 1) + tokens[more:]
-        out = np.unique(pairs, return_inverse=True)[1].astype(np.int64)
-    return out
-
-
 class _Columns(NamedTuple):
-    """The counts (N,) of one context length."""
+    """The fields (T, X) of ``DocumentCounts``."""
 
     n: np.ndarray
     c: np.ndarray
     u: np.ndarray
     r: np.ndarray
-
-
-@kernel
-def _walk(tokens, vocab, near, at, key, out):  # type: ignore[no-untyped-def]
-    """One pass over the groups of equal contexts, each in reading order; the counts of one context length."""
-    seen, stamp = np.zeros(vocab, np.int32), np.full(vocab, -1)
-    group, current, occurrences, distinct, previous = 0, -1, 0, 0, -1
-    for i in range(len(at)):
-        t = at[i]
-        target = tokens[t]
-        if key[t] != current:
-            current, occurrences, distinct = key[t], 0, 0
-            group += 1
-        else:
-            out.n[t] = occurrences
-            out.c[t] = seen[target] if stamp[target] == group else 0
-            out.u[t] = distinct
-            out.r[t] = 2 if t - previous > near else 3
-        if stamp[target] != group:
-            stamp[target] = group
-            seen[target] = 0
-            distinct += 1
-        seen[target] += 1
-        occurrences += 1
-        previous = t
 
 
 class _Trie(NamedTuple):
@@ -211,6 +174,12 @@ class DocumentCounter:
         self.reserve(1)
         _append(self.arrays, stream, token, starts_document)
 
+    def read(self, tokens: np.ndarray, starts: np.ndarray, out: _Columns) -> None:
+        """Append ``tokens`` (T,) to the only stream, the counts of each before it into ``out`` (T, X). ``starts`` (T,)
+        marks those that begin documents: there what earlier documents have is forgotten when it is much."""
+        self.reserve(len(tokens))
+        _read(self.arrays, tokens, starts, self._orders, self._near, out)
+
     def matches(self, *, stream: int = 0) -> tuple[Seen, Followers]:
         """Every order's counts (X,) for the next token of ``stream``, and its successors."""
         seen, followers = document_room(len(self._orders), 1 << 16)
@@ -235,7 +204,7 @@ def _child(trie, parent, token):  # type: ignore[no-untyped-def]
         node = np.int32(trie.sizes[0])
         trie.sizes[0] += 1
         trie.keys[at], trie.values[at] = key, node
-        trie.token[node], trie.seen[node], trie.n[node], trie.u[node] = token, 0, 0, 0
+        trie.token[node], trie.seen[node], trie.n[node], trie.u[node], trie.child[node] = token, 0, 0, 0, -1
     return trie.values[at]
 
 
@@ -248,7 +217,7 @@ def append_in_document(trie, stream, token, starts_document):  # type: ignore[no
         active[:] = -1
         active[0] = np.int32(trie.sizes[0])
         trie.sizes[0] += 1
-        trie.n[active[0]], trie.u[active[0]] = 0, 0
+        trie.n[active[0]], trie.u[active[0]], trie.child[active[0]] = 0, 0, -1
         trie.length[stream] = 0
     for order in range(len(active) - 1, -1, -1):
         parent = active[order]
@@ -288,3 +257,22 @@ def query_document(trie, stream, orders, near, seen, followers):  # type: ignore
 _append, _query = (  # for Python
     kernel(each, parts=(tree,), _nrt=False) for each in (append_in_document, query_document)
 )
+
+
+@kernel(parts=(tree,), _nrt=False)
+def _read(trie, tokens, starts, orders, near, out):  # type: ignore[no-untyped-def]
+    active = trie.active[0]
+    for t in range(len(tokens)):
+        for i in range(len(orders)):
+            node = active[orders[i]]
+            if node >= 0 and trie.n[node] > 0:
+                out.n[t, i], out.u[t, i] = trie.n[node], trie.u[node]
+                out.r[t, i] = 2 if trie.length[0] - trie.last_place[node] > near else 3
+                at = slot_of(trie.keys, (np.int64(node) << 16) | np.int64(tokens[t]))
+                if trie.keys[at] != -1:
+                    out.c[t, i] = trie.seen[trie.values[at]]
+        if starts[t] and 4 * trie.sizes[0] > len(trie.keys):
+            trie.sizes[0] = 0
+            for at in range(len(trie.keys)):
+                trie.keys[at] = -1
+        append_in_document(trie, 0, tokens[t], starts[t])

@@ -12,6 +12,7 @@ import numpy as np
 
 from golf.base.errors import GolfError
 from golf.base.jit import kernel
+from golf.base.mapped import forget
 
 __all__ = ["NeuralRecord", "StreamRecord", "pieces", "summarize_row"]
 
@@ -87,6 +88,7 @@ class NeuralRecord:
             if bad.any():
                 at = piece.start + int(bad.argmax())
                 raise GolfError(f"neural record: position {at} is not finite; the neural pass gave nll {self.nll[at]}")
+            forget(self.nll)
         if len(self.sample_positions) != len(self.sample_log_probs):
             raise GolfError(
                 f"neural record: {len(self.sample_positions)} sample positions for {len(self.sample_log_probs)} rows"
@@ -95,23 +97,27 @@ class NeuralRecord:
     def check(self, vocab_size: int) -> None:
         """Raises ``GolfError`` unless every id and row is of ``vocab_size`` entries, by which kernels index, and all
         logarithms are of probabilities."""
-        outside = self.scored & ((self.argmax < 0) | (self.argmax >= vocab_size))
-        if outside.any():
-            at = int(outside.argmax())
-            raise GolfError(
-                f"neural record: argmax of position {at} is {int(self.argmax[at])}, expected 0 to {vocab_size - 1}; "
-                "re-run `evaluate streaming`"
-            )
         if (self.sample_positions < 1).any():
             raise GolfError("neural record: a sampled position is below 1; nothing predicts the first token")
         rows = self.sample_log_probs.shape
         if len(rows) != 2 or (rows[0] and rows[1] != vocab_size):
             raise GolfError(f"neural record: sampled rows have shape {rows}, expected {vocab_size} entries each")
-        sound = {"sampled rows": bool((self.sample_log_probs <= ROUNDING).all())}
-        for name, sign in (("nll", -1), ("entropy", -1), ("argmax_log_prob", 1), ("candidate_log_prob", 1)):
-            array = getattr(self, name)
-            sound[name] = all((sign * array[p][self.scored[p]] <= ROUNDING).all() for p in pieces(len(array)))
-        wrong = [name for name, right in sound.items() if not right]
+        wrong = [] if (self.sample_log_probs <= ROUNDING).all() else ["sampled rows"]
+        for piece in pieces(len(self.nll)):
+            scored, argmax = self.scored[piece], self.argmax[piece]
+            outside = scored & ((argmax < 0) | (argmax >= vocab_size))
+            if outside.any():
+                at = int(outside.argmax())
+                raise GolfError(
+                    f"neural record: argmax of position {piece.start + at} is {int(argmax[at])}, expected 0 to "
+                    f"{vocab_size - 1}; re-run `evaluate streaming`"
+                )
+            for name, sign in (("nll", -1), ("entropy", -1), ("argmax_log_prob", 1), ("candidate_log_prob", 1)):
+                numbers = getattr(self, name)[piece]
+                sound = numbers <= ROUNDING if sign > 0 else numbers >= -ROUNDING
+                if not (sound.T | ~scored).all():
+                    wrong.append(name)
+            forget(self.nll)
         if wrong:
             raise GolfError(
                 f"neural record: {wrong[0]} holds a probability above 1 or none; re-run `evaluate streaming`"

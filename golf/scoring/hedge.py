@@ -9,9 +9,7 @@ read, so the weighted mean is one too. Prediction of target t is ``sum_k w_k p_k
 1998, fixed share; eta = 1 is Bayes). The public mixer with this name (openai/parameter-golf #688 and its line) has an
 "entropy" expert that is no distribution: ``docs/scores.md``.
 
-With the text known, "how often did c and (c, x) occur before t" is the rank of t among equal keys in a stable sort.
-Keys are exact (mixed radix V), nothing is hashed. The mixture's own table has those of longer contexts already: with it
-memory beyond what is handed in is ``12 n`` bytes, and some ``40 n`` while the single tokens are sorted.
+How often c and (c, x) occurred before t is read from golf.mixture.counts, piece by piece.
 """
 
 from __future__ import annotations
@@ -25,10 +23,10 @@ from golf.base.jit import kernel
 from golf.mixture.counts import Contexts, CountTable, TokenIndex
 from golf.scoring.text import ValidationText
 
-__all__ = ["HedgeResult", "NeuralScores", "SimpleHedgeConfig", "mix_hedge"]
+__all__ = ["ORDERS", "HedgeResult", "NeuralScores", "SimpleHedge", "SimpleHedgeConfig", "mix_hedge"]
 
-PIECE_TARGETS = 1 << 16  # whose probabilities exist at a time
-MAX_ORDER = 2  # tokens of context of the longest count expert: unigram, bigram, trigram
+PIECE_TOKENS = 1 << 16  # whose probabilities exist at a time
+ORDERS = (1, 2)  # tokens of context of bigrams and trigrams
 
 
 @dataclass(frozen=True)
@@ -69,80 +67,69 @@ class HedgeResult:
     max_row_error: float
 
 
-def mix_hedge(
-    text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig, *, table: CountTable | Contexts | None = None
-) -> HedgeResult:
-    """Mix the neural scores (with ``config.temperatures``) and the counts of the text itself, in stream order.
+class SimpleHedge:
+    """Plain Hedge on its way through a text: the neural scores (with ``config.temperatures``) and the counts of the
+    text itself, in stream order. ``index``: where each token stands."""
 
-    ``table``: counts of the same text, from which those of its orders are taken instead of counting again.
-    """
-    assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
-    counts = [_Counted(text, order, table) for order in range(MAX_ORDER + 1)]
-    experts, num_targets = 1 + len(neural.tempered) + len(counts), text.num_targets
-    nats, sums = np.empty(num_targets), np.zeros(experts)
-    weights, probe_weights = np.full(experts, 1.0 / experts), np.zeros((len(neural.probe), experts))
-    for begin in range(0, num_targets, PIECE_TARGETS):
-        end = min(begin + PIECE_TARGETS, num_targets)
+    def __init__(
+        self, text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig, index: TokenIndex
+    ) -> None:
+        assert len(neural.tempered) == len(config.temperatures), "the neural pass scores the very same temperatures"
+        self._text, self._neural, self._config, self._index = text, neural, config, index
+        names = ("neural", *(f"neural_t{t:g}" for t in config.temperatures), "unigram", "bigram", "trigram")
+        self._experts, self._nats, self._sums = names, np.empty(text.num_targets), np.zeros(len(names))
+        self._weights = np.full(len(names), 1.0 / len(names))
+        self._probe_weights = np.zeros((len(neural.probe), len(names)))
+        self._times = np.bincount(text.tokens[:1], minlength=text.vocab_size)  # of each token; the first one is seen
+
+    def advance(self, counts: CountTable) -> None:
+        """Score and learn the targets among the next positions, whose ``counts`` of ``ORDERS`` these are."""
+        neural, begin = self._neural, max(counts.begin, 1) - 1  # target t is position t + 1
+        end = counts.begin + counts.num_tokens - 1
         columns = [np.exp(-array[begin:end]) for array in (neural.nats, *neural.tempered)]
-        read = table.read(begin + 1 if begin else 0, end + 1) if table is not None else None
-        columns += [each.probabilities(begin, end, config.smoothing, read) for each in counts]
+        columns += self._counted(counts, begin, end)
         probed = slice(*np.searchsorted(neural.probe, (begin, end)))
-        _mix_targets(np.stack(columns, axis=1), config.learning_rate, config.share, neural.probe[probed] - begin,
-                     nats[begin:end], weights, probe_weights[probed], sums)  # fmt: skip
-    mean = sums / num_targets
-    index = TokenIndex(text.tokens, text.vocab_size)
-    rows = [
-        probe_weights[i] @ expert_rows(text, index, int(target), neural.probe_logits[i], config)
-        for i, target in enumerate(neural.probe)
-    ]
-    truth = [abs(row[text.tokens[t + 1]] - math.exp(-nats[t])) for row, t in zip(rows, neural.probe, strict=True)]
-    names = ("neural", *(f"neural_t{t:g}" for t in config.temperatures), "unigram", "bigram", "trigram")
-    return HedgeResult(
-        nats=nats,
-        experts=names,
-        weights=weights,
-        mean_weights=mean,
-        probe_weights=probe_weights,
-        max_sum_error=max((abs(math.fsum(row) - 1.0) for row in rows), default=0.0),
-        max_row_error=float(max(truth, default=0.0)),
-    )
+        _mix_targets(np.stack(columns, axis=1), self._config.learning_rate, self._config.share,
+                     neural.probe[probed] - begin, self._nats[begin:end], self._weights, self._probe_weights[probed],
+                     self._sums)  # fmt: skip
+
+    def _counted(self, counts: CountTable, begin: int, end: int) -> list[np.ndarray]:
+        """Of unigrams, bigrams and trigrams float64 (end - begin,): (count(context, x) + a) / (count(context) + aV);
+        1/V for a target with fewer tokens before it."""
+        size, a = self._text.vocab_size, self._config.smoothing
+        pairs = [(np.arange(begin + 1, end + 1), _count_on(self._text.tokens[begin + 1 : end + 1], self._times))]
+        pairs += [_of_table(counts, order, begin + 1) for order in ORDERS]
+        columns = [(hits + a) / (seen + a * size) for seen, hits in pairs]
+        for order, column in zip(ORDERS, columns[1:], strict=True):
+            column[: max(order - 1 - begin, 0)] = 1.0 / size
+        return columns
+
+    def result(self) -> HedgeResult:
+        """After the last target."""
+        probe, logits, tokens = self._neural.probe, self._neural.probe_logits, self._text.tokens
+        rows = [
+            weights @ expert_rows(self._text, self._index, int(target), row, self._config)
+            for target, row, weights in zip(probe, logits, self._probe_weights, strict=True)
+        ]
+        truth = [abs(row[tokens[t + 1]] - math.exp(-self._nats[t])) for row, t in zip(rows, probe, strict=True)]
+        return HedgeResult(
+            nats=self._nats,
+            experts=self._experts,
+            weights=self._weights,
+            mean_weights=self._sums / self._text.num_targets,
+            probe_weights=self._probe_weights,
+            max_sum_error=max((abs(math.fsum(row) - 1.0) for row in rows), default=0.0),
+            max_row_error=float(max(truth, default=0.0)),
+        )
 
 
-class _Counted:
-    """Of every target: how often its context of ``order`` tokens came before it, and how often the target followed.
-
-    For order 0 the stream's first token counts as seen. Those of a ``table`` that has the order come with each piece.
-    """
-
-    def __init__(self, text: ValidationText, order: int, table: CountTable | Contexts | None) -> None:
-        self.size, self.short = text.vocab_size, max(order - 1, 0)  # targets with fewer tokens before them
-        self.order, self.tabled = order, table is not None and order in table.orders
-        self.tokens = tokens = text.tokens
-        assert self.size ** (order + 1) < 2**63, "mixed-radix keys are exact in int64"
-        if order == 0:
-            self.times = np.bincount(tokens[:1], minlength=self.size)  # of each token, in front of the next piece
-        elif not self.tabled:
-            context = np.zeros(len(tokens) - order, dtype=np.int64)
-            for i in range(order):
-                context = context * self.size + tokens[i : len(tokens) - order + i]
-            none = np.zeros(self.short, np.int64)
-            self.seen = np.concatenate([none, _ranks(context)])
-            self.hits = np.concatenate([none, _ranks(context * self.size + tokens[order:])])
-
-    def counts(self, begin: int, end: int, read: CountTable | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Both, whole numbers (end - begin,), of targets ``begin`` to ``end - 1``, which follow those asked before."""
-        if self.order == 0:
-            return np.arange(begin + 1, end + 1), _count_on(self.tokens[begin + 1 : end + 1], self.times)
-        if self.tabled and read is not None:
-            return _of_table(read, self.order, begin + 1)
-        return self.seen[begin:end], self.hits[begin:end]
-
-    def probabilities(self, begin: int, end: int, smoothing: float, read: CountTable | None = None) -> np.ndarray:
-        """float64: (count(context, x) + a) / (count(context) + aV); 1/V for a target with fewer tokens before it."""
-        seen, hits = self.counts(begin, end, read)
-        out = np.asarray((hits + smoothing) / (seen + smoothing * self.size))
-        out[: max(self.short - begin, 0)] = 1.0 / self.size
-        return out
+def mix_hedge(text: ValidationText, neural: NeuralScores, config: SimpleHedgeConfig) -> HedgeResult:
+    """All of ``text``, whose contexts are counted for this alone."""
+    hedge = SimpleHedge(text, neural, config, TokenIndex(text.tokens, text.vocab_size))
+    known = Contexts(text.tokens, text.doc_starts, orders=ORDERS, vocab_size=text.vocab_size)
+    for begin in range(0, known.num_tokens, PIECE_TOKENS):
+        hedge.advance(known.read(begin, min(begin + PIECE_TOKENS, known.num_tokens)))
+    return hedge.result()
 
 
 def _of_table(table: CountTable, order: int, begin: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,29 +160,10 @@ def expert_rows(
     for temperature in (1.0, *config.temperatures):
         scaled = np.exp((logits - logits.max()) / temperature)
         rows.append(scaled / scaled.sum())
-    tokens, size, a = text.tokens, text.vocab_size, config.smoothing
-    for order in range(MAX_ORDER + 1):
-        if order == 0:
-            counts = index.counts(target + 1)
-        else:
-            last = index.before(int(tokens[target]), target)  # where the last token of the context came before
-            for i in range(1, order):
-                last = last[last >= i]
-                last = last[tokens[last - i] == tokens[target - i]] if target >= i else last[:0]
-            counts = np.bincount(tokens[last + 1], minlength=size)
+    size, a = text.vocab_size, config.smoothing
+    for counts in (index.counts(target + 1), *index.followers(target + 1, ORDERS)[0]):
         rows.append((counts + a) / (counts.sum() + a * size))
     return np.stack(rows)
-
-
-def _ranks(keys: np.ndarray) -> np.ndarray:
-    """int64, same shape: how many earlier elements equal each element."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sizes = np.diff(np.append(begins, len(keys)))
-    ranks = np.empty(len(keys), dtype=np.int64)
-    ranks[order] = np.arange(len(keys)) - np.repeat(begins, sizes)
-    return ranks
 
 
 @kernel

@@ -8,7 +8,6 @@ Shapes: S targets from the first on, H of the passages, K tokens of each, V voca
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,17 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from golf.base.errors import GolfError
-from golf.mixture.batch import mix
-from golf.mixture.config import MixtureConfig
-from golf.mixture.counts import Contexts, CountTable
-from golf.mixture.document import DocumentCounts
-from golf.mixture.record import NeuralRecord
+from golf.mixture.batch import Watch
 from golf.scoring.text import ValidationText
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Likeliest", "LikeliestRows", "mixture_likeliest", "passages"]
+__all__ = ["Likeliest", "LikeliestRows", "passages", "watched"]
 
 TOKENS = 5
 SHOWN_TARGETS = 1 << 17  # 4 MB of ids and probabilities
@@ -116,21 +111,16 @@ class LikeliestRows:
         return rows
 
 
-def mixture_likeliest(
-    tokens: np.ndarray, table: CountTable | Contexts, record: NeuralRecord, config: MixtureConfig,
-    documents: DocumentCounts, rows: LikeliestRows,
-) -> Likeliest:  # fmt: skip
-    """The mixture's likeliest tokens in the passages; the arguments are those of ``golf.mixture.batch.mix``.
+def watched(rows: LikeliestRows) -> tuple[Likeliest, Watch]:
+    """Where the mixture's likeliest tokens in the passages come once it has gone through the text with this ``Watch``.
 
     The rows are rounded to float32, so these probabilities are the score's up to some 1e-7 of them.
     """
-    found = Likeliest.empty(rows.passages, table.vocab_size)
+    found = Likeliest.empty(rows.passages, rows.rows.shape[1])
     count = found.ids.shape[1]
 
     def keep(place: int, row: np.ndarray) -> None:
         order = np.argsort(-row, kind="stable")[:count]
         found.ids[place], found.probs[place] = order, row[order]
 
-    whole = dataclasses.replace(record, sample_positions=rows.passages + 1, sample_log_probs=rows.rows)
-    mix(tokens, table, whole, config, documents, only=(), watch=keep)
-    return found
+    return found, Watch(rows.passages + 1, rows.rows, keep)

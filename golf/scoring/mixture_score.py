@@ -10,6 +10,7 @@ parameters, never by the result.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +22,16 @@ import numpy as np
 from golf.base.distributed import Ranks
 from golf.base.files import write_text
 from golf.base.jit import kernel
+from golf.base.mapped import forget
 from golf.base.params import BelowOne, Positive
 from golf.base.score import bits_per_byte
-from golf.mixture.batch import MixResult, mix, row_calibration
+from golf.mixture.batch import Mixing, MixResult, Source, row_calibration
 from golf.mixture.config import LayerConfig, MixtureConfig
 from golf.mixture.counts import Contexts
-from golf.mixture.document import count_documents
+from golf.mixture.document import Documents
 from golf.mixture.record import NeuralRecord, StreamRecord, pieces
-from golf.scoring.hedge import HedgeResult, NeuralScores, SimpleHedgeConfig, mix_hedge
-from golf.scoring.likeliest import Likeliest, LikeliestRows, mixture_likeliest
+from golf.scoring.hedge import ORDERS, HedgeResult, NeuralScores, SimpleHedge, SimpleHedgeConfig
+from golf.scoring.likeliest import Likeliest, LikeliestRows, watched
 from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.results import Score, Scored, make_score
 from golf.scoring.streaming import serve_stream
@@ -77,14 +79,15 @@ class Curves:
 def make_curves(
     text: ValidationText,
     nats: dict[str, np.ndarray],
-    matched: np.ndarray,
+    orders: tuple[int, ...],
     record: NeuralRecord,
     headline: MixResult,
     simple: HedgeResult,
 ) -> Curves:
-    """All tables; ``nats`` (n,) by scorer, ``record`` that of the ``headline``; ``matched`` (n,): tokens of the longest
-    context of each target that was seen before."""
+    """All tables; ``nats`` (n,) by scorer, ``record`` that of the ``headline``, whose counts are of ``orders``."""
     num, columns = text.num_targets, {name: values.__getitem__ for name, values in nats.items()}
+
+    tokens, matched = np.array([0, *orders]), headline.matched[1:]  # of the longest context that was seen before
 
     def bins(piece: slice) -> np.ndarray:
         return np.arange(piece.start, piece.stop) * min(POSITION_BINS, num) // num
@@ -97,7 +100,7 @@ def make_curves(
     weights |= {f"simple_{name}": simple.probe_weights[:, k].tolist() for k, name in enumerate(simple.experts)}
     return Curves(
         position=Table({"last_target": ends} | position.columns),
-        orders=_binned(num, matched.__getitem__, columns, "order"),
+        orders=_binned(num, lambda piece: tokens[matched[piece]], columns, "order"),
         weights=Table(weights),
         calibration=_calibration(text, record),
         rows=_rows(text, record, headline),
@@ -114,7 +117,9 @@ def _binned(num_targets: int, bins: _Pieces, columns: Mapping[str, _Pieces], key
         here = bins(piece)
         counts += np.bincount(here, minlength=256)
         for values, total in zip(columns.values(), sums, strict=True):
-            _add_by_bin(here, np.ascontiguousarray(values(piece), np.float64), total)
+            taken = values(piece)
+            _add_by_bin(here, np.ascontiguousarray(taken, np.float64), total)
+            forget(taken)
     names = np.flatnonzero(counts)
     table = {key: names.astype(float).tolist(), "tokens": counts[names].astype(float).tolist()}
     for name, total in zip(columns, sums, strict=True):
@@ -213,35 +218,42 @@ def score_mixture(
             f"{len(streaming.temperatures)}; re-run `evaluate streaming`"
         )
     begin = time.perf_counter()
-    mixture = MixtureConfig(streaming, config)
-    tokens = text.tokens.astype(np.int32)
-    table = Contexts(
-        tokens, text.doc_starts, orders=mixture.orders, vocab_size=text.vocab_size, near_tokens=config.near_tokens
-    )
+    source = _counted(text, MixtureConfig(streaming, config))
     counted = time.perf_counter()
-    headline_record = record.biased if config.bias and record.biased is not None else record.plain
-    documents = count_documents(tokens, text.doc_starts, config.document_orders, near_tokens=config.near_tokens)
+    first = record.biased if config.bias and record.biased is not None else record.plain
+    shown, watch = None, None
+    if likeliest is not None and first is (record.biased or record.plain):  # whose rows were kept
+        shown, watch = watched(likeliest)
     parts = ("chain", "cascade", "mixture")  # the headline is shown as a whole, of the other its parts
-    only = ("neural", "mixture") if config.bias else parts
-    headline = mix(tokens, table, headline_record, mixture, documents, only=only)
-    mixed = time.perf_counter()
-    unbiased = headline
-    if config.bias:
-        unbiased = mix(tokens, table, record.plain, mixture, documents, only=parts)
+    mixings = [Mixing(source, first, only=("neural", "mixture") if config.bias else parts, watch=watch)]
+    mixings += [Mixing(source, record.plain, only=parts)] if config.bias else []
     probe = record.plain.sample_positions - 1
     neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
-    simple = mix_hedge(text, neural, config.simple(streaming.temperatures), table=table)
-    nats = _named(record, headline, unbiased, simple)
-    orders = np.array([0, *table.orders], np.uint8)[headline.matched[1:]]
-    times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": mixed - counted}
+    plain_hedge = SimpleHedge(text, neural, config.simple(streaming.temperatures), source.index)
+    pairs = source.table if set(ORDERS) <= set(source.table.orders) else _contexts(text, ORDERS)
+    for read in source.pieces():  # all of them over the counts that were read once
+        for mixing in mixings:
+            mixing.advance(read)
+        plain_hedge.advance(read.counts if pairs is source.table else pairs.read(read.begin, read.stop))
+        forget(record.plain.nll)
+    results, simple = [mixing.result() for mixing in mixings], plain_hedge.result()
+    times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": time.perf_counter() - counted}
+    nats = _named(record, results[0], results[-1], simple)
     scores = {name: make_score(name, text, values) for name, values in nats.items()}
-    details = _details(text, scores, headline, simple) | times
-    curves = make_curves(text, nats, orders, headline_record, headline, simple)
+    details = _details(text, scores, results[0], simple) | times
+    curves = make_curves(text, nats, source.table.orders, first, results[0], simple)
     beside = {name: score for name, score in scores.items() if name not in ("streaming", "hedge")}
-    shown = None
-    if likeliest is not None and headline_record is (record.biased or record.plain):  # whose rows were kept
-        shown = mixture_likeliest(tokens, table, headline_record, mixture, documents, likeliest)
-    return MixtureScore(make_score("hedge", text, nats["hedge"], details=details), curves, beside, shown)
+    return MixtureScore(dataclasses.replace(scores["hedge"], details=details), curves, beside, shown)
+
+
+def _contexts(text: ValidationText, orders: tuple[int, ...], near_tokens: int = 1) -> Contexts:
+    return Contexts(text.tokens, text.doc_starts, orders=orders, vocab_size=text.vocab_size, near_tokens=near_tokens)
+
+
+def _counted(text: ValidationText, config: MixtureConfig) -> Source:
+    tokens, near, orders = text.tokens.astype(np.int32), config.layers.near_tokens, config.layers.document_orders
+    documents = Documents(tokens, text.doc_starts, orders, near_tokens=near)
+    return Source(tokens, _contexts(text, config.orders, near), documents, config)
 
 
 def _named(

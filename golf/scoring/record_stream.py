@@ -19,8 +19,8 @@ from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Count, Gt, Le
 from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
-from golf.mixture.counts import candidates, count_contexts
-from golf.mixture.record import NeuralRecord, StreamRecord
+from golf.mixture.counts import Contexts, candidates
+from golf.mixture.record import NeuralRecord, StreamRecord, pieces
 from golf.scoring.likeliest import LikeliestRows
 from golf.scoring.network import HEAD_ROWS, Rows, checked_nats
 from golf.scoring.results import Scored, make_score
@@ -60,9 +60,10 @@ def record_stream(
     ``likeliest`` is filled on the way. With several ``ranks`` rank 0 calls this while the others are in
     ``serve_stream``.
     """
-    table = count_contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
-    ids = candidates(table, count=config.candidates, orders=config.candidate_orders)
-    del table
+    known = Contexts(text.tokens, text.doc_starts, orders=config.candidate_orders, vocab_size=text.vocab_size)
+    counts = (known.read(piece.start, piece.stop) for piece in pieces(known.num_tokens))
+    ids = np.concatenate([candidates(c, count=config.candidates, orders=config.candidate_orders) for c in counts])
+    del known
     chunks = [
         (begin - 1, end - 1, starts)
         for begin, end, starts in chunk_bounds(text.doc_starts, len(text.tokens), config.bias_chunk_tokens)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from golf.base.files import FileError, checked, load_numpy
+from golf.base.jit import kernel
 from golf.base.score import bits_per_byte
 from golf.scoring.text import ScoringError, ValidationText
 
@@ -86,10 +87,44 @@ def make_score(
 
 
 def document_nats(text: ValidationText, nats: np.ndarray) -> np.ndarray:
-    """float64 (D,): nats of each document's targets, each sum rounded once, so that no order of work can change it."""
+    """float64 (D,): nats of each document's targets, each sum rounded once, so that no order of work can change it;
+    NaN for a document with a number that is not finite."""
     assert nats.shape == (text.num_targets,) and nats.dtype == np.float64
-    bounds = text.target_bounds
-    return np.array([math.fsum(nats[a:b].tolist()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    digits = np.zeros((len(text.doc_bytes), _DIGITS), np.uint32)
+    finite = _add_exactly(nats, text.target_bounds, digits)
+    sums = [int.from_bytes(row.tobytes(), "little", signed=True) / (1 << 1074) for row in digits]
+    return np.where(finite, sums, np.nan)
+
+
+_DIGITS = 68  # of 32 bits: all sums of float64, in units of the smallest one
+
+
+@kernel
+def _add_exactly(values, bounds, digits):  # type: ignore[no-untyped-def]
+    """Whole sums of ``values`` between ``bounds`` (D + 1,) into ``digits`` (D, 68), the lowest first; whether all were
+    finite (D,)."""
+    low32, total = np.int64(0xFFFFFFFF), np.zeros(digits.shape[1], np.int64)
+    finite = np.ones(len(digits), np.bool_)
+    for d in range(len(digits)):
+        total[:] = 0
+        for i in range(bounds[d], bounds[d + 1]):
+            bits = np.float64(values[i]).view(np.int64)
+            exponent, fraction = (bits >> 52) & 0x7FF, bits & 0xFFFFFFFFFFFFF
+            if exponent == 0x7FF:
+                finite[d], exponent = False, 0
+            if exponent > 0:
+                exponent, fraction = exponent - 1, fraction | (1 << 52)
+            at, shift, sign = exponent >> 5, exponent & 31, 1 if bits >= 0 else -1
+            low, high = (fraction & low32) << shift, (fraction >> 32) << shift
+            total[at] += sign * (low & low32)
+            total[at + 1] += sign * ((low >> 32) + (high & low32))
+            total[at + 2] += sign * (high >> 32)
+        carry = np.int64(0)
+        for j in range(len(total)):
+            carry += total[j]
+            digits[d, j] = carry & low32
+            carry >>= 32
+    return finite
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from golf.base import files
+from golf.base.mapped import forget, map_numpy
 
 
 def test_same_content_gives_same_bytes_in_different_processes(tmp_path: Path) -> None:
@@ -41,6 +42,24 @@ def test_safetensors_issue_825_arrays_that_are_not_contiguous(tmp_path: Path, ar
     files.save_numpy(tmp_path / "a.safetensors", {"a": array}, {})
     loaded, _ = files.load_numpy(tmp_path / "a.safetensors", made_by="test")
     np.testing.assert_array_equal(loaded["a"], array)
+
+
+def test_mapped_arrays_are_those_of_the_file_and_may_be_forgotten(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.safetensors"
+    kinds = ("?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
+    arrays = {kind: rng.integers(0, 100, (3000, 2)).astype(kind) for kind in kinds}
+    arrays |= {"empty": np.zeros((0, 3)), "scalar": np.array(7.0)}
+    files.save_numpy(path, arrays, {"x": 1})
+    mapped, meta = map_numpy(path, made_by="test")
+    assert meta == {"x": 1} and set(mapped) == set(arrays)
+    before = path.read_bytes()
+    mapped["f8"][5] = -1.0
+    assert path.read_bytes() == before, "what is written stays in memory"
+    for array in (mapped["f8"][2:, 1], np.zeros(3), np.zeros(())):
+        forget(array)
+    for name, array in arrays.items():
+        assert mapped[name].dtype == array.dtype and mapped[name].flags.aligned, name
+        np.testing.assert_array_equal(mapped[name], array)
 
 
 def test_torch_round_trip_keeps_dtype_and_meta(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
-"""Counts of the current document: a plain search of the earlier tokens against the sorted walk and the dictionaries."""
+"""Counts of the current document: a plain search of the earlier tokens against the tries."""
 
 from __future__ import annotations
-
-from unittest import mock
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.mixture import document
-from golf.mixture.document import DocumentCounter, count_documents, recount_documents
+from golf.mixture.document import DocumentCounter, Documents, count_documents, recount_documents
 
 ORDERS = (0, 1, 2, 5)
 NEAR = 5
@@ -27,12 +24,11 @@ def naive(tokens: list[int], documents: list[int], t: int, length: int) -> list[
 
 @settings(max_examples=40)
 @given(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=50), data=st.data())
-def test_table_recount_and_dictionaries_agree_with_a_plain_search(tokens: list[int], data: st.DataObject) -> None:
+def test_table_recount_and_online_counts_agree_with_a_plain_search(tokens: list[int], data: st.DataObject) -> None:
     starts = {0, *data.draw(st.sets(st.integers(0, len(tokens) - 1), max_size=3))}
     documents = np.cumsum([t in starts for t in range(len(tokens))]).tolist()
     ids = np.array(tokens, dtype=np.int32)
-    with mock.patch.object(document, "PIECE_TOKENS", data.draw(st.sampled_from((1, 7, 100)))):
-        table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
+    table = count_documents(ids, np.array(sorted(starts)), ORDERS, near_tokens=NEAR)
     online = DocumentCounter(ORDERS, near_tokens=NEAR)
     for t, target in enumerate(tokens):
         seen, followed = online.matches()
@@ -56,3 +52,20 @@ def test_the_document_of_a_target_is_not_read_from_the_target() -> None:
     one = count_documents(ids, np.array([0]), ORDERS, near_tokens=NEAR)
     two = count_documents(ids, np.array([0, 6]), ORDERS, near_tokens=NEAR)
     assert np.array_equal(one.n, two.n) and np.array_equal(one.u, two.u) and np.array_equal(one.r, two.r)
+
+
+def test_pieces_and_documents_by_themselves_give_the_same_counts() -> None:
+    """Of so many n-grams that those of earlier documents are forgotten; read in pieces, and again."""
+    tokens, starts = np.random.default_rng(0).integers(0, 40, 30_000), np.arange(0, 30_000, 1500)
+    whole = count_documents(tokens, starts, (0, 1, 2), near_tokens=NEAR)
+    known = Documents(tokens, starts, (0, 1, 2), near_tokens=NEAR)
+    for _ in range(2):
+        pieces = [known.read(begin, begin + 2500) for begin in range(0, 30_000, 2500)]
+        for name in ("n", "c", "u", "r"):
+            read = np.concatenate([getattr(piece, name) for piece in pieces])
+            assert np.array_equal(read, getattr(whole, name)), name
+    for begin in starts:
+        alone = count_documents(tokens[begin : begin + 1500], starts[:1], (0, 1, 2), near_tokens=NEAR)
+        for name in ("n", "c", "u", "r"):
+            assert np.array_equal(getattr(alone, name)[1:], getattr(whole, name)[begin + 1 : begin + 1500]), name
+    assert known.num_bytes < 30_000 * 3 * 28, "fewer than all n-grams"

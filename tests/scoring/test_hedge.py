@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golf.mixture.counts import count_contexts
+from golf.mixture.counts import TokenIndex, count_contexts
 from golf.scoring import hedge
-from golf.scoring.hedge import NeuralScores, SimpleHedgeConfig, mix_hedge
+from golf.scoring.hedge import NeuralScores, SimpleHedge, SimpleHedgeConfig, mix_hedge
 from golf.scoring.record_stream import probe_targets
 from golf.scoring.text import ValidationText
 
@@ -115,12 +115,11 @@ def test_equals_the_naive_mixture_of_whole_rows(changes: dict[str, object]) -> N
 def test_pieces_of_any_length_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     text = repetitive_text(1200, vocab_size=23)
     neural = neural_scores(text, random_logits(text), CONFIG.temperatures)
-    table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=23)
     whole = mix_hedge(text, neural, CONFIG)
-    monkeypatch.setattr(hedge, "PIECE_TARGETS", 7)
-    for found in (mix_hedge(text, neural, CONFIG), mix_hedge(text, neural, CONFIG, table=table)):
-        for name, value in vars(whole).items():
-            np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+    monkeypatch.setattr(hedge, "PIECE_TOKENS", 7)
+    found = mix_hedge(text, neural, CONFIG)
+    for name, value in vars(whole).items():
+        np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
 
 
 def test_earlier_scores_do_not_depend_on_later_tokens() -> None:
@@ -152,14 +151,18 @@ def test_all_choices_of_the_last_token_sum_to_one() -> None:
 def test_counts_are_exact(tokens: list[int], order: int) -> None:
     text = make_text(np.array(tokens), 4)
     n = text.num_targets
-    got = hedge._Counted(text, order, None).probabilities(0, n, 0.5)
     table = count_contexts(text.tokens, text.doc_starts, orders=(1, 2), vocab_size=4)
-    counted = hedge._Counted(text, order, table)
-    np.testing.assert_array_equal(got, counted.probabilities(0, n, 0.5, table.read(1, n + 1)))
-    counted = hedge._Counted(text, order, table)  # from the beginning again
-    ends = [(begin, min(begin + 3, n)) for begin in range(0, n, 3)]
-    pieces = [counted.probabilities(begin, end, 0.5, table.read(begin + 1, end + 1)) for begin, end in ends]
-    np.testing.assert_array_equal(got, np.concatenate(pieces))
+    config = dataclasses.replace(CONFIG, smoothing=0.5, temperatures=())
+    neural = NeuralScores(np.ones(n), np.ones((0, n)), np.zeros(0, np.int64), np.zeros((0, 4)))
+
+    def probabilities(size: int) -> np.ndarray:
+        counted = SimpleHedge(text, neural, config, TokenIndex(text.tokens, 4))
+        ends = [(begin, min(begin + size, n + 1)) for begin in range(0, n + 1, size)]
+        pieces = [counted._counted(table.read(*each), max(each[0], 1) - 1, each[1] - 1)[order] for each in ends]
+        return np.concatenate(pieces)
+
+    got = probabilities(n + 1)
+    np.testing.assert_array_equal(got, probabilities(3))
     for target in range(text.num_targets):
         past, y = tokens[: target + 1], tokens[target + 1]
         followers = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from golf.base.files import FileError
 from golf.data.shards import ShardWriter
@@ -31,6 +34,18 @@ def test_load_joins_shards_and_counts_targets_by_document(tmp_path: Path) -> Non
     assert text.doc_tokens.tolist() == [3, 1, 5], "every BOS but the stream's first is a target"
     nats = np.arange(1.0, 10.0)
     assert document_nats(text, nats).tolist() == [6.0, 4.0, 35.0]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False, max_value=1e300, min_value=-1e300), max_size=60))
+@example([5e-324, 1e300, -1e300, 2.0**-1022, -1e-308])
+@example([1.0, 2.0**-53, 2.0**-106])
+def test_the_sum_of_a_document_is_rounded_once(values: list[float]) -> None:
+    nats, starts = np.array([*values, 1.0, np.inf, *values, 2.0]), np.array([0, len(values) + 1, len(values) + 3])
+    text = ValidationText(np.ones(len(nats) + 1, np.int64), starts, np.ones(3, np.int64), 2)
+    found, bounds = document_nats(text, nats), text.target_bounds
+    for sum_of_one, a, b in zip(found, bounds[:-1], bounds[1:], strict=True):
+        expected = math.fsum(nats[a:b])
+        assert sum_of_one == expected or (math.isnan(sum_of_one) and not math.isfinite(expected))
 
 
 def test_stream_of_one_empty_document_first(tmp_path: Path) -> None:
