@@ -135,8 +135,8 @@ def row_factors(
 ) -> dict[str, NDArray[np.float64]]:
     """Factors (R,) by name on row steps that are proportional to the spread sigma of the rows of ``matrices`` (R, C).
 
-    (damage * sigma ** 2) ** -exponent, moved by 2.5 octaves at most, of geometric mean 1 over all weights: exponent 0
-    leaves the steps as they are, 0.5 makes them ~ damage ** -1/2. ``damages`` (R,) >= 0 are per squared step.
+    (damage * sigma ** 2) ** -exponent, 2.5 octaves at most, of geometric mean about 1 over all weights; exponent
+    0 leaves the steps as they are, 0.5 makes them ~ damage ** -1/2. ``damages`` (R,) >= 0 are per squared step.
     """
     logs, weights = {}, {}
     for name, damage in damages.items():
