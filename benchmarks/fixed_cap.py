@@ -43,7 +43,7 @@ from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LITE = quantize_section("gptq_lite", 8.0)
 STACK = quantize_section("gptq_trellis", 12.0, token_exponent=0.5)
-CALIBRATE = CalibrateConfig(tokens=16384, window=256, source="train")
+CALIBRATE = CalibrateConfig(tokens=16384, window=256, source="train", sensitivity_tokens=0)
 SLIDING = SlidingConfig(256, 128, 8, "fp32")
 TITLES = {
     ("narrow", "lite"): "(a) narrow, GPTQ-lite int6",

@@ -16,7 +16,7 @@ def quantize_section(
 ) -> QuantizeConfig:
     """Section `quantize` with one setting for all roles and no grid for control tensors."""
     gptq = GptqConfig(
-        damping=0.01, column_exponent=column_exponent, act_order=False, token_exponent=token_exponent
+        damping=0.01, column_exponent=column_exponent, act_order=False, token_exponent=token_exponent, row_exponent=0.0
     )
     roles = dict.fromkeys(QUANTIZED_ROLES, RoleConfig(None, None))
     return QuantizeConfig(method, dict.fromkeys(QUANTIZED_ROLES, levels), PERCENTILES, clip, gptq, roles, 0.0)

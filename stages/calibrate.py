@@ -1,7 +1,8 @@
 """Stage `calibrate`: second moments of the inputs of every quantized matrix, on training text or own samples, for GPTQ.
 
 In: artifacts/average/model.safetensors, artifacts/tokens/train. Out: artifacts/calibrate/hessians.safetensors,
-metrics/calibrate.json. GOLF_DEVICE chooses the device; validation text is never read.
+metrics/calibrate.json and, with calibrate.sensitivity_tokens, artifacts/calibrate/rows.safetensors: what an error in
+each row costs. GOLF_DEVICE chooses the device; validation text is never read.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ def run(params: Path, root: Path) -> None:
         windows = sampled_windows(model, config, bos_id=split.bos_id)
     else:
         windows = calibration_windows(split, config)
-    if isinstance(model, LayerWise):
-        count, without = _by_layer(model, windows, config, root)
-    else:
-        count, without = _at_once(model, windows, config, root)
+    with files.atomic_directory(root / "artifacts/calibrate") as folder:
+        calibrated = _by_layer if isinstance(model, LayerWise) else _at_once
+        count, without = calibrated(model, windows, config, folder)
+        if config.sensitivity_tokens:
+            _sensitivities(model, windows, config, folder)
     metrics = {
         "calibrate_source": config.source,
         "calibrate_tokens": int(windows.size),
@@ -58,23 +60,30 @@ def run(params: Path, root: Path) -> None:
 
 
 def _at_once(
-    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, root: Path
+    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, folder: Path
 ) -> tuple[int, dict[str, str]]:
     result = calibrate(model, windows, config)
     meta = {"source": config.source, "tokens": result.tokens, "samples": result.samples, "without": result.without}
-    with files.atomic_directory(root / "artifacts/calibrate") as folder:
-        save_hessians(folder / "hessians.safetensors", result.hessians, meta)
+    save_hessians(folder / "hessians.safetensors", result.hessians, meta)
     return len(result.hessians), result.without
 
 
 def _by_layer(
-    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, root: Path
+    model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, folder: Path
 ) -> tuple[int, dict[str, str]]:
     meta = {"source": config.source, "tokens": int(windows.size)}
     from golf.quantize.layerwise import calibrate_by_layer
 
-    with files.atomic_directory(root / "artifacts/calibrate") as folder:
-        return calibrate_by_layer(model, windows, folder / "hessians.safetensors", meta)
+    return calibrate_by_layer(model, windows, folder / "hessians.safetensors", meta)
+
+
+def _sensitivities(model: LanguageModel, windows: np.ndarray, config: CalibrateConfig, folder: Path) -> None:
+    from golf.quantize.sensitivity import row_sensitivities
+
+    count = max(1, min(len(windows), config.sensitivity_tokens // config.window))
+    part = windows[[i * len(windows) // count for i in range(count)]]
+    meta = {"source": config.source, "tokens": int(part.size)}
+    files.save_numpy(folder / "rows.safetensors", row_sensitivities(model, part), meta)
 
 
 if __name__ == "__main__":

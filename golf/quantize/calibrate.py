@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
-from golf.base.files import checked, read_meta
-from golf.base.params import Count, Size
+from golf.base.files import checked, load_numpy, read_meta
+from golf.base.params import Count, Natural, Size
 from golf.base.progress import bar
 from golf.quantize.hessian import HessianError, HessianSums, StoredHessians, load_hessians
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrateConfig", "Calibration", "Divergence", "LOOKUP_REASON", "TokenSource", "WEIGHTS", "calibrate",
-    "calibration_windows", "hessians_or_none", "sampled_windows", "spread_windows", "token_counts", "training_windows",
+    "calibration_windows", "hessians_or_none", "sampled_windows", "sensitivities", "spread_windows",
+    "token_counts", "training_windows",
 ]  # fmt: skip
 
 State = Mapping[str, NDArray[np.floating]]
@@ -64,6 +65,7 @@ class CalibrateConfig:
     tokens: Count
     window: Size
     source: Literal["train", "samples"]
+    sensitivity_tokens: Natural
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,12 @@ def hessians_or_none(root: Path) -> Mapping[str, NDArray[np.float32] | None]:
         return StoredHessians(path, without=without, leaders=leaders, made_by=made_by)
     found, _ = load_hessians(path, made_by=made_by)
     return {**found, **dict.fromkeys(without)}
+
+
+def sensitivities(root: Path) -> dict[str, NDArray[np.float32]]:
+    """What `calibrate` wrote: the sensitivity (R,) of every row of a matrix, by name."""
+    remedy = "`calibrate` with calibrate.sensitivity_tokens above 0"
+    return load_numpy(root / "artifacts/calibrate/rows.safetensors", made_by=remedy)[0]
 
 
 def token_counts(root: Path, vocab_size: int) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ class GptqConfig:
     column_exponent: Share
     act_order: bool
     token_exponent: Annotated[float, Ge(0), Le(0.5)]
+    row_exponent: Annotated[float, Ge(0), Le(0.5)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class QuantizeConfig:
     def needs_hessians(self) -> bool:
         """Whether a method uses what `calibrate` makes."""
         return any(method in _WITH_HESSIANS for method in self.methods)
+
+    @property
+    def needs_sensitivities(self) -> bool:
+        """Whether a method uses what `calibrate` measures by gradients."""
+        return self.gptq.row_exponent > 0 and self.needs_hessians
 
     @property
     def needs_token_counts(self) -> bool:

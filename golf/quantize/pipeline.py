@@ -14,13 +14,13 @@ from golf.base.errors import GolfError
 from golf.base.files import require
 from golf.base.progress import progress
 from golf.base.tensor_file import LARGE
-from golf.quantize.calibrate import WEIGHTS, hessians_or_none, token_counts
+from golf.quantize.calibrate import WEIGHTS, hessians_or_none, sensitivities, token_counts
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, quantize_gptq
 from golf.quantize.hessian import StoredHessians
 from golf.quantize.rounding import check_matrix, entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
-from golf.quantize.steps import token_factors
-from golf.quantize.tensors import QuantizedModel, QuantizedTensor
+from golf.quantize.steps import column_codes, row_factors, token_factors
+from golf.quantize.tensors import QuantizedModel, QuantizedTensor, column_steps
 
 if TYPE_CHECKING:
     from golf.models.base import LanguageModel
@@ -53,6 +53,7 @@ class Quantizer:
         meta: dict[str, Any],
         hessians: Hessians | None = None,
         token_counts: NDArray[np.int64] | None = None,
+        sensitivities: Mapping[str, NDArray[np.float32]] | None = None,
         once: bool = False,
     ) -> None:
         """``state`` as float32 arrays, ``model`` for roles and ties, ``hessians`` for methods of GPTQ.
@@ -62,7 +63,8 @@ class Quantizer:
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``once``: no factor of a Hessian is kept for another run.
-        ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C).
+        ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C);
+        ``sensitivities`` (R,) by name (``golf.quantize.sensitivity``) for ``config.gptq.row_exponent``.
         Raises ``GolfError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
         self.model, self.aliases = model, _aliases(model)
@@ -74,12 +76,15 @@ class Quantizer:
         self.config, self.meta = config, meta
         if config.needs_token_counts and token_counts is None:
             raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
+        if config.needs_sensitivities and sensitivities is None:
+            raise GolfError("quantize.gptq.row_exponent: expected sensitivities of rows, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
         self._factors: dict[str, Factor | None] = {}  # by the name that the Hessian is stored under
         self._kept = _KEPT if once else len(unique)
+        self._row_factors = self._by_damage(sensitivities) if sensitivities and config.needs_sensitivities else {}
 
     @classmethod
     def load(cls, root: Path, config: QuantizeConfig, *, once: bool = False) -> Quantizer:
@@ -101,7 +106,10 @@ class Quantizer:
         model = empty_model(meta, path=path, made_by=made_by, device="meta" if bare else "cpu")
         hessians = hessians_or_none(root) if config.needs_hessians else None
         counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
-        return cls(state, model, config, meta=meta, hessians=hessians, token_counts=counts, once=once)
+        found = sensitivities(root) if config.needs_sensitivities else None
+        return cls(
+            state, model, config, meta=meta, hessians=hessians, token_counts=counts, sensitivities=found, once=once
+        )
 
     def quantized_names(self) -> list[str]:
         """Names that become integers, sorted."""
@@ -131,26 +139,48 @@ class Quantizer:
         if recipe.method == "gptq_lite":
             scaled, percentiles = recipe.scaled_levels, config.percentiles
             return quantize_gptq_lite(name, weights, role=role, levels=scaled, percentiles=percentiles)
-        if name not in self.hessians:
-            raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
         trellis = recipe.method == "gptq_trellis"
-        shared = self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
-        if shared not in self._factors or self._factors[shared] is None:
-            columns, hessian = weights.shape[-1], self.hessians[name]
-            while len(self._factors) >= self._kept:
-                del self._factors[next(iter(self._factors))]
-            self._factors[shared] = factor_of(name, columns, hessian, config=config.gptq, trellis=trellis)
         return quantize_gptq(
             name,
             weights,
-            self._factors[shared],
+            self._factor(name, weights, trellis),
             role=role,
             levels=levels,
             clip=clip,
             config=config.gptq,
             trellis=trellis,
-            factors=self._token_factors(weights, role),
+            factors=self._row_factors.get(name, self._token_factors(weights, role)),
         )
+
+    def _factor(self, name: str, weights: NDArray[np.float32], trellis: bool) -> Factor | None:
+        if name not in self.hessians:
+            raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
+        shared = self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
+        if shared not in self._factors or self._factors[shared] is None:
+            columns, hessian = weights.shape[-1], self.hessians[name]
+            while len(self._factors) >= self._kept:
+                del self._factors[next(iter(self._factors))]
+            self._factors[shared] = factor_of(name, columns, hessian, config=self.config.gptq, trellis=trellis)
+        return self._factors[shared]
+
+    def _by_damage(self, sensitivities: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
+        """Factors (R,) on the row steps of every matrix that a method of GPTQ quantizes, by name."""
+        damages, config = {}, self.config.gptq
+        for name in self.quantized_names():
+            method, weights = self.config.recipe(self.roles[name]).method, self.state[name]
+            hessian = self.hessians.get(name) if method in ("gptq", "gptq_trellis") else None
+            if hessian is None:
+                continue
+            found = sensitivities.get(name)
+            if found is None or found.shape != weights.shape[:1] or not (np.isfinite(found) & (found >= 0)).all():
+                raise GolfError(f"{name}: expected the sensitivity of each of {len(weights)} rows; re-run `calibrate`")
+            factor = self._factor(name, weights, method == "gptq_trellis")
+            assert factor is not None
+            importance = factor.importance_in_storage_order()
+            steps = column_steps(column_codes(importance, exponent=config.column_exponent, name=name))
+            loss = float(np.square(steps * importance, dtype=np.float64).sum())  # of one squared step in all columns
+            damages[name] = found * (loss / float(np.trace(hessian, dtype=np.float64)))
+        return row_factors(damages, self.state, exponent=config.row_exponent)
 
     def _token_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
         counts, exponent = self._token_counts, self.config.gptq.token_exponent

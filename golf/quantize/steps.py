@@ -14,6 +14,9 @@ Token: an error in row v of a lookup table is met as often as token v is read, a
 the loss by about p_v (1 - p_v): in both uses damage grows with the frequency f_v, which spans orders of magnitude. At a
 fixed sum of log steps the sum of f_v * step_v ** 2 is least for steps ~ f_v ** -1/2, whatever the spread of a row.
 
+Row of any matrix, by its measured damage per squared step: the same sum over all rows of all matrices, so the rule also
+says which matrices get the bits. Half of it in logarithm, exponent 1/4, is better on text of another domain.
+
 Only the encoder knows of all this; codes become float32 steps by a table and ``ldexp`` (``golf.quantize.tensors``), no
 logarithm or power is evaluated when decoding. Sources: reverse water-filling, Cover & Thomas ch. 10; WaterSIC (arXiv
 2603.04956). Shapes: R rows, C columns of a weight matrix, V vocabulary.
@@ -21,15 +24,20 @@ logarithm or power is evaluated when decoding. Sources: reverse water-filling, C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
 from golf.base.tensor_file import LARGE
 
-__all__ = ["StepError", "column_codes", "row_codes", "row_steps_by_spread", "step_codes", "token_factors"]
+__all__ = [
+    "StepError", "column_codes", "row_codes", "row_factors", "row_steps_by_spread", "step_codes", "token_factors",
+]  # fmt: skip
 
 _LARGEST = 16000.0  # a row's largest integer before feedback, half of what the kernels accept
+_WIDEST = 2.5  # octaves by which a row's damage may move its step
 _SMOOTHING = 0.05  # of the mean count, added to each: a token that training never showed may still come
 
 
@@ -127,3 +135,25 @@ def token_factors(matrix: NDArray[np.floating], counts: NDArray[np.integer], *, 
     log_factor = -exponent * (np.log2(shares) + 2 * np.log2(sigma))
     factors: NDArray[np.float64] = np.exp2(log_factor - log_factor.mean())
     return factors
+
+
+def row_factors(
+    damages: Mapping[str, NDArray[np.floating]], matrices: Mapping[str, NDArray[np.floating]], *, exponent: float
+) -> dict[str, NDArray[np.float64]]:
+    """Factors (R,) by name on row steps that are proportional to the spread sigma of the rows of ``matrices`` (R, C).
+
+    (damage * sigma ** 2) ** -exponent, 2.5 octaves at most, of geometric mean about 1 over all weights; exponent
+    0 leaves the steps as they are, 0.5 makes them ~ damage ** -1/2. ``damages`` (R,) >= 0 are per squared step.
+    """
+    logs, weights = {}, {}
+    for name, damage in damages.items():
+        sigma = np.std(matrices[name], axis=1, dtype=np.float64)
+        sigma = np.maximum(sigma, 1e-3 * float(sigma.mean()) or 1.0)  # a constant row keeps a step of usual size
+        floor = 1e-12 * float(damage.mean()) or 1.0
+        logs[name] = -exponent * (np.log2(np.maximum(damage, floor)) + 2 * np.log2(sigma))
+        weights[name] = matrices[name].size
+    for _ in range(2):  # the second mean is of what the limit left
+        total = sum(weights.values())
+        mean = sum(float(log.mean()) * weights[name] for name, log in logs.items()) / max(1, total)
+        logs = {name: np.clip(log - mean, -_WIDEST, _WIDEST) for name, log in logs.items()}
+    return {name: np.exp2(log) for name, log in logs.items()}

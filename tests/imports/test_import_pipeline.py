@@ -79,7 +79,7 @@ def test_hessians_by_layer_are_those_of_the_whole_model(done: Path) -> None:
     path = done / "artifacts/average/model.safetensors"
     weights, meta = load_weights(path, made_by="test")
     model = model_of(meta, weights, path=path, made_by="test")
-    config = CalibrateConfig(tokens=512, window=32, source="train")
+    config = CalibrateConfig(tokens=512, window=32, source="train", sensitivity_tokens=0)
     windows = calibration_windows(open_split(done / "artifacts/tokens/train"), config)
     whole = calibrate(model, windows, config).hessians
     assert set(stored) == set(whole) | {"token_embedding"}

@@ -22,7 +22,7 @@ from stages import calibrate as stage
 from tiny import quantize_config, quantize_model, recurrent, shaken
 
 TINY = recurrent(repeats=3)
-CONFIG = CalibrateConfig(tokens=96, window=12, source="train")
+CONFIG = CalibrateConfig(tokens=96, window=12, source="train", sensitivity_tokens=0)
 
 
 class Text:
@@ -209,4 +209,4 @@ def test_gptq_beats_rounding_where_it_counts(method: str) -> None:
         quantize_model(state, model, config, meta=meta)
 
 
-CONFIG_LONG = CalibrateConfig(tokens=4800, window=48, source="train")
+CONFIG_LONG = CalibrateConfig(tokens=4800, window=48, source="train", sensitivity_tokens=0)

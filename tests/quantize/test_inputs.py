@@ -42,7 +42,7 @@ def test_bug_every_float_type_is_calibrated_and_quantized(
     writer = ShardWriter(tmp_path / "artifacts/tokens/train", vocab_size=VOCAB, bos_id=1, tokenizer_sha256="0" * 64)
     writer.add([1, *np.random.default_rng(0).integers(2, VOCAB, 100).tolist()], 100)
     writer.close()
-    calibrate = CalibrateConfig(tokens=96, window=24, source="train")
+    calibrate = CalibrateConfig(tokens=96, window=24, source="train", sensitivity_tokens=0)
     sections = {"calibrate": dataclasses.asdict(calibrate), "quantize": to_dict(quantize_config("gptq_trellis"))}
     write_json(tmp_path / "params.json", sections)
     monkeypatch.setenv("GOLF_DEVICE", "cpu")
