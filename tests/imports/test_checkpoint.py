@@ -188,7 +188,7 @@ def test_a_checkpoint_goes_the_whole_way(root: Path, pieces: bytes, tmp_path: Pa
     judged = [tokenizer.decode(ids) for ids in documents_of(tmp_path / "artifacts/tokens/judged/calibration")]
     assert set(judged) <= {tokenizer.decode(ids) for ids in coded[:10]}
     metrics = read_json(tmp_path / "metrics/judge.json", made_by="test")
-    assert 0 < metrics["calibration_kl"] < 1 and metrics["other_tokens"] > 200
+    assert 0 < metrics["calibration_kl"] < 2 and metrics["other_tokens"] > 200
     assert "public recipe, clip 8" in (tmp_path / "reports/results.md").read_text(encoding="utf-8")
     found = load_artifact(tmp_path / "artifacts/compress/model.golf")
     assert found.tokenizer_model == pieces and found.model.vocab_size == 300
