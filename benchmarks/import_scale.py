@@ -5,8 +5,9 @@
 
 The origin is written first, as a Hugging Face folder of bfloat16 shards: normal weights whose rows and columns have
 lognormal scales, and the byte-level BPE of `--tokenizer` (49,152 pieces; the other rows of the token table are of no
-piece). Then the stages run one after another, each in a process of its own, with import/params.yaml but for gradients and `--tokens`
-of calibration, and the artifact is unpacked. Every finished stage is a row of WORK/results.jsonl and is not run again.
+piece). Then the stages run one after another, each in a process of its own, with import/params.yaml but for gradients
+and `--tokens` of calibration, and the artifact is unpacked. Every finished stage is a row of WORK/results.jsonl and is
+not run again.
 Only time and memory mean something: random weights say nothing about bytes, and on trained ones coders may take longer.
 """
 
