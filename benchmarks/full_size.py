@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from golf.base.files import write_json
@@ -59,6 +60,22 @@ def measured(command: list[str], log: Path) -> dict[str, float]:
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "seconds": wall, "peak_bytes": used.ru_maxrss * 1024}
 
 
+def run_missing(commands: Mapping[str, list[str]], root: Path, *, most: int | None = None) -> None:
+    """Run the ``commands``, by stage, that ``root``/results.jsonl has no row of, ``most`` of them; print the table."""
+    results = root / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
+    done = {row["stage"] for row in rows}
+    for name in [name for name in commands if name not in done][:most]:
+        row = {"stage": name, "threads": len(os.sched_getaffinity(0)), **measured(commands[name], root / f"{name}.log")}
+        rows.append(row)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    print("| stage | processor s | wall s | peak GB | cores |\n|---|---|---|---|---|")
+    for row in rows:
+        seconds = f"{row['cpu_seconds']:.1f} | {row['seconds']:.1f}"
+        print(f"| {row['stage']} | {seconds} | {row['peak_bytes'] / 1e9:.2f} | {row['threads']} |")
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,23 +86,11 @@ def main() -> None:
     args = parser.parse_args()
     repository, root = Path.cwd(), args.work.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    results = root / "results.jsonl"
     corpus = f"tokenize.path={repository / 'data/enwik8.gz'}"
     values = compose(repository / "conf", preset=args.preset, overrides=[*SMALL, corpus, *args.overrides])
     write_json(root / "params.json", values)
     place = ["--params", str(root / "params.json"), "--root", str(root)]
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
-    missing = [name for name in STAGES if name not in {row["stage"] for row in rows}]
-    todo = commands(repository, place, root)
-    for name in missing[: args.most]:
-        row = {"stage": name, "threads": len(os.sched_getaffinity(0)), **measured(todo[name], root / f"{name}.log")}
-        rows.append(row)
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    print("| stage | processor s | wall s | peak GB | cores |\n|---|---|---|---|---|")
-    for row in rows:
-        seconds = f"{row['cpu_seconds']:.1f} | {row['seconds']:.1f}"
-        print(f"| {row['stage']} | {seconds} | {row['peak_bytes'] / 1e9:.2f} | {row['threads']} |")
+    run_missing(commands(repository, place, root), root, most=args.most)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ Only time and memory mean something: random weights say nothing about bytes, and
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.full_size import measured
+from benchmarks.full_size import measured, run_missing
 from golf.base.files import write_json
 from golf.base.params import read_params
 from golf.imports.origin import open_origin
@@ -116,17 +114,7 @@ def main() -> None:
     if not (root / "params.json").exists():  # by another process: a child's peak is not less than its parent's
         measured(["-m", "benchmarks.import_scale", *sys.argv[1:], "--origin-alone"], root / "origin.log")
         write_json(root / "params.json", parameters(Path.cwd(), args.corpus, args.tokens))
-    results = root / "results.jsonl"
-    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
-    for name in STAGES[len(rows) :]:
-        row = {"stage": name, "threads": len(os.sched_getaffinity(0))}
-        rows.append(row | measured(command(name, root), root / f"{name}.log"))
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    print("| stage | processor s | wall s | peak GB | cores |\n|---|---|---|---|---|")
-    for row in rows:
-        seconds = f"{row['cpu_seconds']:.1f} | {row['seconds']:.1f}"
-        print(f"| {row['stage']} | {seconds} | {row['peak_bytes'] / 1e9:.2f} | {row['threads']} |")
+    run_missing({stage: command(stage, root) for stage in STAGES}, root)
 
 
 if __name__ == "__main__":

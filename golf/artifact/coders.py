@@ -237,11 +237,11 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     unknown = [name for name in coders if name not in known]
     if unknown or not coders:
         raise GolfError(f"coders: found {list(coders)}, expected at least one of {', '.join(known)}")
+    named = [known[name] for name in coders]
     if values.size > LARGE and len(values) > 2 * _SAMPLED:
-        coders = _hopeful(values[:: len(values) // _SAMPLED], info, coders)
+        named = _hopeful(values[:: len(values) // _SAMPLED], info, named)
     best: Encoded | None = None
-    for name in coders:
-        coder = known[name]
+    for coder in named:
         least = coder.least(values)
         if least == NEVER or (best is not None and least >= best.num_bytes):
             continue
@@ -252,10 +252,9 @@ def encode_smallest(values: Integers, info: SideInfo, *, coders: Sequence[str]) 
     return best
 
 
-def _hopeful(some: Integers, info: SideInfo, coders: Sequence[str]) -> list[str]:
+def _hopeful(some: Integers, info: SideInfo, coders: list[Coder]) -> list[Coder]:
     """The coders that take at most 5 % more bytes than the best on ``some`` of the rows."""
-    known = {coder.name: coder for coder in CODERS.values()}
     part = replace(info, rows=len(some))
-    able = [name for name in coders if known[name].least(some) < NEVER]
-    sizes = {name: sum(map(len, known[name].encode(some, part))) for name in able}
-    return [name for name, size in sizes.items() if size <= 1.05 * min(sizes.values())] or list(coders)
+    sizes = [(coder, sum(map(len, coder.encode(some, part)))) for coder in coders if coder.least(some) < NEVER]
+    least = min((size for _, size in sizes), default=0)
+    return [coder for coder, size in sizes if size <= 1.05 * least] or coders

@@ -14,7 +14,7 @@ from golf.artifact.read import unpack
 from golf.base.errors import GolfError
 from golf.base.params import quoted
 from golf.models.base import LanguageModel
-from golf.models.registry import ShapesAlone, build_model, config_from_dict
+from golf.models.registry import bare_model, build_model, config_from_dict
 from golf.quantize.tensors import QuantizedModel
 
 __all__ = ["ArtifactError", "Decoded", "decode_artifact", "load_artifact"]
@@ -56,9 +56,7 @@ def decode_artifact(data: bytes, *, where: str = "artifact", threads: int = 1) -
             raise ArtifactError("index", f"{where}: {message}")
     try:
         config = config_from_dict(stored.config, where="model")
-        # no memory and no random numbers: every weight comes from the file
-        with torch.device("meta"), ShapesAlone():
-            model = build_model(config, stored.vocab_size)
+        model = bare_model(config, stored.vocab_size)  # every weight comes from the file
     except (GolfError, ArithmeticError, RuntimeError, TypeError) as error:  # torch's words for impossible sizes
         raise ArtifactError("index", f"{where}: {error}") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

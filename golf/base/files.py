@@ -40,6 +40,7 @@ __all__ = [
     "checked",
     "load_numpy",
     "load_torch",
+    "open_tensors",
     "read_json",
     "read_meta",
     "require",
@@ -272,7 +273,8 @@ def _metadata(meta: Mapping[str, Any]) -> dict[str, str]:
     return {"meta": json.dumps(meta, sort_keys=True, allow_nan=False)}
 
 
-def _open(path: str | Path, framework: str, made_by: str) -> Any:
+def open_tensors(path: str | Path, framework: str, made_by: str) -> Any:
+    """The safetensors file, opened: a context whose tensors are of ``framework`` (numpy, pt). Raises ``FileError``."""
     from safetensors import SafetensorError, safe_open
 
     path = _regular(path, made_by)
@@ -284,7 +286,7 @@ def _open(path: str | Path, framework: str, made_by: str) -> Any:
 
 def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
     """The ``meta`` mapping of a safetensors file saved by this module."""
-    with _open(path, "numpy", made_by) as file:
+    with open_tensors(path, "numpy", made_by) as file:
         metadata = file.metadata() or {}
     if "meta" not in metadata:
         raise FileError(f"{path}: safetensors metadata has no `meta` key; re-run {made_by}")
@@ -300,7 +302,7 @@ def read_meta(path: str | Path, *, made_by: str) -> dict[str, Any]:
 def load_numpy(path: str | Path, *, made_by: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All tensors of a safetensors file as numpy arrays, and its ``meta``; ``FileError`` for types that numpy lacks."""
     meta = read_meta(path, made_by=made_by)
-    with _open(path, "numpy", made_by) as file:
+    with open_tensors(path, "numpy", made_by) as file:
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         for name, kind in kinds.items():
             if kind not in NUMPY_KINDS:
@@ -316,5 +318,5 @@ NUMPY_KINDS = {"BOOL": "?"} | {
 def load_torch(path: str | Path, *, made_by: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """All tensors of a safetensors file as torch CPU tensors, and its ``meta``."""
     meta = read_meta(path, made_by=made_by)
-    with _open(path, "pt", made_by) as file:
+    with open_tensors(path, "pt", made_by) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (safe_open is no dict)

@@ -41,6 +41,11 @@ class Stream:
     numbers: np.ndarray
     stated_bytes: np.ndarray | None
 
+    @property
+    def bounds(self) -> list[int]:
+        """Where each document begins, and where the last one ends."""
+        return [*self.starts.tolist(), len(self.ids)]
+
     def name(self, index: int) -> str:
         """Names one of the documents in messages."""
         return f"{self.source} {self.numbers[index]}"
@@ -85,7 +90,7 @@ class CompetitionShards:
     def documents(self, position: Position) -> Iterator[Document]:
         """Documents without their BOS; empty ones are skipped."""
         for part in self.streams(position):
-            for index, (start, end) in enumerate(pairwise([*part.starts.tolist(), len(part.ids)])):
+            for index, (start, end) in enumerate(pairwise(part.bounds)):
                 yield Document(part.name(index), ids=part.ids[start + 1 : end], side=part.side)
 
     def streams(self, position: Position) -> Iterator[Stream]:

@@ -45,8 +45,7 @@ def encode_ids(
     for stream in streams:
         num_bytes = document_bytes(stream.ids, stream.starts, *tables)
         kept = len(num_bytes) if not max_bytes else int(np.searchsorted(read + num_bytes.cumsum(), max_bytes, "right"))
-        bounds = [*stream.starts.tolist(), len(stream.ids)]
-        data = stream.ids.data
+        bounds, data = stream.bounds, stream.ids.data
         splits = [
             splitter.assign(data[start + 1 : end], side=stream.side, num_bytes=size)
             for (start, end), size in zip(pairwise(bounds[: kept + 1]), num_bytes.tolist(), strict=False)

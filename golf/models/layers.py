@@ -228,12 +228,16 @@ class Attention(nn.Module):
         v = self.value(x).view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
         q = apply_rope(rms_norm(q, self.norm_eps), rope) * self.query_gain.to(q.dtype).view(1, -1, 1, 1)
         k = apply_rope(rms_norm(k, self.norm_eps), rope)
-        y = causal_attention(q, k, v) if stream is None else stream.attend(q, k, v)
+        y = self.attend(q, k, v) if stream is None else stream.attend(q, k, v)
         if exclusive:
             y = exclude_own_value(y, v)
         y = y.transpose(1, 2).reshape(batch, tokens, width)
         out: Tensor = self.output(y) if scale is None else self.output.scaled(y, scale)
         return out
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention (B,H,T,E) over the pass itself, which is a whole text."""
+        return causal_attention(q, k, v)
 
 
 class MLP(nn.Module):

@@ -6,7 +6,6 @@ Files of weights are read here too: their numbers and their metadata, checked, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from golf.base.errors import GolfError
-from golf.base.files import FileError, checked, load_torch, read_meta
+from golf.base.files import FileError, checked, load_torch, open_tensors, read_meta
 from golf.base.params import Ge, Le
 from golf.base.tensor_file import LARGE
 from golf.models.base import LanguageModel
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
     from golf.models.configs.families import ModelConfig
 
 __all__ = [
-    "FAMILIES", "ShapesAlone", "StoredWeights", "build_model", "config_from_dict", "config_to_dict", "empty_model",
+    "FAMILIES", "StoredWeights", "bare_model", "build_model", "config_from_dict", "config_to_dict", "empty_model",
     "empty_shapes", "load_weights", "model_of",
 ]  # fmt: skip
 
 _ELEMENTWISE = frozenset({"add", "mul", "neg", "log", "exp", "expm1", "clamp"})
 
 
-class ShapesAlone(TorchFunctionMode):
+class _ShapesAlone(TorchFunctionMode):
     """Initial values are not computed, only their shapes: torch's own meta arithmetic imports its compiler (3.5 s of
     CPU time) for the first product."""
 
@@ -59,10 +58,15 @@ def build_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
     return model
 
 
+def bare_model(config: ModelConfig, vocab_size: int) -> LanguageModel:
+    """The same on the device "meta": names, shapes and roles, without memory and random numbers."""
+    with torch.device("meta"), _ShapesAlone():
+        return build_model(config, vocab_size)
+
+
 def empty_shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """Shape of every name of the state dict, without memory for the weights."""
-    with torch.device("meta"), ShapesAlone():
-        return {name: tuple(tensor.shape) for name, tensor in build_model(config, vocab_size).state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in bare_model(config, vocab_size).state_dict().items()}
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -91,12 +95,6 @@ def _as_float(tensor: Tensor, where: str, made_by: str) -> Tensor:
     return tensor.float()
 
 
-def _opened(path: Path) -> Any:
-    from safetensors import safe_open
-
-    return safe_open(path, framework="pt")
-
-
 class StoredWeights(Mapping[str, NDArray[np.float32]]):
     """The same of a model too large for memory: each is read when it is asked for, and its part of the file is mapped
     no longer than it is used."""
@@ -104,13 +102,13 @@ class StoredWeights(Mapping[str, NDArray[np.float32]]):
     def __init__(self, path: Path, *, made_by: str) -> None:
         self._path, self._made_by = path, made_by
         self.meta = read_meta(path, made_by=made_by)
-        with _opened(path) as file:
+        with open_tensors(path, "pt", made_by) as file:
             self._names = sorted(file.keys())
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         if name not in self._names:
             raise KeyError(name)
-        with _opened(self._path) as file:
+        with open_tensors(self._path, "pt", self._made_by) as file:
             tensor = file.get_tensor(name)
         found: NDArray[np.float32] = _as_float(tensor, f"{self._path}: {name}", self._made_by).numpy()
         return found
@@ -131,9 +129,9 @@ def empty_model(meta: Mapping[str, Any], *, path: str | Path, made_by: str, devi
     """
     about = checked(_Meta, meta, path=path, made_by=made_by)
     try:
-        alone = ShapesAlone() if device == "meta" else nullcontext()
-        with torch.random.fork_rng(devices=[]), torch.device(device), alone:
-            return build_model(config_from_dict(meta.get("model"), where=f"{path}: model"), about.vocab_size)
+        build = bare_model if device == "meta" else build_model
+        with torch.random.fork_rng(devices=[]):
+            return build(config_from_dict(meta.get("model"), where=f"{path}: model"), about.vocab_size)
     except GolfError as error:
         raise FileError(f"{error}; re-run {made_by}") from error
 

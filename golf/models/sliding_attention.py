@@ -7,14 +7,11 @@ text is cut into blocks of W queries, each of which reads its own block and the 
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from golf.models.layers import Attention, Rope, causal_attention
-from golf.models.stream import StreamStep
+from golf.models.layers import Attention, causal_attention
 
 __all__ = ["SlidingAttention", "window_attention"]
 
@@ -39,32 +36,13 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return y.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :tokens]
 
 
-class _Band:
-    """Stands where the streaming pass stands: attention over the pass itself, banded."""
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return window_attention(q, k, v, self.window)
-
-
 class SlidingAttention(Attention):
     """``Attention`` whose tokens see the last ``window`` tokens. Input and output (B,T,D)."""
 
     def __init__(self, width: int, heads: int, kv_heads: int, *, window: int, qk_gain: float, norm_eps: float) -> None:
         super().__init__(width, heads, kv_heads, qk_gain=qk_gain, norm_eps=norm_eps)
-        self._band = _Band(window)
+        self.window = window
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Rope,
-        scale: Tensor | None = None,
-        *,
-        exclusive: bool = False,
-        stream: StreamStep | None = None,
-    ) -> Tensor:
-        """Over ``x``, or, with ``stream``, over the stream's kept keys, whose window must be ours or less."""
-        source = cast(StreamStep, self._band) if stream is None else stream
-        return super().forward(x, rope, scale, exclusive=exclusive, stream=source)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Banded, over the pass itself; the window of a stream's kept keys must be ours or less."""
+        return window_attention(q, k, v, self.window)

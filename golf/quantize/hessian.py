@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,14 +177,8 @@ class StoredHessians(Mapping[str, "NDArray[np.float32] | None"]):
     def __init__(self, path: Path, *, without: Mapping[str, str], leaders: Mapping[str, str], made_by: str) -> None:
         files.read_meta(path, made_by=made_by)  # the file is there and whole
         self._path, self._made_by, self._without, self._leaders = path, made_by, without, leaders
-        with self._opened() as file:
+        with files.open_tensors(path, "numpy", made_by) as file:
             self._stored = set(file.keys())
-
-    def _opened(self) -> Any:
-        """The file, mapped no longer than one H is read: what was read of it stays in memory meanwhile."""
-        from safetensors import safe_open
-
-        return safe_open(self._path, framework="numpy")
 
     def leader(self, name: str) -> str:
         """The name that the Hessian of ``name`` is stored under."""
@@ -196,7 +189,8 @@ class StoredHessians(Mapping[str, "NDArray[np.float32] | None"]):
             return None
         if self.leader(name) not in self._stored:
             raise KeyError(name)
-        with self._opened() as file:
+        # mapped no longer than one H is read: what was read of a file stays in memory meanwhile
+        with files.open_tensors(self._path, "numpy", self._made_by) as file:
             h: NDArray[np.float32] = file.get_tensor(self.leader(name))
         if h.dtype != np.float32 or h.ndim != 2 or h.shape[0] != h.shape[1] or not np.isfinite(h).all():
             found = f"{h.dtype} {h.shape} or numbers that are not finite"

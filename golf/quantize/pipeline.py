@@ -76,15 +76,17 @@ class Quantizer:
         self.config, self.meta = config, meta
         if config.needs_token_counts and token_counts is None:
             raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
-        if config.needs_sensitivities and sensitivities is None:
-            raise GolfError("quantize.gptq.row_exponent: expected sensitivities of rows, found none")
         self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
         self._factors: dict[str, Factor | None] = {}  # by the name that the Hessian is stored under
         self._kept = _KEPT if once else len(unique)
-        self._row_factors = self._by_damage(sensitivities) if sensitivities and config.needs_sensitivities else {}
+        self._row_factors: dict[str, NDArray[np.float64]] = {}
+        if config.needs_sensitivities:
+            if sensitivities is None:
+                raise GolfError("quantize.gptq.row_exponent: expected sensitivities of rows, found none")
+            self._row_factors = self._by_damage(sensitivities)
 
     @classmethod
     def load(cls, root: Path, config: QuantizeConfig, *, once: bool = False) -> Quantizer:

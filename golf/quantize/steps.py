@@ -147,7 +147,7 @@ def row_factors(
     """
     logs, weights = {}, {}
     for name, damage in damages.items():
-        sigma = np.std(matrices[name], axis=1, dtype=np.float64)
+        sigma = _spreads(matrices[name])
         sigma = np.maximum(sigma, 1e-3 * float(sigma.mean()) or 1.0)  # a constant row keeps a step of usual size
         floor = 1e-12 * float(damage.mean()) or 1.0
         logs[name] = -exponent * (np.log2(np.maximum(damage, floor)) + 2 * np.log2(sigma))

@@ -43,7 +43,7 @@ def attention_backends(model: LanguageModel, batch: int, length: int, device: to
     for module in model.modules():
         if not isinstance(module, Attention):
             continue
-        window = module._band.window if isinstance(module, SlidingAttention) else length
+        window = module.window if isinstance(module, SlidingAttention) else length
         mask, keys = None, length
         rows, queries = batch, length
         if window < length:  # blocks of queries, each with two of keys
