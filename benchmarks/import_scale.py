@@ -7,7 +7,7 @@ The origin is written first, as a Hugging Face folder of bfloat16 shards: normal
 lognormal scales, and the byte-level BPE of `--tokenizer` (49,152 pieces; the other rows of the token table are of no
 piece). Then the stages run one after another, each in a process of its own, with import/params.yaml but for gradients
 and `--tokens` of calibration, and the artifact is unpacked. Every finished stage is a row of WORK/results.jsonl and is
-not run again.
+not run again. `--method sdclip` makes the integers in seconds in place of an hour, for the stages behind `quantize`.
 Only time and memory mean something: random weights say nothing about bytes, and on trained ones coders may take longer.
 """
 
@@ -74,8 +74,8 @@ def _gain() -> torch.Tensor:
     return torch.ones(WIDTH, dtype=torch.bfloat16)
 
 
-def parameters(repository: Path, corpus: Path, tokens: int) -> dict[str, Any]:
-    """import/params.yaml with the origin of this benchmark, and no text to be judged by."""
+def parameters(repository: Path, corpus: Path, tokens: int, method: str | None) -> dict[str, Any]:
+    """import/params.yaml with the origin of this benchmark and ``method`` if any, and no text to be judged by."""
     values = read_params(repository / "import/params.yaml")
     values["import"]["source"] = "origin"
     values["texts"]["calibration"]["path"] = str(corpus.resolve())
@@ -83,6 +83,7 @@ def parameters(repository: Path, corpus: Path, tokens: int) -> dict[str, Any]:
     values["texts"]["calibration_bytes"] = 16 * tokens
     values["calibrate"] |= {"tokens": tokens, "sensitivity_tokens": 0}  # whose gradients hold all weights once more
     values["quantize"]["gptq"]["row_exponent"] = 0.0
+    values["quantize"]["method"] = method or values["quantize"]["method"]
     return values
 
 
@@ -100,6 +101,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of outputs and results.jsonl")
     parser.add_argument("--layers", type=int, default=16, help="blocks (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=16384, help="of calibration (default: %(default)s)")
+    parser.add_argument("--method", help="quantize.method (default: that of import/params.yaml)")
     parser.add_argument(
         "--tokenizer", type=Path, default=Path("import/data/smollm2.gguf"), help="model of its tokenizer"
     )
@@ -113,7 +115,7 @@ def main() -> None:
         return
     if not (root / "params.json").exists():  # by another process: a child's peak is not less than its parent's
         measured(["-m", "benchmarks.import_scale", *sys.argv[1:], "--origin-alone"], root / "origin.log")
-        write_json(root / "params.json", parameters(Path.cwd(), args.corpus, args.tokens))
+        write_json(root / "params.json", parameters(Path.cwd(), args.corpus, args.tokens, args.method))
     run_missing({stage: command(stage, root) for stage in STAGES}, root)
 
 
