@@ -23,6 +23,7 @@ from golf.models.base import LanguageModel
 __all__ = ["row_sensitivities"]
 
 _HEAD_ROWS = 128  # tokens turned into logits at a time
+_RARE = 0.1  # of the head's mean, added to each of its rows
 
 
 def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
@@ -30,7 +31,8 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
 
     Half of it is the KL in nats per token for each unit of variance of the row's errors. ``windows`` (B, T) are run at
     full depth, one at a time, forward and back. The head's table has that of its use as head, where the square is
-    expected: p (1 - p) |hidden| ** 2.
+    expected: p (1 - p) |hidden| ** 2. A part of its mean is added to all its rows: tokens that these windows make
+    unlikely come in other text, and an error that doubles a small p costs more than its square says.
     """
     names = {id(parameter): name for name, parameter in model.unique_parameters().items()}
     table = getattr(model, "head_table", model.token_embedding)
@@ -57,7 +59,7 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
     finally:
         for parameter, needed in before.items():
             parameter.requires_grad_(needed)
-    sums[names[id(table)]] = at_head
+    sums[names[id(table)]] = at_head + _RARE * at_head.mean()
     return {name: (total / windows.size).float().cpu().numpy() for name, total in sums.items()}
 
 

@@ -73,6 +73,17 @@ def test_sensitivities_say_which_matrix_an_error_of_one_size_harms_most(
         assert 0.67 < np.mean(measured) / 0.5e-3 < 1.5, (name, np.mean(measured))
 
 
+def test_the_head_has_what_its_tokens_cost_and_a_tenth_of_the_mean_for_rare_ones(
+    model: LanguageModel, found: dict[str, np.ndarray]
+) -> None:
+    """Without the tenth, steps of rare tokens fit the calibration text, and other text suffers."""
+    with torch.no_grad():
+        hidden = model.hidden(torch.from_numpy(WINDOWS)).double()
+        p = torch.softmax(model.logits(hidden.float()).double(), -1)
+        expected = (hidden.square().sum(-1, keepdim=True) * p * (1 - p)).mean((0, 1)).numpy()
+    np.testing.assert_allclose(found["token_embedding"], expected + 0.1 * expected.mean(), rtol=1e-5)
+
+
 def test_rows_that_cost_more_get_finer_steps_at_the_same_mean() -> None:
     rng = np.random.default_rng(0)
     matrices = {"a": rng.standard_normal((50, 30)), "b": 3 * rng.standard_normal((20, 60))}
