@@ -22,25 +22,37 @@ from numpy.typing import NDArray
 
 from golf.base.jit import part, step
 
-__all__ = ["TOGETHER", "accumulate", "fit", "halve", "spread_innovation"]
+__all__ = ["TOGETHER", "accumulate", "fit", "halve", "spread_far", "spread_near"]
 
-TOGETHER = 8  # rows that the covariance learns from at a time
+TOGETHER = 32  # rows that the covariance learns from at a time
 
 
 @part
-def accumulate(covariance: NDArray[np.int32], x: NDArray[np.int32], columns: int) -> None:
-    """Add the outer products of ``TOGETHER`` rows of deviations ``x`` (8 C,) to the lower triangle of (C C,)."""
-    n, r1 = np.uint64(columns), np.uint64(columns)
-    r2, r3, r4, r5, r6, r7 = 2 * r1, 3 * r1, 4 * r1, 5 * r1, 6 * r1, 7 * r1
+def accumulate(covariance: NDArray[np.int32], x: NDArray[np.int8], columns: int) -> None:
+    """Add the outer products of ``TOGETHER`` rows of deviations ``x`` (32 C,) to the lower triangle of (C C,)."""
+    n = np.uint64(columns)
     for c in range(n):
-        at = c * n
-        x0, x1, x2, x3 = x[c], x[r1 + c], x[r2 + c], x[r3 + c]
-        x4, x5, x6, x7 = x[r4 + c], x[r5 + c], x[r6 + c], x[r7 + c]
-        for j in range(c + np.uint64(1)):
-            covariance[at + j] += np.int32(
-                x0 * x[j] + x1 * x[r1 + j] + x2 * x[r2 + j] + x3 * x[r3 + j]
-                + x4 * x[r4 + j] + x5 * x[r5 + j] + x6 * x[r6 + j] + x7 * x[r7 + j]
-            )  # fmt: skip
+        for first in range(0, TOGETHER, 8):
+            _accumulate_eight(covariance, c * n, x, np.uint64(first) * n, n, c)
+
+
+@part
+def _accumulate_eight(covariance: Any, at: Any, x: Any, r0: Any, n: Any, c: Any) -> None:
+    """Add the products of eight rows of ``x`` from ``r0`` on to row ``c`` of the covariance, which begins ``at``."""
+    r1 = r0 + n
+    r2 = r1 + n
+    r3 = r2 + n
+    r4 = r3 + n
+    r5 = r4 + n
+    r6 = r5 + n
+    r7 = r6 + n
+    x0, x1, x2, x3 = x[r0 + c], x[r1 + c], x[r2 + c], x[r3 + c]
+    x4, x5, x6, x7 = x[r4 + c], x[r5 + c], x[r6 + c], x[r7 + c]
+    for j in range(c + np.uint64(1)):
+        covariance[at + j] += np.int32(
+            x0 * x[r0 + j] + x1 * x[r1 + j] + x2 * x[r2 + j] + x3 * x[r3 + j]
+            + x4 * x[r4 + j] + x5 * x[r5 + j] + x6 * x[r6 + j] + x7 * x[r7 + j]
+        )  # fmt: skip
 
 
 @part
@@ -97,26 +109,57 @@ def _take_out(matrix: Any, columns: Any, end: Any, column: Any, ratios: Any) -> 
 
 
 @step
-def spread_innovation(factor: Any, column: Any, innovations: Any, predictions: Any) -> None:
-    """Add ``L[:, column] * innovations[column]`` to the predictions (C,) of the columns to the right.
+def spread_near(factor: Any, column: Any, innovations: Any, predictions: Any) -> None:
+    """Add ``L[:, column] * innovations[column]`` to the predictions (C,) of the columns of the same 16 to the right.
 
-    At once only to those of the same 16 columns; at the end of these, all 16 to all columns behind them.
+    Where all 16 are there, those to the left change too: nobody reads them again, and eight at once are cheap.
     """
-    columns, x = len(predictions), innovations[column]
-    for c in range(column + 1, min((column | 15) + 1, columns)):
-        predictions[c] += np.int32(x * factor[column * columns + c])
-    if column & 15 == 15:
-        _spread_eight(factor, np.uint64(column - 15), innovations, predictions, np.uint64(column + 1))
-        _spread_eight(factor, np.uint64(column - 7), innovations, predictions, np.uint64(column + 1))
+    n, c, x = np.uint64(len(predictions)), np.uint64(column), innovations[column]
+    row, first, second = c * n, c & ~np.uint64(15), (c & ~np.uint64(15)) + np.uint64(8)
+    if second + np.uint64(8) > n:
+        for j in range(c + np.uint64(1), n):
+            predictions[j] += np.int32(x * factor[row + j])
+        return
+    if c < second:
+        _add_eight(factor, row + first, x, predictions, first)
+    _add_eight(factor, row + second, x, predictions, second)
+
+
+@step
+def _add_eight(factor: Any, f: Any, x: Any, predictions: Any, p: Any) -> None:
+    """All are read before one is written, so that the compiler makes one vector of them."""
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
+    four, five, six, seven = np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
+    p0, p1 = predictions[p] + x * factor[f], predictions[p + one] + x * factor[f + one]
+    p2, p3 = predictions[p + two] + x * factor[f + two], predictions[p + three] + x * factor[f + three]
+    p4, p5 = predictions[p + four] + x * factor[f + four], predictions[p + five] + x * factor[f + five]
+    p6, p7 = predictions[p + six] + x * factor[f + six], predictions[p + seven] + x * factor[f + seven]
+    predictions[p], predictions[p + one] = np.int32(p0), np.int32(p1)
+    predictions[p + two], predictions[p + three] = np.int32(p2), np.int32(p3)
+    predictions[p + four], predictions[p + five] = np.int32(p4), np.int32(p5)
+    predictions[p + six], predictions[p + seven] = np.int32(p6), np.int32(p7)
+
+
+@part
+def spread_far(factor: Any, first: Any, innovations: Any, predictions: Any) -> None:
+    """Add what the innovations of 16 columns from ``first`` on are to all columns behind these."""
+    behind = np.uint64(first) + np.uint64(16)
+    _spread_eight(factor, np.uint64(first), innovations, predictions, behind)
+    _spread_eight(factor, np.uint64(first) + np.uint64(8), innovations, predictions, behind)
 
 
 @part
 def _spread_eight(factor: Any, first: Any, innovations: Any, predictions: Any, behind: Any) -> None:
-    n = np.uint64(len(predictions))
-    x0, x1, x2, x3 = innovations[first], innovations[first + 1], innovations[first + 2], innovations[first + 3]
-    x4, x5, x6, x7 = innovations[first + 4], innovations[first + 5], innovations[first + 6], innovations[first + 7]
-    f0 = first * n
-    f1, f2, f3, f4, f5, f6, f7 = f0 + n, f0 + 2 * n, f0 + 3 * n, f0 + 4 * n, f0 + 5 * n, f0 + 6 * n, f0 + 7 * n
+    n, f0, i = np.uint64(len(predictions)), first * np.uint64(len(predictions)), np.int64(first)
+    x0, x1, x2, x3 = innovations[i], innovations[i + 1], innovations[i + 2], innovations[i + 3]
+    x4, x5, x6, x7 = innovations[i + 4], innovations[i + 5], innovations[i + 6], innovations[i + 7]
+    f1 = f0 + n
+    f2 = f1 + n
+    f3 = f2 + n
+    f4 = f3 + n
+    f5 = f4 + n
+    f6 = f5 + n
+    f7 = f6 + n
     for c in range(behind, n):
         predictions[c] += np.int32(
             x0 * factor[f0 + c] + x1 * factor[f1 + c] + x2 * factor[f2 + c] + x3 * factor[f3 + c]
