@@ -79,26 +79,34 @@ def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np
             matrix[j] = (np.int64(covariance[j]) << 24) // mean
         matrix[i * columns + i] += (np.int64(ridge) << 24) // rows
     column, ratios = np.zeros((4, columns), np.int64), np.zeros((4, columns), np.int64)
+    column32, ratios32 = np.zeros((4, columns), np.int32), np.zeros((4, columns), np.int32)
     for start in range(0, columns, 4):  # four columns are taken out of the rest at once
         end = min(start + 4, columns)
         ratios[:] = 0
+        largest = np.int64(0)
         for j in range(start, end):
             pivot = max(matrix[j * columns + j], np.int64(1 << 12))
             for i in range(j + 1, columns):
                 column[j - start, i] = matrix[i * columns + j]
                 ratio = (column[j - start, i] << 16) // pivot
                 ratios[j - start, i] = ratio
+                largest = max(largest, abs(ratio), abs(column[j - start, i]))
                 factor[j * columns + i] = min(max(ratio >> 4, -32767), 32767)
                 for k in range(j + 1, min(end, i + 1)):
                     matrix[i * columns + k] -= (ratio * column[j - start, k]) >> 16
-        _take_out(matrix, columns, end, column.reshape(-1), ratios)
+        if largest < 1 << 31:
+            column32[:], ratios32[:] = column, ratios
+            _take_out(matrix, columns, end, column32.reshape(-1), ratios32)
+        else:
+            _take_out(matrix, columns, end, column.reshape(-1), ratios)
 
 
 @part
 def _take_out(matrix: Any, columns: Any, end: Any, column: Any, ratios: Any) -> None:
     """Subtract four ``column`` (4 C,) times their ``ratios`` (4, C) from the rows of ``matrix`` from ``end`` on."""
     r1 = np.uint64(columns)
-    r2, r3 = 2 * r1, 3 * r1
+    r2 = r1 + r1
+    r3 = r2 + r1
     for i in range(end, columns):
         at, x0, x1, x2, x3 = np.uint64(i * columns), ratios[0, i], ratios[1, i], ratios[2, i], ratios[3, i]
         for k in range(np.uint64(end), np.uint64(i + 1)):
