@@ -37,6 +37,7 @@ from golf.artifact.context_model import (
     Tables,
     code_leaf,
     expectation,
+    flat_tree,
     learn,
     new_state,
     new_weights,
@@ -139,7 +140,7 @@ def _code_matrix(
     rows, columns = values.shape
     decoding, linear, trellis = mode
     shift, center, below, above, deviation = shape
-    state, nodes = model.state, len(model.weights)
+    state, nodes = model.state, len(model.weights) // 8
     stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
     first_row_cell = columns * stride + (nodes if stride == 0 else 0)
     first_zone = first_row_cell + ROW_CELLS * nodes
@@ -221,7 +222,7 @@ def _run(
     predictor = _Predictor(*(np.zeros(size, kind) for size, kind in (*sizes, sizes[-1])))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(tree, binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
+        Tables(flat_tree(tree), binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters),
         predictor,
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
