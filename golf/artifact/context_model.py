@@ -161,8 +161,12 @@ def code_leaf(
     low_a, high_a, low_b, high_b = np.int64(0), np.int64(1 << 28), np.int64(0), np.int64(1 << 28)
     low, high, code, position = coder[0], coder[1], coder[2], coder[3]
     node, edge, value = np.int64(0), np.int64(tree[0]), np.int64(value << 8)
+    cut_a, cut_b = _tail(cdf, edge, mean_a, inverse_a), _tail(cdf, edge, mean_b, inverse_b)
     while node >= 0:
-        cut_a, cut_b = _tail(cdf, edge, mean_a, inverse_a), _tail(cdf, edge, mean_b, inverse_b)
+        left = np.uint64(4 * node) + np.uint64(1)
+        right = left + np.uint64(1)
+        left_a, right_a = _tail(cdf, tree[left], mean_a, inverse_a), _tail(cdf, tree[right], mean_a, inverse_a)
+        left_b, right_b = _tail(cdf, tree[left], mean_b, inverse_b), _tail(cdf, tree[right], mean_b, inverse_b)
         i0, i1, i2 = at0 + np.uint64(node), at1 + np.uint64(node), at2 + np.uint64(node)
         c0, c1, c2 = np.int64(counters[i0]), np.int64(counters[i1]), np.int64(counters[i2])
         s0, s1, s2 = np.int64(stretch[c0 >> 20]), np.int64(stretch[c1 >> 20]), np.int64(stretch[c2 >> 20])
@@ -193,7 +197,8 @@ def code_leaf(
         counters[i2] = _count(c2, bit, p16, reciprocal)
         low_a, high_a = low_a + (cut_a - low_a) * bit, cut_a + (high_a - cut_a) * bit
         low_b, high_b = low_b + (cut_b - low_b) * bit, cut_b + (high_b - cut_b) * bit
-        child = np.uint64(4 * node + bit) + np.uint64(1)
+        cut_a, cut_b = left_a + (right_a - left_a) * bit, left_b + (right_b - left_b) * bit
+        child = left + np.uint64(bit)
         node, edge = np.int64(tree[child + np.uint64(2)]), np.int64(tree[child])
     coder[0], coder[1], coder[2], coder[3] = low, high, code, position
     return -1 - node
