@@ -90,8 +90,8 @@ class _Predictor(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _reciprocals() -> NDArray[np.int64]:
-    return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
+def _reciprocals() -> NDArray[np.uint16]:
+    return (131072 // (2 * np.arange(1024) + 3)).astype(np.uint16)
 
 
 @part
@@ -211,7 +211,7 @@ def _run(
     linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
     way = (_BY_COLUMNS if transposed else _BY_ROWS) if trellis else 0
     shift, spread, center, below, above = header
-    tree = build_tree(spread, below, above)
+    tree, squash = build_tree(spread, below, above), binary.squash_table().astype(np.uint16)  # half of it in the cache
     rows, columns = matrix.shape
     cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
     counters = np.zeros((2 if trellis else 1) * cells * len(tree), np.uint32)
@@ -222,7 +222,7 @@ def _run(
     predictor = _Predictor(*(np.zeros(size, kind) for size, kind in (*sizes, sizes[-1])))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(flat_tree(tree), binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
+        Tables(flat_tree(tree), binary.stretch_table(), squash, binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters),
         predictor,
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),

@@ -88,12 +88,11 @@ def flat_tree(tree: np.ndarray) -> np.ndarray:
 
 
 @part
-def _root(x: Any) -> Any:
-    """Integer square root, floor, of a number below 2^62."""
-    guess = np.int64(1)
-    while guess * guess < x:
-        guess <<= 1
-    while guess * guess > x:
+def _root(x: Any, guess: Any) -> Any:
+    """Integer square root, floor, of a number below 2^62, but 16 at least; the nearer the guess, the sooner."""
+    x, guess = max(x, 256), max(guess, 16)
+    guess = (guess + x // guess) >> 1  # not below the root, whatever was guessed
+    while x // guess < guess:
         guess = (guess + x // guess) >> 1
     return guess
 
@@ -104,11 +103,11 @@ def refresh(state: Any) -> Any:
     total = np.int64(0)
     for c in range(len(state)):
         total += state[c, SQUARE]
-        state[c, SPREAD] = max(_root(state[c, SQUARE]), 16)
+        state[c, SPREAD] = _root(state[c, SQUARE], state[c, SPREAD])
         state[c, INVERSE] = (1 << 32) // state[c, SPREAD]
-        state[c, ERROR_SPREAD] = max(_root(state[c, ERROR]), 16)
+        state[c, ERROR_SPREAD] = _root(state[c, ERROR], state[c, ERROR_SPREAD])
         state[c, ERROR_INVERSE] = (1 << 32) // state[c, ERROR_SPREAD]
-    return max(_root(total // len(state)), 16)
+    return _root(total // len(state), state[0, SPREAD])
 
 
 @step
@@ -212,7 +211,7 @@ def _count(counter: Any, bit: Any, p16: Any, reciprocal: Any) -> Any:
     if count == 0:
         p22 = p16 << 6
         count = np.int64(FIRST_COUNT)
-    p22 += (((bit << 22) - p22) * reciprocal[count]) >> 16  # stays in [0, 2^22): the rate is below one
+    p22 += (((bit << 22) - p22) * np.int64(reciprocal[count])) >> 16  # stays in [0, 2^22): the rate is below one
     return (p22 << 10) | min(count + 1, RATE_LIMIT)
 
 
