@@ -37,7 +37,6 @@ from golf.artifact.context_model import (
     Tables,
     code_leaf,
     expectation,
-    flat_tree,
     learn,
     new_state,
     new_weights,
@@ -222,7 +221,7 @@ def _run(
     predictor = _Predictor(*(np.zeros(size, kind) for size, kind in (*sizes, sizes[-1])))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(flat_tree(tree), binary.stretch_table(), squash, binary.normal_cdf(), _reciprocals()),
+        Tables(tree.reshape(-1), binary.stretch_table(), squash, binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters),
         predictor,
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),

@@ -21,7 +21,7 @@ from golf.artifact.binary import narrow
 from golf.base.jit import part, step
 
 __all__ = [
-    "Model", "ROW_CELLS", "Tables", "ZONES", "code_leaf", "expectation", "flat_tree", "learn", "new_state", "new_weights", "refresh",
+    "Model", "ROW_CELLS", "Tables", "ZONES", "code_leaf", "expectation", "learn", "new_state", "new_weights", "refresh",
     "row_context",
 ]  # fmt: skip
 
@@ -38,7 +38,7 @@ LEARN_SHIFT, LEARN_STEP = 12, 3000  # mixer step 2^-(LEARN_SHIFT - 4), halved at
 
 
 class Tables(NamedTuple):
-    """What stays: the tree as ``flat_tree`` makes it, the curves of ``golf.artifact.binary``, counter rates."""
+    """What stays: the tree (3 K,) of thresholds and children, the curves of ``golf.artifact.binary``, counter rates."""
 
     tree: np.ndarray
     stretch: np.ndarray
@@ -76,15 +76,6 @@ def new_weights(nodes: int) -> np.ndarray:
     weights[:, :COUNTERS] = (1 << WEIGHT_BITS) // 6
     weights[:, COUNTERS : COUNTERS + 2] = (1 << WEIGHT_BITS) * 5 // 16
     return weights.reshape(-1)
-
-
-def flat_tree(tree: np.ndarray) -> np.ndarray:
-    """``build_tree``'s nodes (K, 3) as int32 (4 K + 1,): the first threshold, then of each node those of both children
-    and the children. Thresholds are edges between integers, Q8; a leaf has none."""
-    edges = 256 * tree[:, 0] - 128
-    children = tree[:, 1:]
-    below = np.where(children < 0, 0, edges[np.maximum(children, 0)])
-    return np.concatenate([edges[:1], np.hstack([below, children]).reshape(-1)]).astype(np.int32)
 
 
 @part
@@ -130,9 +121,9 @@ def expectation(scale: Any, expected: Any, error_spread: Any) -> Any:
 
 
 @step
-def _tail(cdf: Any, edge: Any, mean: Any, inverse: Any) -> Any:
-    """Distribution function (Q28) at ``edge`` (Q8); it never falls as the edge grows."""
-    z = (((edge - mean) * inverse) >> 25) + 1024
+def _tail(cdf: Any, threshold: Any, mean: Any, inverse: Any) -> Any:
+    """Distribution function (Q28) at ``threshold - 1/2``; it never falls as the threshold grows."""
+    z = (((threshold * 256 - 128 - mean) * inverse) >> 25) + 1024
     return np.int64(cdf[min(max(z, 0), 2048)])
 
 
@@ -159,46 +150,40 @@ def code_leaf(
     mean_a, inverse_a, mean_b, inverse_b = normals
     low_a, high_a, low_b, high_b = np.int64(0), np.int64(1 << 28), np.int64(0), np.int64(1 << 28)
     low, high, code, position = coder[0], coder[1], coder[2], coder[3]
-    node, edge, value = np.int64(0), np.int64(tree[0]), np.int64(value << 8)
-    cut_a, cut_b = _tail(cdf, edge, mean_a, inverse_a), _tail(cdf, edge, mean_b, inverse_b)
+    node = np.int64(0)
     while node >= 0:
-        left = np.uint64(4 * node) + np.uint64(1)
-        right = left + np.uint64(1)
-        left_a, right_a = _tail(cdf, tree[left], mean_a, inverse_a), _tail(cdf, tree[right], mean_a, inverse_a)
-        left_b, right_b = _tail(cdf, tree[left], mean_b, inverse_b), _tail(cdf, tree[right], mean_b, inverse_b)
+        limit = np.int64(tree[3 * node])
+        cut_a, cut_b = _tail(cdf, limit, mean_a, inverse_a), _tail(cdf, limit, mean_b, inverse_b)
         i0, i1, i2 = at0 + np.uint64(node), at1 + np.uint64(node), at2 + np.uint64(node)
         c0, c1, c2 = np.int64(counters[i0]), np.int64(counters[i1]), np.int64(counters[i2])
         s0, s1, s2 = np.int64(stretch[c0 >> 20]), np.int64(stretch[c1 >> 20]), np.int64(stretch[c2 >> 20])
         s3 = np.int64(stretch[_above(low_a, cut_a, high_a)])
         s4 = np.int64(stretch[_above(low_b, cut_b, high_b)])
-        w = np.uint64(node) << np.uint64(3)
-        v1, v2, v3 = w | np.uint64(1), w | np.uint64(2), w | np.uint64(3)
-        v4, v5, v6 = w | np.uint64(4), w | np.uint64(5), w | np.uint64(6)
-        w0, w1, w2, w3, w4, w5 = weights[w], weights[v1], weights[v2], weights[v3], weights[v4], weights[v5]
+        w = 8 * node
+        w0, w1, w2 = weights[w], weights[w + 1], weights[w + 2]
+        w3, w4, w5 = weights[w + 3], weights[w + 4], weights[w + 5]
         dot = (w0 * s0 + w1 * s1 + w2 * s2 + w5 * 256 + w3 * s3 + w4 * s4) >> WEIGHT_BITS
         p16 = np.int64(squash[min(max(dot, -2047), 2047) + 2048])
         middle = low + (((high - low) * p16) >> 16)
-        bit = np.int64(code <= middle) if decoding else np.int64(value >= edge)
+        bit = np.int64(code <= middle) if decoding else np.int64(value >= limit)
         low, high, code, position = narrow(low, middle, high, code, position, data, decoding, bit)
         error = (bit << 16) - p16
-        visits = weights[v6]
+        visits = weights[w + 6]
         shift = LEARN_SHIFT + (visits > LEARN_STEP) + (visits > 4 * LEARN_STEP) + (visits > 16 * LEARN_STEP)
         half = np.int64(1) << (shift - 1)
         weights[w] = w0 + ((s0 * error + half) >> shift)
-        weights[v1] = w1 + ((s1 * error + half) >> shift)
-        weights[v2] = w2 + ((s2 * error + half) >> shift)
-        weights[v3] = w3 + ((s3 * error + half) >> shift)
-        weights[v4] = w4 + ((s4 * error + half) >> shift)
-        weights[v5] = w5 + ((256 * error + half) >> shift)
-        weights[v6] = visits + 1
+        weights[w + 1] = w1 + ((s1 * error + half) >> shift)
+        weights[w + 2] = w2 + ((s2 * error + half) >> shift)
+        weights[w + 3] = w3 + ((s3 * error + half) >> shift)
+        weights[w + 4] = w4 + ((s4 * error + half) >> shift)
+        weights[w + 5] = w5 + ((256 * error + half) >> shift)
+        weights[w + 6] = visits + 1
         counters[i0] = _count(c0, bit, p16, reciprocal)
         counters[i1] = _count(c1, bit, p16, reciprocal)
         counters[i2] = _count(c2, bit, p16, reciprocal)
         low_a, high_a = low_a + (cut_a - low_a) * bit, cut_a + (high_a - cut_a) * bit
         low_b, high_b = low_b + (cut_b - low_b) * bit, cut_b + (high_b - cut_b) * bit
-        cut_a, cut_b = left_a + (right_a - left_a) * bit, left_b + (right_b - left_b) * bit
-        child = left + np.uint64(bit)
-        node, edge = np.int64(tree[child + np.uint64(2)]), np.int64(tree[child])
+        node = np.int64(tree[3 * node + 1 + bit])
     coder[0], coder[1], coder[2], coder[3] = low, high, code, position
     return -1 - node
 

@@ -39,13 +39,8 @@ def accumulate(covariance: NDArray[np.int32], x: NDArray[np.int8], columns: int)
 @part
 def _accumulate_eight(covariance: Any, at: Any, x: Any, r0: Any, n: Any, c: Any) -> None:
     """Add the products of eight rows of ``x`` from ``r0`` on to row ``c`` of the covariance, which begins ``at``."""
-    r1 = r0 + n
-    r2 = r1 + n
-    r3 = r2 + n
-    r4 = r3 + n
-    r5 = r4 + n
-    r6 = r5 + n
-    r7 = r6 + n
+    r1, r2, r3 = r0 + n, r0 + n + n, r0 + n + n + n
+    r4, r5, r6, r7 = r3 + n, r3 + n + n, r3 + n + n + n, r3 + n + n + n + n
     x0, x1, x2, x3 = x[r0 + c], x[r1 + c], x[r2 + c], x[r3 + c]
     x4, x5, x6, x7 = x[r4 + c], x[r5 + c], x[r6 + c], x[r7 + c]
     for j in range(c + np.uint64(1)):
@@ -105,8 +100,7 @@ def fit(covariance: NDArray[np.int32], rows: int, ridge: int, factor: NDArray[np
 def _take_out(matrix: Any, columns: Any, end: Any, column: Any, ratios: Any) -> None:
     """Subtract four ``column`` (4 C,) times their ``ratios`` (4, C) from the rows of ``matrix`` from ``end`` on."""
     r1 = np.uint64(columns)
-    r2 = r1 + r1
-    r3 = r2 + r1
+    r2, r3 = r1 + r1, r1 + r1 + r1
     for i in range(end, columns):
         at, x0, x1, x2, x3 = np.uint64(i * columns), ratios[0, i], ratios[1, i], ratios[2, i], ratios[3, i]
         for k in range(np.uint64(end), np.uint64(i + 1)):
@@ -118,34 +112,10 @@ def _take_out(matrix: Any, columns: Any, end: Any, column: Any, ratios: Any) -> 
 
 @step
 def spread_near(factor: Any, column: Any, innovations: Any, predictions: Any) -> None:
-    """Add ``L[:, column] * innovations[column]`` to the predictions (C,) of the columns of the same 16 to the right.
-
-    Where all 16 are there, those to the left change too: nobody reads them again, and eight at once are cheap.
-    """
+    """Add ``L[:, column] * innovations[column]`` to the predictions (C,) of the columns of the same 16 to the right."""
     n, c, x = np.uint64(len(predictions)), np.uint64(column), innovations[column]
-    row, first, second = c * n, c & ~np.uint64(15), (c & ~np.uint64(15)) + np.uint64(8)
-    if second + np.uint64(8) > n:
-        for j in range(c + np.uint64(1), n):
-            predictions[j] += np.int32(x * factor[row + j])
-        return
-    if c < second:
-        _add_eight(factor, row + first, x, predictions, first)
-    _add_eight(factor, row + second, x, predictions, second)
-
-
-@step
-def _add_eight(factor: Any, f: Any, x: Any, predictions: Any, p: Any) -> None:
-    """All are read before one is written, so that the compiler makes one vector of them."""
-    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
-    four, five, six, seven = np.uint64(4), np.uint64(5), np.uint64(6), np.uint64(7)
-    p0, p1 = predictions[p] + x * factor[f], predictions[p + one] + x * factor[f + one]
-    p2, p3 = predictions[p + two] + x * factor[f + two], predictions[p + three] + x * factor[f + three]
-    p4, p5 = predictions[p + four] + x * factor[f + four], predictions[p + five] + x * factor[f + five]
-    p6, p7 = predictions[p + six] + x * factor[f + six], predictions[p + seven] + x * factor[f + seven]
-    predictions[p], predictions[p + one] = np.int32(p0), np.int32(p1)
-    predictions[p + two], predictions[p + three] = np.int32(p2), np.int32(p3)
-    predictions[p + four], predictions[p + five] = np.int32(p4), np.int32(p5)
-    predictions[p + six], predictions[p + seven] = np.int32(p6), np.int32(p7)
+    for j in range(c + np.uint64(1), min((c | np.uint64(15)) + np.uint64(1), n)):
+        predictions[j] += np.int32(x * factor[c * n + j])
 
 
 @part
@@ -158,16 +128,12 @@ def spread_far(factor: Any, first: Any, innovations: Any, predictions: Any) -> N
 
 @part
 def _spread_eight(factor: Any, first: Any, innovations: Any, predictions: Any, behind: Any) -> None:
-    n, f0, i = np.uint64(len(predictions)), first * np.uint64(len(predictions)), np.int64(first)
+    i, n = np.int64(first), np.uint64(len(predictions))
+    f0 = first * n
+    f1, f2, f3 = f0 + n, f0 + n + n, f0 + n + n + n
+    f4, f5, f6, f7 = f3 + n, f3 + n + n, f3 + n + n + n, f3 + n + n + n + n
     x0, x1, x2, x3 = innovations[i], innovations[i + 1], innovations[i + 2], innovations[i + 3]
     x4, x5, x6, x7 = innovations[i + 4], innovations[i + 5], innovations[i + 6], innovations[i + 7]
-    f1 = f0 + n
-    f2 = f1 + n
-    f3 = f2 + n
-    f4 = f3 + n
-    f5 = f4 + n
-    f6 = f5 + n
-    f7 = f6 + n
     for c in range(behind, n):
         predictions[c] += np.int32(
             x0 * factor[f0 + c] + x1 * factor[f1 + c] + x2 * factor[f2 + c] + x3 * factor[f3 + c]
