@@ -89,8 +89,8 @@ class _Predictor(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _reciprocals() -> NDArray[np.int64]:
-    return 131072 // (2 * np.arange(1024, dtype=np.int64) + 3)
+def _reciprocals() -> NDArray[np.uint16]:
+    return (131072 // (2 * np.arange(1024) + 3)).astype(np.uint16)
 
 
 @part
@@ -115,7 +115,7 @@ def _observe(predictor: Any, r: Any, c: Any, away: Any, miss: Any, to_units: Any
     predictor.deviations[at] = min(max((away * to_units + (1 << 18)) >> 19, -127), 127)
     if fitted:
         predictor.innovations[c] = min(max((miss * to_units + 32768) >> 16, -1023), 1023)
-        prediction.spread_innovation(predictor.factor, c, predictor.innovations, predictor.predictions)
+        prediction.spread_near(predictor.factor, c, predictor.innovations, predictor.predictions)
 
 
 @part
@@ -139,7 +139,7 @@ def _code_matrix(
     rows, columns = values.shape
     decoding, linear, trellis = mode
     shift, center, below, above, deviation = shape
-    state, nodes = model.state, len(model.weights)
+    state, nodes = model.state, len(model.weights) // 8
     stride = nodes if rows >= _MIN_ROWS_FOR_COLUMNS else 0
     first_row_cell = columns * stride + (nodes if stride == 0 else 0)
     first_zone = first_row_cell + ROW_CELLS * nodes
@@ -159,40 +159,43 @@ def _code_matrix(
         predictor.predictions[:] = 0
         paths[0] *= trellis == _BY_COLUMNS  # every row of the tensor starts in state 0
         row_sum, row_size = np.int64(0), np.int64(0)
-        for c in range(columns):
-            if c & 7 == 0:
-                row_context(row_sum, row_size, c, scale, context)
-            fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
-            if linear:
-                expected = fast + ((np.int64(predictor.predictions[c]) * from_units) >> 24)
-                spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
-            else:
-                expected = slow + context[0]
-                spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
-            path = c if trellis == _BY_COLUMNS else 0
-            odd = paths[path] & 1
-            half, first = (odd << 7) >> shift, odd * odd_half
-            value = np.int64(values[r, c])
-            place = min(max((value >> shift) - center, -below), above)
-            zone = first_zone + expectation(scale, zone_value, spread) * nodes
-            cells = (first + c * stride, first + first_row_cell + context[2] * nodes, first + zone)
-            normals = (fast - half, state[c, INVERSE], expected - half, (inverse * context[1]) >> 16)
-            inside = code_leaf(coder, data, decoding, place, tables, model, cells, normals) - below
-            result = inside + center
-            if shift or inside == above or inside == -below:
-                result = _code_rest(coder, data, decoding, value, inside, shape)
-                if result > 2147483647 or result < -2147483648:
+        for first_column in range(0, columns, 16):
+            for c in range(first_column, min(first_column + 16, columns)):
+                if c & 7 == 0:
+                    row_context(row_sum, row_size, c, scale, context)
+                fast, slow = state[c, FAST] >> 8, state[c, SLOW] >> 8
+                if linear:
+                    expected = fast + ((np.int64(predictor.predictions[c]) * from_units) >> 24)
+                    spread, inverse, zone_value = state[c, ERROR_SPREAD], state[c, ERROR_INVERSE], expected
+                else:
+                    expected = slow + context[0]
+                    spread, inverse, zone_value = state[c, SPREAD], state[c, INVERSE], (fast + slow) >> 1
+                path = c if trellis == _BY_COLUMNS else 0
+                odd = paths[path] & 1
+                half, first = (odd << 7) >> shift, odd * odd_half
+                value = np.int64(values[r, c])
+                place = min(max((value >> shift) - center, -below), above)
+                zone = first_zone + expectation(scale, zone_value, spread) * nodes
+                cells = (first + c * stride, first + first_row_cell + context[2] * nodes, first + zone)
+                normals = (fast - half, state[c, INVERSE], expected - half, (inverse * context[1]) >> 16)
+                inside = code_leaf(coder, data, decoding, place, tables, model, cells, normals) - below
+                result = inside + center
+                if shift or inside == above or inside == -below:
+                    result = _code_rest(coder, data, decoding, value, inside, shape)
+                    if result > 2147483647 or result < -2147483648:
+                        return -1
+                if decoding:
+                    values[r, c] = result
+                elif coder[3] > len(data) - _MAX_VALUE_BYTES:
                     return -1
-            if decoding:
-                values[r, c] = result
-            elif coder[3] > len(data) - _MAX_VALUE_BYTES:
-                return -1
-            paths[path] = next_state(paths[path], result) if trellis else 0
-            found = (inside << 8) + half
-            row_sum, row_size = row_sum + found - slow, row_size + abs(found)
-            if linear:
-                _observe(predictor, r, c, found - fast, found - expected, to_units, r >= _FIRST_FIT)
-            learn(state, c, found, expected, fast_rate, slow_rate)
+                paths[path] = next_state(paths[path], result) if trellis else 0
+                found = (inside << 8) + half
+                row_sum, row_size = row_sum + found - slow, row_size + abs(found)
+                if linear:
+                    _observe(predictor, r, c, found - fast, found - expected, to_units, r >= _FIRST_FIT)
+                learn(state, c, found, expected, fast_rate, slow_rate)
+            if linear and r >= _FIRST_FIT and first_column + 16 < columns:
+                prediction.spread_far(predictor.factor, first_column, predictor.innovations, predictor.predictions)
         if linear:
             summed = _rows_end(predictor, r, summed, r + 1 == next_fit)
         if decoding and coder[3] > len(data):
@@ -207,20 +210,20 @@ def _run(
     linear, transposed = bool(flags & _LINEAR), bool(flags & _TRANSPOSED)
     way = (_BY_COLUMNS if transposed else _BY_ROWS) if trellis else 0
     shift, spread, center, below, above = header
-    tree = build_tree(spread, below, above)
+    tree, squash = build_tree(spread, below, above), binary.squash_table().astype(np.uint16)  # half of it in the cache
     rows, columns = matrix.shape
     cells = (columns if rows >= _MIN_ROWS_FOR_COLUMNS else 1) + ROW_CELLS + ZONES
     counters = np.zeros((2 if trellis else 1) * cells * len(tree), np.uint32)
     side = columns if linear else 1
     deviation = int(spreads()[spread])
     state = new_state(columns, deviation * deviation, None if transposed else column_codes)
-    sizes = (side * side, TOGETHER * side, columns, columns)
-    covariance, *vectors = (np.zeros(size, np.int32) for size in sizes)
+    sizes = ((side * side, np.int32), (side * side, np.int16), (TOGETHER * side, np.int8), (columns, np.int32))
+    predictor = _Predictor(*(np.zeros(size, kind) for size, kind in (*sizes, sizes[-1])))
     return int(_code_matrix(
         matrix, data, _Mode(decoding, linear, way), _Shape(shift, center, below, above, deviation),
-        Tables(tree, binary.stretch_table(), binary.squash_table(), binary.normal_cdf(), _reciprocals()),
+        Tables(tree.reshape(-1), binary.stretch_table(), squash, binary.normal_cdf(), _reciprocals()),
         Model(state, new_weights(len(tree)), counters),
-        _Predictor(covariance, np.zeros(side * side, np.int16), *vectors),
+        predictor,
         np.zeros(columns if way == _BY_COLUMNS else 1, np.int64),
     ))  # fmt: skip
 

@@ -29,7 +29,6 @@ __all__ = [
 FAST, SLOW, SQUARE, ERROR = 0, 1, 2, 3  # means Q16, squared deviation Q16 from the slow mean, of the prediction Q16
 SPREAD, INVERSE, ERROR_SPREAD, ERROR_INVERSE = 4, 5, 6, 7  # Q8 deviations and 2^32 / deviation, refreshed at times
 COUNTERS = 3  # adaptive counters among the inputs
-INPUTS = COUNTERS + 3
 ROW_CELLS = 33 * 16
 ZONES = 41 * 16
 WEIGHT_BITS = 20
@@ -39,7 +38,7 @@ LEARN_SHIFT, LEARN_STEP = 12, 3000  # mixer step 2^-(LEARN_SHIFT - 4), halved at
 
 
 class Tables(NamedTuple):
-    """What stays: the tree (K, 3) of thresholds and children, the curves of ``golf.artifact.binary``, counter rates."""
+    """What stays: the tree (3 K,) of thresholds and children, the curves of ``golf.artifact.binary``, counter rates."""
 
     tree: np.ndarray
     stretch: np.ndarray
@@ -49,7 +48,7 @@ class Tables(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What is learned: ``state`` (C, 8) of the columns, mixer ``weights`` (K, 7), ``counters`` of all contexts."""
+    """What is learned: ``state`` (C, 8) of the columns, mixer ``weights`` (8 K,), ``counters`` of all contexts."""
 
     state: np.ndarray
     weights: np.ndarray
@@ -72,20 +71,19 @@ def new_state(columns: int, variance: int, column_codes: np.ndarray | None = Non
 
 
 def new_weights(nodes: int) -> np.ndarray:
-    """Mixer weights (K, 6 + 1) Q20, the last column counting visits."""
-    weights = np.zeros((nodes, INPUTS + 1), np.int64)
+    """Mixer weights (8 K,) Q20: for each node those of the six inputs, its visits, and nothing."""
+    weights = np.zeros((nodes, 8), np.int64)
     weights[:, :COUNTERS] = (1 << WEIGHT_BITS) // 6
     weights[:, COUNTERS : COUNTERS + 2] = (1 << WEIGHT_BITS) * 5 // 16
-    return weights
+    return weights.reshape(-1)
 
 
 @part
-def _root(x: Any) -> Any:
-    """Integer square root, floor, of a number below 2^62."""
-    guess = np.int64(1)
-    while guess * guess < x:
-        guess <<= 1
-    while guess * guess > x:
+def _root(x: Any, guess: Any) -> Any:
+    """Integer square root, floor, of a number below 2^62, but 16 at least; the nearer the guess, the sooner."""
+    x, guess = max(x, 256), max(guess, 16)
+    guess = (guess + x // guess) >> 1  # not below the root, whatever was guessed
+    while x // guess < guess:
         guess = (guess + x // guess) >> 1
     return guess
 
@@ -96,11 +94,11 @@ def refresh(state: Any) -> Any:
     total = np.int64(0)
     for c in range(len(state)):
         total += state[c, SQUARE]
-        state[c, SPREAD] = max(_root(state[c, SQUARE]), 16)
+        state[c, SPREAD] = _root(state[c, SQUARE], state[c, SPREAD])
         state[c, INVERSE] = (1 << 32) // state[c, SPREAD]
-        state[c, ERROR_SPREAD] = max(_root(state[c, ERROR]), 16)
+        state[c, ERROR_SPREAD] = _root(state[c, ERROR], state[c, ERROR_SPREAD])
         state[c, ERROR_INVERSE] = (1 << 32) // state[c, ERROR_SPREAD]
-    return max(_root(total // len(state)), 16)
+    return _root(total // len(state), state[0, SPREAD])
 
 
 @step
@@ -132,7 +130,7 @@ def _tail(cdf: Any, threshold: Any, mean: Any, inverse: Any) -> Any:
 @step
 def _above(low: Any, cut: Any, high: Any) -> Any:
     """Probability (12 bit) of [cut, high] inside [low, high]; unsigned, which divides faster."""
-    return np.int64(np.uint64((high - cut) << 12) // np.uint64(high - low + 1))
+    return np.uint64((high - cut) << 12) // np.uint64(high - low + 1)
 
 
 @step
@@ -143,46 +141,49 @@ def code_leaf(
 
     ``cells``: first counter of each of the three contexts; ``normals``: mean Q8 and inverse deviation of the two normal
     inputs, one after another. Written for speed: no array is sliced (a view costs numba two atomic reference counts),
-    and no branch depends on the coded bit (half of them would be mispredicted).
+    no branch depends on the coded bit (half of them would be mispredicted), and indices are unsigned where the compiler
+    could think that they may be negative.
     """
     tree, stretch, squash, cdf, reciprocal = tables
     _, weights, counters = model
-    at0, at1, at2 = cells
+    at0, at1, at2 = np.uint64(cells[0]), np.uint64(cells[1]), np.uint64(cells[2])
     mean_a, inverse_a, mean_b, inverse_b = normals
     low_a, high_a, low_b, high_b = np.int64(0), np.int64(1 << 28), np.int64(0), np.int64(1 << 28)
     low, high, code, position = coder[0], coder[1], coder[2], coder[3]
     node = np.int64(0)
     while node >= 0:
-        limit = np.int64(tree[node, 0])
+        limit = np.int64(tree[3 * node])
         cut_a, cut_b = _tail(cdf, limit, mean_a, inverse_a), _tail(cdf, limit, mean_b, inverse_b)
-        c0, c1, c2 = np.int64(counters[at0 + node]), np.int64(counters[at1 + node]), np.int64(counters[at2 + node])
+        i0, i1, i2 = at0 + np.uint64(node), at1 + np.uint64(node), at2 + np.uint64(node)
+        c0, c1, c2 = np.int64(counters[i0]), np.int64(counters[i1]), np.int64(counters[i2])
         s0, s1, s2 = np.int64(stretch[c0 >> 20]), np.int64(stretch[c1 >> 20]), np.int64(stretch[c2 >> 20])
         s3 = np.int64(stretch[_above(low_a, cut_a, high_a)])
         s4 = np.int64(stretch[_above(low_b, cut_b, high_b)])
-        w0, w1, w2 = weights[node, 0], weights[node, 1], weights[node, 2]
-        w3, w4, w5 = weights[node, 3], weights[node, 4], weights[node, 5]
-        dot = (w0 * s0 + w1 * s1 + w2 * s2 + w3 * s3 + w4 * s4 + w5 * 256) >> WEIGHT_BITS
+        w = 8 * node
+        w0, w1, w2 = weights[w], weights[w + 1], weights[w + 2]
+        w3, w4, w5 = weights[w + 3], weights[w + 4], weights[w + 5]
+        dot = (w0 * s0 + w1 * s1 + w2 * s2 + w5 * 256 + w3 * s3 + w4 * s4) >> WEIGHT_BITS
         p16 = np.int64(squash[min(max(dot, -2047), 2047) + 2048])
         middle = low + (((high - low) * p16) >> 16)
         bit = np.int64(code <= middle) if decoding else np.int64(value >= limit)
         low, high, code, position = narrow(low, middle, high, code, position, data, decoding, bit)
         error = (bit << 16) - p16
-        visits = weights[node, 6]
+        visits = weights[w + 6]
         shift = LEARN_SHIFT + (visits > LEARN_STEP) + (visits > 4 * LEARN_STEP) + (visits > 16 * LEARN_STEP)
         half = np.int64(1) << (shift - 1)
-        weights[node, 0] = w0 + ((s0 * error + half) >> shift)
-        weights[node, 1] = w1 + ((s1 * error + half) >> shift)
-        weights[node, 2] = w2 + ((s2 * error + half) >> shift)
-        weights[node, 3] = w3 + ((s3 * error + half) >> shift)
-        weights[node, 4] = w4 + ((s4 * error + half) >> shift)
-        weights[node, 5] = w5 + ((256 * error + half) >> shift)
-        weights[node, 6] = visits + 1
-        counters[at0 + node] = _count(c0, bit, p16, reciprocal)
-        counters[at1 + node] = _count(c1, bit, p16, reciprocal)
-        counters[at2 + node] = _count(c2, bit, p16, reciprocal)
+        weights[w] = w0 + ((s0 * error + half) >> shift)
+        weights[w + 1] = w1 + ((s1 * error + half) >> shift)
+        weights[w + 2] = w2 + ((s2 * error + half) >> shift)
+        weights[w + 3] = w3 + ((s3 * error + half) >> shift)
+        weights[w + 4] = w4 + ((s4 * error + half) >> shift)
+        weights[w + 5] = w5 + ((256 * error + half) >> shift)
+        weights[w + 6] = visits + 1
+        counters[i0] = _count(c0, bit, p16, reciprocal)
+        counters[i1] = _count(c1, bit, p16, reciprocal)
+        counters[i2] = _count(c2, bit, p16, reciprocal)
         low_a, high_a = low_a + (cut_a - low_a) * bit, cut_a + (high_a - cut_a) * bit
         low_b, high_b = low_b + (cut_b - low_b) * bit, cut_b + (high_b - cut_b) * bit
-        node = np.int64(tree[node, 1 + bit])
+        node = np.int64(tree[3 * node + 1 + bit])
     coder[0], coder[1], coder[2], coder[3] = low, high, code, position
     return -1 - node
 
@@ -195,7 +196,7 @@ def _count(counter: Any, bit: Any, p16: Any, reciprocal: Any) -> Any:
     if count == 0:
         p22 = p16 << 6
         count = np.int64(FIRST_COUNT)
-    p22 += (((bit << 22) - p22) * reciprocal[count]) >> 16  # stays in [0, 2^22): the rate is below one
+    p22 += (((bit << 22) - p22) * np.int64(reciprocal[count])) >> 16  # stays in [0, 2^22): the rate is below one
     return (p22 << 10) | min(count + 1, RATE_LIMIT)
 
 

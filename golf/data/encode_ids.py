@@ -111,9 +111,12 @@ def _check(
         if split != "train" or asked or index == 0 or len(recoded) < _RECODED:
             ids = stream.ids[bounds[index] + 1 : bounds[index + 1]]
             try:
-                tokenizer.imported_document(ids)
+                proved = tokenizer.imported_document(ids)[1]
             except TokenizerError as error:
                 raise CorpusError(f"{stream.name(index)}: {error}") from error
+            if num_bytes[index] != proved:  # what is written, not only what the table says
+                found = f"{num_bytes[index]} bytes were counted, its ids decode to {proved}"
+                raise CorpusError(f"{stream.name(index)}: {found}; a fault of this program or its compiled code")
             if len(recoded) < _RECODED:
                 recoded.append(tokenizer.made(ids))
         if stream.stated_bytes is not None and num_bytes[index] > stream.stated_bytes[index]:

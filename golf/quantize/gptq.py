@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from golf.base.errors import GolfError
 from golf.quantize.config import GptqConfig
-from golf.quantize.hessian import Factor, HessianError, factorize, identity_factor
+from golf.quantize.hessian import Factor, HessianError, factorize, identity_factor, importance_of
 from golf.quantize.rounding import check_matrix
 from golf.quantize.steps import column_codes, row_codes
 from golf.quantize.tensors import QuantizedTensor, column_steps, row_steps
 
-__all__ = ["GptqError", "GptqResult", "factor_of", "gptq", "quantize_gptq"]
+__all__ = ["GptqError", "GptqResult", "factor_of", "gptq", "importance_for", "quantize_gptq"]
 
 
 class GptqError(GolfError):
@@ -56,9 +56,21 @@ def factor_of(
     """
     if hessian is None:
         return None
+    _check_hessian(name, columns, hessian)
+    return factorize(hessian, damping=config.damping, act_order=config.act_order and not trellis, name=name)
+
+
+def importance_for(
+    name: str, columns: int, hessian: NDArray[np.float32], *, config: GptqConfig, trellis: bool
+) -> NDArray[np.float32]:
+    """``importance_in_storage_order`` (C,) of ``factor_of``, for half of its time."""
+    _check_hessian(name, columns, hessian)
+    return importance_of(hessian, damping=config.damping, act_order=config.act_order and not trellis, name=name)
+
+
+def _check_hessian(name: str, columns: int, hessian: NDArray[np.float32]) -> None:
     if hessian.shape != (columns, columns):
         raise HessianError(f"{name}: has {columns} columns, its Hessian {hessian.shape[0]}; re-run calibrate")
-    return factorize(hessian, damping=config.damping, act_order=config.act_order and not trellis, name=name)
 
 
 def quantize_gptq(

@@ -20,8 +20,8 @@ from golf.base import files
 from golf.base.errors import GolfError
 
 __all__ = [
-    "Factor", "HessianError", "HessianSums", "StoredHessians", "factorize", "identity_factor",
-    "load_hessians",     "save_hessians",
+    "Factor", "HessianError", "HessianSums", "StoredHessians", "factorize", "identity_factor", "importance_of",
+    "load_hessians", "save_hessians",
 ]  # fmt: skip
 
 
@@ -103,6 +103,30 @@ def factorize(hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = F
     Computed in float64 by one fixed order of operations, so the same bits for any thread count. Raises
     ``HessianError`` (naming ``name``) when H is no square matrix, not finite, all zero, or not positive after damping.
     """
+    from golf.quantize import gptq_kernels
+
+    r, order, dead = _triangle(hessian, damping, act_order, name)
+    upper = np.empty_like(r)
+    gptq_kernels.invert_upper(r, upper)
+    scale = np.diag(upper).copy()
+    feedback = np.triu(upper / scale[:, None], 1).astype(np.float32)
+    return Factor(feedback, (1.0 / scale).astype(np.float32), order.astype(np.int64), dead)
+
+
+def importance_of(
+    hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = False, name: str = "hessian"
+) -> np.ndarray:
+    """``factorize(...).importance_in_storage_order()``, the same bits, without inverting anything: float32 (C,)."""
+    r, order, _ = _triangle(hessian, damping, act_order, name)
+    out = np.empty(len(r), np.float32)
+    out[order] = 1.0 / (1.0 / np.diag(r))
+    return out
+
+
+def _triangle(hessian: np.ndarray, damping: float, act_order: bool, name: str) -> tuple[np.ndarray, ...]:
+    """Upper R with R R^T = H, damped and in processing order, float64; the order; the dead channels."""
+    from golf.quantize import gptq_kernels
+
     h = np.array(hessian, dtype=np.float64)
     if h.ndim != 2 or h.shape[0] != h.shape[1] or not h.size:
         raise HessianError(f"{name}: found shape {h.shape}, expected a square matrix (C, C)")
@@ -119,10 +143,10 @@ def factorize(hessian: np.ndarray, *, damping: float = 0.01, act_order: bool = F
     extra = damping * float(diagonal[~dead].mean())
     h[np.arange(len(h)), np.arange(len(h))] += extra + np.where(dead, float(diagonal[~dead].mean()), 0.0)
     order = np.argsort(-diagonal, kind="stable") if act_order else np.arange(len(h))
-    upper = _inverse_factor(h[np.ix_(order, order)], name)
-    scale = np.diag(upper).copy()
-    feedback = np.triu(upper / scale[:, None], 1).astype(np.float32)
-    return Factor(feedback, (1.0 / scale).astype(np.float32), order.astype(np.int64), dead)
+    flipped = np.ascontiguousarray(h[np.ix_(order, order)][::-1, ::-1])
+    if not gptq_kernels.cholesky_upper(flipped):
+        raise HessianError(f"{name}: not positive definite; raise the damping (0.01 is usual) or use more text")
+    return np.ascontiguousarray(np.triu(flipped).T[::-1, ::-1]), order, dead
 
 
 def identity_factor(columns: int, *, damping: float = 0.01) -> Factor:
@@ -131,19 +155,6 @@ def identity_factor(columns: int, *, damping: float = 0.01) -> Factor:
     shape = (columns, columns)
     importance = np.full(columns, 1.0 / scale).astype(np.float32)
     return Factor(np.zeros(shape, np.float32), importance, np.arange(columns), np.zeros(columns, np.bool_))
-
-
-def _inverse_factor(h: np.ndarray, name: str) -> np.ndarray:
-    """Upper U with U^T U = H^-1, float64: H = R R^T from the last row up, then U = R^-1."""
-    from golf.quantize import gptq_kernels
-
-    flipped = np.ascontiguousarray(h[::-1, ::-1])
-    if not gptq_kernels.cholesky_upper(flipped):
-        raise HessianError(f"{name}: not positive definite; raise the damping (0.01 is usual) or use more text")
-    r = np.ascontiguousarray(np.triu(flipped).T[::-1, ::-1])
-    upper = np.empty_like(r)
-    gptq_kernels.invert_upper(r, upper)
-    return upper
 
 
 def save_hessians(path: str | Path, hessians: Mapping[str, np.ndarray], meta: Mapping[str, object]) -> None:

@@ -16,7 +16,7 @@ from golf.base.progress import progress
 from golf.base.tensor_file import LARGE
 from golf.quantize.calibrate import WEIGHTS, hessians_or_none, sensitivities, token_counts
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
-from golf.quantize.gptq import factor_of, quantize_gptq
+from golf.quantize.gptq import factor_of, importance_for, quantize_gptq
 from golf.quantize.hessian import StoredHessians
 from golf.quantize.rounding import check_matrix, entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
 from golf.quantize.steps import column_codes, row_factors, token_factors
@@ -157,7 +157,7 @@ class Quantizer:
     def _factor(self, name: str, weights: NDArray[np.float32], trellis: bool) -> Factor | None:
         if name not in self.hessians:
             raise GolfError(f"{name}: has no Hessian and no reason for none; re-run `calibrate`")
-        shared = self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
+        shared = self._shared(name)
         if shared not in self._factors or self._factors[shared] is None:
             columns, hessian = weights.shape[-1], self.hessians[name]
             while len(self._factors) >= self._kept:
@@ -165,23 +165,43 @@ class Quantizer:
             self._factors[shared] = factor_of(name, columns, hessian, config=self.config.gptq, trellis=trellis)
         return self._factors[shared]
 
+    def _shared(self, name: str) -> str:
+        """The name that the Hessian of ``name`` is stored under."""
+        return self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
+
+    def _importance(
+        self, name: str, weights: NDArray[np.float32], hessian: NDArray[np.float32], trellis: bool
+    ) -> NDArray[np.float32]:
+        """``importance_in_storage_order`` of the factor; of one that would not be kept until it is used, without it."""
+        if self._kept > _KEPT:
+            factor = self._factor(name, weights, trellis)
+            assert factor is not None
+            return factor.importance_in_storage_order()
+        return importance_for(name, weights.shape[-1], hessian, config=self.config.gptq, trellis=trellis)
+
     def _by_damage(self, sensitivities: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
         """Factors (R,) on the row steps of every matrix that a method of GPTQ quantizes, by name."""
         damages, config = {}, self.config.gptq
+        known: dict[tuple[str, bool], tuple[NDArray[np.float32], float]] = {}  # importance and trace of a Hessian
         for name in self.quantized_names():
             method, weights = self.config.recipe(self.roles[name]).method, self.state[name]
-            hessian = self.hessians.get(name) if method in ("gptq", "gptq_trellis") else None
-            if hessian is None:
+            if method not in ("gptq", "gptq_trellis"):
+                continue
+            trellis = method == "gptq_trellis"
+            key = (self._shared(name), trellis)
+            hessian = None if key in known else self.hessians.get(name)
+            if key not in known and hessian is None:
                 continue
             found = sensitivities.get(name)
             if found is None or found.shape != weights.shape[:1] or not (np.isfinite(found) & (found >= 0)).all():
                 raise GolfError(f"{name}: expected the sensitivity of each of {len(weights)} rows; re-run `calibrate`")
-            factor = self._factor(name, weights, method == "gptq_trellis")
-            assert factor is not None
-            importance = factor.importance_in_storage_order()
+            if hessian is not None:
+                trace = float(np.trace(hessian, dtype=np.float64))
+                known[key] = self._importance(name, weights, hessian, trellis), trace
+            importance, trace = known[key]
             steps = column_steps(column_codes(importance, exponent=config.column_exponent, name=name))
             loss = float(np.square(steps * importance, dtype=np.float64).sum())  # of one squared step in all columns
-            damages[name] = found * (loss / float(np.trace(hessian, dtype=np.float64)))
+            damages[name] = found * (loss / trace)
         return row_factors(damages, self.state, exponent=config.row_exponent)
 
     def _token_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:

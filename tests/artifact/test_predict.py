@@ -10,7 +10,14 @@ from golf.artifact.prediction import TOGETHER
 from golf.base.jit import kernel
 
 accumulate, fit = kernel(prediction.accumulate), kernel(prediction.fit)
-halve, spread_innovation = kernel(prediction.halve), kernel(prediction.spread_innovation)
+halve, spread_near = kernel(prediction.halve), kernel(prediction.spread_near)
+spread_far = kernel(prediction.spread_far)
+
+
+def _spread(factor: np.ndarray, column: int, innovations: np.ndarray, predictions: np.ndarray) -> None:
+    spread_near(factor, column, innovations, predictions)
+    if column % 16 == 15 and column + 1 < len(predictions):
+        spread_far(factor, column - 15, innovations, predictions)
 
 
 def _deviations(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +28,7 @@ def _deviations(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 def _covariance(deviations: np.ndarray) -> np.ndarray:
     rows, columns = deviations.shape
-    padded = np.zeros((-(-rows // TOGETHER) * TOGETHER, columns), np.int32)
+    padded = np.zeros((-(-rows // TOGETHER) * TOGETHER, columns), np.int8)
     padded[:rows] = deviations
     covariance = np.zeros(columns * columns, np.int32)
     for part in padded.reshape(-1, TOGETHER * columns):
@@ -30,21 +37,16 @@ def _covariance(deviations: np.ndarray) -> np.ndarray:
 
 
 def _exact_fit(covariance: np.ndarray, rows: int, ridge: int) -> np.ndarray:
-    """The factor one column after another, in Python's integers."""
+    """The factor one column after another."""
     size = len(covariance)
     mean = int(np.trace(covariance)) // size + 1
-    left = [[(int(covariance[i, j]) << 24) // mean for j in range(i + 1)] for i in range(size)]
+    left = (np.tril(covariance).astype(np.int64) << 24) // mean + np.diag(np.full(size, (ridge << 24) // rows))
     factor = np.zeros((size, size), np.int16)
-    for i in range(size):
-        left[i][i] += (ridge << 24) // rows
     for j in range(size):
-        column = [left[i][j] for i in range(j, size)]
-        pivot = max(column[0], 1 << 12)
-        for i in range(j + 1, size):
-            ratio = (column[i - j] << 16) // pivot
-            factor[j, i] = min(max(ratio >> 4, -32767), 32767)
-            for k in range(j + 1, i + 1):
-                left[i][k] -= (ratio * column[k - j]) >> 16
+        column, pivot = left[j + 1 :, j], max(left[j, j], 1 << 12)
+        ratios = (column << 16) // pivot
+        factor[j, j + 1 :] = np.clip(ratios >> 4, -32767, 32767)
+        left[j + 1 :, j + 1 :] -= np.outer(ratios, column) >> 16
     return factor
 
 
@@ -79,6 +81,16 @@ def test_fit_in_groups_of_columns_has_the_bits_of_one_column_after_another(colum
     assert np.array_equal(factor.reshape(columns, columns), exact)
 
 
+def test_fit_of_two_columns_that_outweigh_all_others_needs_more_than_32_bits() -> None:
+    deviations = _deviations(64, 260) // 64
+    deviations[:, :2] = 127 * np.sign(_deviations(64, 1) + 0.5)
+    covariance, factor = _covariance(deviations), np.zeros(260 * 260, np.int16)
+    fit(covariance, 64, 3, factor)
+    exact = _exact_fit(covariance.reshape(260, 260), 64, 3)
+    assert int(covariance[260]) << 24 > (int(np.trace(covariance.reshape(260, 260))) // 260 + 1) << 31
+    assert np.array_equal(factor.reshape(260, 260), exact)
+
+
 @pytest.mark.parametrize("columns", [5, 16, 17, 32, 61])
 def test_innovations_in_groups_reach_every_column_before_it_is_predicted(columns: int) -> None:
     rng = np.random.default_rng(columns)
@@ -93,7 +105,7 @@ def test_innovations_in_groups_reach_every_column_before_it_is_predicted(columns
         exact = sum(int(matrix[j, c]) * int(innovations[j]) for j in range(c))
         assert predictions[c] == exact
         given[c] = innovations[c]
-        spread_innovation(factor, c, given, predictions)
+        _spread(factor, c, given, predictions)
 
 
 def test_predictions_from_innovations_are_the_best_linear_ones() -> None:
@@ -104,7 +116,7 @@ def test_predictions_from_innovations_are_the_best_linear_ones() -> None:
     innovations, predictions = np.zeros(12, np.int32), np.zeros(12, np.int32)
     for c in range(12):
         innovations[c] = int(row[c]) - (int(predictions[c]) >> 12)
-        spread_innovation(factor, c, innovations, predictions)
+        _spread(factor, c, innovations, predictions)
     weights = np.linalg.lstsq(deviations[:, :11].astype(float), deviations[:, 11].astype(float), rcond=None)[0]
     assert abs(predictions[11] / 4096 - row[:11] @ weights) < 1.5
 

@@ -205,6 +205,18 @@ def test_bytes_of_many_documents_are_those_of_each(documents, data):
     assert found.tolist() == [table.num_bytes(part) for part in parts]
 
 
+@pytest.mark.parametrize("wrong", [3, 15])  # of the scored documents, the first of the others
+def test_bytes_that_the_compiled_count_gets_wrong_are_refused(root, monkeypatch, wrong):
+    def faulty(*of):
+        counted = document_bytes(*of)
+        return counted + (counted == len(TEXTS[wrong]))
+
+    monkeypatch.setattr("golf.data.encode_ids.document_bytes", faulty)
+    size = len(TEXTS[wrong])
+    with pytest.raises(CorpusError, match=rf"document \d+: {size + 1} bytes were counted, its ids decode to {size};"):
+        tokenize_corpus(CONFIG, root)
+
+
 def test_an_unknown_piece_among_many_documents_is_named(root):
     write_documents(root / "data/fineweb_train_000000.bin", [*IDS[15:20], [*IDS[20], PROCESSOR.unk_id()], *IDS[21:]])
     with pytest.raises(CorpusError, match=r"fineweb_train, document 6: .*t\.model: unknown piece in the ids"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from golf.base.files import FileError
-from golf.quantize.hessian import HessianError, HessianSums, factorize, load_hessians, save_hessians
+from golf.quantize.hessian import HessianError, HessianSums, factorize, importance_of, load_hessians, save_hessians
 
 
 def _hessian(channels: int, seed: int = 0) -> np.ndarray:
@@ -46,6 +46,17 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse(channels: int) -> No
     np.testing.assert_allclose(factor.importance, 1 / np.diag(upper), rtol=1e-5)
     np.testing.assert_allclose(factor.feedback, np.triu(upper / np.diag(upper)[:, None], 1), rtol=1e-4, atol=1e-5)
     assert factor.order.tolist() == list(range(channels)) and not factor.dead.any()
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("channels", [1, 33, 257])
+def test_importance_alone_has_the_bits_of_that_of_the_whole_factor(channels: int, act_order: bool) -> None:
+    h = _hessian(channels)
+    if channels > 1:
+        h[1, :] = h[:, 1] = 0.0
+    whole = factorize(h, damping=0.02, act_order=act_order).importance_in_storage_order()
+    alone = importance_of(h, damping=0.02, act_order=act_order)
+    assert alone.dtype == np.float32 and alone.tobytes() == whole.tobytes()
 
 
 def test_identity_has_no_feedback() -> None:

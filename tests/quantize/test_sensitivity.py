@@ -12,7 +12,9 @@ import torch
 
 from golf.base.errors import GolfError
 from golf.models.base import LanguageModel
+from golf.quantize import gptq_kernels
 from golf.quantize.calibrate import CalibrateConfig, calibrate, sensitivities
+from golf.quantize.hessian import StoredHessians, save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.sensitivity import row_sensitivities
 from golf.quantize.steps import row_factors
@@ -121,6 +123,37 @@ def test_the_row_exponent_moves_steps_of_what_gptq_quantizes(
         steps(WITH_ROWS, None)
     with pytest.raises(GolfError, match=r"blocks\.0\.mlp\.output\.weight: expected the sensitivity of each of"):
         steps(WITH_ROWS, found | {"blocks.0.mlp.output.weight": np.ones(3, np.float32)})
+
+
+def test_each_hessian_is_inverted_once_and_none_waits_in_memory_for_its_use(
+    model: LanguageModel, found: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps by damage need all Hessians before the first matrix is rounded: of each its pivots then, no inverse."""
+    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    calibrated = calibrate(model, WINDOWS, CalibrateConfig(384, 16, "train", 0))
+    leaders = {name: name.replace("query", "key").replace("value", "key") for name in calibrated.hessians}
+    stored = {name: calibrated.hessians[name] for name in sorted(set(leaders.values()))}
+    save_hessians(tmp_path / "h.safetensors", stored, {})
+    hessians = StoredHessians(tmp_path / "h.safetensors", without=calibrated.without, leaders=leaders, made_by="x")
+    done: list[str] = []
+    for name in ("cholesky_upper", "invert_upper"):
+        kernel = getattr(gptq_kernels, name)
+        monkeypatch.setattr(gptq_kernels, name, lambda *of, n=name, k=kernel: (done.append(n), k(*of))[1])
+
+    def tensors(once: bool) -> dict[str, Any]:
+        done.clear()
+        meta = {"model": SHAPE, "vocab_size": VOCAB}
+        made = Quantizer(state, model, WITH_ROWS, meta=meta, hessians=hessians, sensitivities=found, once=once)
+        assert len(made._factors) == (0 if once else len(stored))
+        return made.run().model.tensors
+
+    kept = tensors(once=False)
+    assert len(stored) > 4 and done == ["cholesky_upper", "invert_upper"] * len(stored)
+    single = tensors(once=True)
+    assert (done.count("invert_upper"), done.count("cholesky_upper")) == (len(stored), 2 * len(stored))
+    for name, tensor in kept.items():
+        assert np.array_equal(tensor.values, single[name].values)
+        assert np.array_equal(tensor.row_scale, single[name].row_scale)
 
 
 def test_a_calibration_without_sensitivities_says_what_makes_them(tmp_path: Path) -> None:
