@@ -12,6 +12,8 @@ Diagonal Fisher information for steps: SqueezeLLM (arXiv 2306.07629). What steps
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,8 +44,16 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
     at_head = table.new_zeros(len(table), dtype=torch.float64)
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
+
+    def take(name: str, weight: Tensor) -> None:
+        """Sum up the gradient of one weight and drop it: those of all weights are as large as the model."""
+        assert weight.grad is not None
+        sums[name] += weight.grad.float().square().sum(1)
+        weight.grad = None
+
     for weight in weights.values():
         weight.requires_grad_(True)
+    hooks = [weight.register_post_accumulate_grad_hook(partial(take, name)) for name, weight in weights.items()]
     model.set_depth(model.max_depth)
     draws = np.random.default_rng(0)
     try:
@@ -51,12 +61,11 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
             for ids in torch.from_numpy(windows).to(table.device).split(1):
                 hidden = model.hidden(ids)
                 gradient = torch.cat([_at_head(model, h, draws, at_head) for h in hidden[0].split(_HEAD_ROWS)])
-                found = torch.autograd.grad(hidden, list(weights.values()), gradient[None], allow_unused=True)
-                for name, of_weight in zip(weights, found, strict=True):
-                    if of_weight is not None:
-                        sums[name] += of_weight.float().square().sum(1)
+                hidden.backward(gradient[None])
                 shown.update(ids.numel())
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter, needed in before.items():
             parameter.requires_grad_(needed)
     sums[names[id(table)]] = at_head + _RARE * at_head.mean()
