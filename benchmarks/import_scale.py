@@ -81,7 +81,7 @@ def parameters(repository: Path, corpus: Path, tokens: int, method: str | None) 
     values["texts"]["calibration"]["path"] = str(corpus.resolve())
     values["texts"]["judged_bytes"] = 0
     values["texts"]["calibration_bytes"] = 16 * tokens
-    values["calibrate"] |= {"tokens": tokens, "sensitivity_tokens": 0}  # whose gradients hold all weights once more
+    values["calibrate"] |= {"tokens": tokens, "sensitivity_tokens": 0}  # whose gradients need all weights in memory
     values["quantize"]["gptq"]["row_exponent"] = 0.0
     values["quantize"]["method"] = method or values["quantize"]["method"]
     return values
