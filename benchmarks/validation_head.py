@@ -101,9 +101,7 @@ def warm(text: ValidationText, record: NeuralRecord, config: MixtureConfig) -> N
     arrays = {name: value[:num] for name, value in vars(record).items() if not name.startswith("sample")}
     none = {"sample_positions": record.sample_positions[:0], "sample_log_probs": record.sample_log_probs[:0]}
     layers = config.layers
-    documents = count_documents(
-        small.tokens, small.doc_starts, layers.document_orders, near_tokens=layers.near_tokens
-    )
+    documents = count_documents(small.tokens, small.doc_starts, layers.document_orders, near_tokens=layers.near_tokens)
     table = count_contexts(small.tokens, small.doc_starts, orders=config.orders, vocab_size=text.vocab_size)
     mix(small.tokens, table, NeuralRecord(**arrays, **none), config, documents)
 
