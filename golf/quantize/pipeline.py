@@ -169,40 +169,43 @@ class Quantizer:
         """The name that the Hessian of ``name`` is stored under."""
         return self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
 
-    def _importance(
-        self, name: str, weights: NDArray[np.float32], hessian: NDArray[np.float32], trellis: bool
-    ) -> NDArray[np.float32]:
-        """``importance_in_storage_order`` of the factor; of one that would not be kept until it is used, without it."""
+    def _loss_of_steps(self, name: str, weights: NDArray[np.float32], trellis: bool) -> float | None:
+        """GPTQ's loss of one squared row step in all columns, as a share of tr H; ``None`` for a lookup table.
+
+        Of a factor that is not kept until it is used, only the pivots are computed.
+        """
+        hessian, config = self.hessians.get(name), self.config.gptq
+        if hessian is None:
+            return None
         if self._kept > _KEPT:
             factor = self._factor(name, weights, trellis)
             assert factor is not None
-            return factor.importance_in_storage_order()
-        return importance_for(name, weights.shape[-1], hessian, config=self.config.gptq, trellis=trellis)
+            importance = factor.importance_in_storage_order()
+        else:
+            importance = importance_for(name, weights.shape[-1], hessian, config=config, trellis=trellis)
+        steps = column_steps(column_codes(importance, exponent=config.column_exponent, name=name))
+        loss = float(np.square(steps * importance, dtype=np.float64).sum())
+        return loss / float(np.trace(hessian, dtype=np.float64))
 
     def _by_damage(self, sensitivities: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
         """Factors (R,) on the row steps of every matrix that a method of GPTQ quantizes, by name."""
-        damages, config = {}, self.config.gptq
-        known: dict[tuple[str, bool], tuple[NDArray[np.float32], float]] = {}  # importance and trace of a Hessian
+        damages: dict[str, NDArray[np.floating]] = {}
+        losses: dict[tuple[str, bool], float | None] = {}  # of a Hessian, for all matrices that share it
         for name in self.quantized_names():
             method, weights = self.config.recipe(self.roles[name]).method, self.state[name]
             if method not in ("gptq", "gptq_trellis"):
                 continue
-            trellis = method == "gptq_trellis"
-            key = (self._shared(name), trellis)
-            hessian = None if key in known else self.hessians.get(name)
-            if key not in known and hessian is None:
+            key = (self._shared(name), method == "gptq_trellis")
+            if key not in losses:
+                losses[key] = self._loss_of_steps(name, weights, key[1])
+            loss = losses[key]
+            if loss is None:
                 continue
             found = sensitivities.get(name)
             if found is None or found.shape != weights.shape[:1] or not (np.isfinite(found) & (found >= 0)).all():
                 raise GolfError(f"{name}: expected the sensitivity of each of {len(weights)} rows; re-run `calibrate`")
-            if hessian is not None:
-                trace = float(np.trace(hessian, dtype=np.float64))
-                known[key] = self._importance(name, weights, hessian, trellis), trace
-            importance, trace = known[key]
-            steps = column_steps(column_codes(importance, exponent=config.column_exponent, name=name))
-            loss = float(np.square(steps * importance, dtype=np.float64).sum())  # of one squared step in all columns
-            damages[name] = found * (loss / trace)
-        return row_factors(damages, self.state, exponent=config.row_exponent)
+            damages[name] = found * loss
+        return row_factors(damages, self.state, exponent=self.config.gptq.row_exponent)
 
     def _token_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
         counts, exponent = self._token_counts, self.config.gptq.token_exponent

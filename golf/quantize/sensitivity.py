@@ -33,7 +33,7 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
 
     Half of it is the KL in nats per token for each unit of variance of the row's errors. ``windows`` (B, T) are run at
     full depth, one at a time, forward and back. The head's table has that of its use as head, where the square is
-    expected: p (1 - p) |hidden| ** 2. A part of its mean is added to all its rows: tokens that these windows make
+    expected: p (1 - p) |hidden| ** 2. A tenth of its mean is added to all its rows: tokens that these windows make
     unlikely come in other text, and an error that doubles a small p costs more than its square says.
     """
     names = {id(parameter): name for name, parameter in model.unique_parameters().items()}
