@@ -1,6 +1,6 @@
 """Stages that stand still while GPUs wait, at the size of the competition: seconds, and memory at its highest.
 
-    python -m benchmarks.scale mixture --tokens 20000000       # stage `hedge` as it is, over 122 bytes a token in files
+    python -m benchmarks.scale mixture --tokens 20000000       # stage `hedge` as it is, over 77 bytes a token in files
     python -m benchmarks.scale tokenize --tokens 20000000 --shard FINEWEB.bin --model FINEWEB.model   # one process
     python -m benchmarks.scale score --preset h100x8_10min     # a GPU: an untrained model scores 1,000,000 targets
 
@@ -68,8 +68,7 @@ def made_up_record(path: Path, text: ValidationText, meta: dict[str, Any], tempe
     shown.rows[:] = -np.log(VOCAB)
     whole = shown.tensors()
     made: dict[str, tuple[Any, tuple[int, ...], Callable[..., Any]]] = {
-        f"{part}.{name}": (kind, shape, numbers)
-        for part in ("plain", "biased")
+        f"base.{name}": (kind, shape, numbers)
         for name, kind, shape, numbers in (
             ("nll", np.float64, (size,), lambda shape: rng.exponential(3.0, shape)),
             ("entropy", np.float64, (size,), lambda shape: rng.uniform(0.1, 5, shape)),
@@ -79,9 +78,9 @@ def made_up_record(path: Path, text: ValidationText, meta: dict[str, Any], tempe
             ("scored", np.bool_, (size,), lambda shape: np.ones(shape)),
         )
     }
-    made["tempered"] = np.float64, (temperatures, size - 1), made["plain.nll"][2]
-    for part in ("plain", "biased"):
-        whole |= {f"{part}.sample_positions": samples, f"{part}.sample_log_probs": rows}
+    made["nats"] = np.float64, (size - 1,), made["base.nll"][2]
+    made["tempered"] = np.float64, (temperatures, size - 1), made["base.nll"][2]
+    whole |= {"base.sample_positions": samples, "base.sample_log_probs": rows, "sample_log_probs": rows}
     kinds = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.int64): "I64",
              np.dtype(np.int32): "I32", np.dtype(np.uint16): "U16", np.dtype(np.bool_): "BOOL"}  # fmt: skip
     sizes = {name: (np.dtype(kind), shape) for name, (kind, shape, _) in made.items()}

@@ -170,20 +170,18 @@ class Bench:
 
     def mixture(self, record: StreamRecord, base: float) -> None:
         """Plain Hedge, parts, whole, and the options one by one."""
-        biased = record.biased if record.biased is not None else record.plain
-        none = record.plain.sample_positions[:0]
-        neural = NeuralScores(record.nats, record.tempered, none, record.plain.sample_log_probs[:0])
+        none = record.base.sample_positions[:0]
+        neural = NeuralScores(record.nats, record.tempered, none, record.sample_log_probs[:0])
         simple, seconds = timed(lambda: mix_hedge(self.text, neural, self.hedge.simple(self.streaming.temperatures)))
         self.row("plain Hedge, fixed share", simple.nats, seconds, base)
-        self.row("document bias alone", biased.nll[1:], None, base)
-        warm(self.text, biased, self.config)
-        mixed(self.text, biased, self.config)
-        result, _ = mixed(self.text, record.plain, self.config)
-        for name in ("chain", "cascade", "mixture"):
-            self.row(f"without bias: {name}", result.nats[name][1:], None, base)
+        self.row("document bias alone", record.base.nll[1:], None, base)
+        warm(self.text, record.base, self.config)
+        result, _ = mixed(self.text, record.base, self.config)
+        for name in ("cascade", "chain", "final"):
+            self.row(f"up to {name}", result.nats[name][1:], None, base)
         for name, changes in OPTIONS.items() if self.args.options else (("default", {}),):
             config = replace(self.config, layers=replace(self.hedge, **changes))
-            result, seconds_of = mixed(self.text, biased, config)
+            result, seconds_of = mixed(self.text, record.base, config)
             shown = ", ".join(f"{part} {value:.2f}" for part, value in seconds_of.items())
             self.row(f"whole mixture, {name} ({shown})", result.nats["mixture"][1:], sum(seconds_of.values()), base)
 

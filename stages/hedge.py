@@ -72,10 +72,8 @@ def _write_tokens(
     nats |= {name: score.nats for name, score in result.beside.items()}
     shown = len(likeliest.network.targets)
     tensors = {f"nats.{name}": array[:shown].astype(np.float32) for name, array in nats.items()}
-    tensors |= likeliest.network.tensors("network")
-    if result.likeliest is not None:
-        tensors |= result.likeliest.tensors("mixture")
-    save_numpy(path, tensors, meta)
+    assert result.likeliest is not None, "asked for"
+    save_numpy(path, tensors | likeliest.network.tensors("network") | result.likeliest.tensors("mixture"), meta)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def _text_view(root: Path) -> TextView:
         tensors, _ = load_numpy(path.with_name(f"{mode}_tokens.safetensors"), made_by=f"stage evaluate@{mode}")
         nats[mode] = tensors.get("nats", nothing)[: len(nats["streaming"])]
     nats |= {part: found[f"nats.{part}"] for part in SHOWN_PARTS if f"nats.{part}" in found}
-    ids, probs = (found.get(f"network.{field}", nothing) for field in ("ids", "probs"))
     try:
         return TextView(
             tokens=split.tokens,
@@ -91,11 +90,11 @@ def _text_view(root: Path) -> TextView:
             pieces=pieces,
             nats=nats,
             names={**MODES, **PARTS, "hedge": "online mixture"},
-            network_ids=ids,
-            network_probs=probs,
-            mixture_targets=found.get("mixture.targets", np.zeros(0, np.int64)),  # a mixture without rows has none
-            mixture_ids=found.get("mixture.ids", ids[:0]),
-            mixture_probs=found.get("mixture.probs", probs[:0]),
+            network_ids=found.get("network.ids", nothing),
+            network_probs=found.get("network.probs", nothing),
+            mixture_targets=found.get("mixture.targets", nothing),
+            mixture_ids=found.get("mixture.ids", nothing),
+            mixture_probs=found.get("mixture.probs", nothing),
         )
     except GolfError as error:
         raise FileError(f"{path}: {error}; re-run `dvc repro`") from error

@@ -49,7 +49,7 @@ PARAMS = {
             **{"precision": "fp32"},
         },
         "hedge": {
-            **{"bias": True, "chain": True, "chain_orders": [1, 2, 3, 5]},
+            **{"chain": True, "chain_orders": [1, 2, 3, 5]},
             **{"chain_forgetting": 0.9998, "cascade": True, "cascade_rate": 0.01, "final": True},
             **{"final_rate_floor": 0.005, "near_tokens": 200, "entropy_edges_nats": [0.5, 1.5, 2.5, 3.5]},
             **{"document_orders": [1, 2]},
@@ -237,7 +237,7 @@ def test_hedge_tables_add_up_to_the_scores(project: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"bias": False}, {"final": False}, {"chain": False, "final": False}, {"cascade": False, "final": False}),
+        *({"final": False}, {"chain": False, "final": False}, {"cascade": False, "final": False}),
         *({"chain_orders": [2]}, {"chain_forgetting": 0.9}, {"cascade_rate": 0.5}),
         *({"final_rate_floor": 0.9}, {"near_tokens": 5}, {"entropy_edges_nats": [3.0, 4.0, 4.5, 5.0, 5.5]}),
     ],
@@ -257,19 +257,6 @@ def test_every_knob_of_plain_hedge_moves_its_own_score_only(
     other = run_hedge(project, tmp_path, **changes)
     assert other["hedge_simple_bits_per_byte"] != base["hedge_simple_bits_per_byte"]
     assert other["hedge_bits_per_byte"] == base["hedge_bits_per_byte"]
-
-
-def test_a_bias_that_the_pass_did_not_record_is_refused(project: Path, tmp_path: Path) -> None:
-    from golf.base.files import save_numpy
-
-    run_hedge(project, tmp_path)
-    path = tmp_path / "artifacts/evaluate/streaming_tokens.safetensors"
-    tensors, meta = load_numpy(path, made_by="evaluate")
-    save_numpy(path, {key: value for key, value in tensors.items() if not key.startswith("biased.")}, meta)
-    with pytest.raises(ScoringError, match=r"evaluate\.streaming\.bias false"):
-        hedge.run(tmp_path / "params.yaml", tmp_path)
-    set_hedge(tmp_path, bias=False)
-    assert hedge.run(tmp_path / "params.yaml", tmp_path) == 0
 
 
 def test_two_processes_of_torchrun_write_the_bytes_of_one(

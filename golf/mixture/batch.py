@@ -58,8 +58,8 @@ class NormalizationReport:
 class MixResult:
     """Nats of every token under each scorer, and what was learned.
 
-    ``nats``: (N,) float64 each, keys ``neural`` and, as configured, ``chain``, ``cascade``, ``mixture`` (the last
-    layer); unscored tokens have 0. ``final_weights`` (H, 4): weight of the chain by entropy bucket and recency of the
+    ``nats``: (N,) float64 each, keys ``neural``, the names of the layers that run below the last, and ``mixture``, the
+    last; unscored tokens have 0. ``final_weights`` (H, 4): weight of the chain by entropy bucket and recency of the
     longest match. ``gates`` (K, H, 96): gates of the chain. ``matched`` uint8 (N,): orders whose context came before.
     ``num_bytes``: memory of states and results.
     """
@@ -113,45 +113,39 @@ class Read:
         self.begin, self.stop, self._source, config = begin, stop, source, source.config.record
         self.counts, self.documents = source.table.read(begin, stop), source.documents.read(begin, stop)
         self.ids = candidates(self.counts, count=config.candidates, orders=config.candidate_orders)
-        self._recounts: dict[int, tuple[Successors, bool]] = {}
 
     def recount(self, t: int) -> tuple[Successors, bool]:
         """Successors of the contexts of position ``t``, by plain search; whether the counts agree."""
-        if t not in self._recounts:
-            tokens = self._source.tokens
-            followers, agrees = recount_contexts(tokens, self._source.index, self.counts, t)
-            in_document, agrees_too = recount_documents(tokens, self.documents, t)
-            self._recounts[t] = Successors(followers, in_document), agrees and agrees_too
-        return self._recounts[t]
+        tokens = self._source.tokens
+        followers, agrees = recount_contexts(tokens, self._source.index, self.counts, t)
+        in_document, agrees_too = recount_documents(tokens, self.documents, t)
+        return Successors(followers, in_document), agrees and agrees_too
 
 
 class Mixing:
     """One mixture on its way through a text: each token is scored from the state its predecessors left, then learned.
 
-    ``record`` is what the neural pass hands over for the candidates of ``source``; ``only``: names of the nats that are
-    kept. Raises ``GolfError`` when they do not fit.
+    ``record`` is what the neural pass hands over for the candidates of ``source``. Raises ``GolfError`` when they do
+    not fit.
     """
 
     def __init__(
-        self, source: Source, record: NeuralRecord, *, experts: tuple[Expert, ...] = EXPERTS,
-        only: tuple[str, ...] | None = None, watch: Watch | None = None,
-    ) -> None:  # fmt: skip
+        self, source: Source, record: NeuralRecord, *, experts: tuple[Expert, ...] = EXPERTS, watch: Watch | None = None
+    ) -> None:
         _check(source, record)
         self._source, self._record, self._watch = source, record, watch
         self._mixture = mixture = Mixture(source.config, source.table.vocab_size, experts)
-        layers = {expert.name: k for k, (expert, on) in enumerate(zip(experts, mixture.enabled, strict=True)) if on}
-        layers = {"neural": -1} | layers | {"mixture": len(experts) - 1}
-        self._layers = {name: k for name, k in layers.items() if only is None or name in only}
+        below = {expert.name: k for k, expert in enumerate(experts[:-1]) if mixture.enabled[k]}
+        self._layers = {"neural": -1} | below | {"mixture": len(experts) - 1}
         self._nats = {name: np.empty(len(source.tokens)) for name in self._layers}
         self._matched = np.empty(len(source.tokens), np.uint8)
         self._rows: list[_Row] = []
-        self._sampled = np.empty(len(record.sample_positions))  # nats of the last layer there
         self._watched = 0
 
     def advance(self, read: Read) -> None:
         """Score and learn the next piece."""
         piece, record = slice(read.begin, read.stop), self._record
-        out = np.ones((len(self._mixture.experts), read.stop - read.begin))  # probabilities, then nats
+        out = np.ones((len(self._mixture.experts), read.stop - read.begin))  # probabilities
         self._matched[piece] = read.counts.matched
         here = _within(record.sample_positions, read)
         watched = _within(self._watch.positions, read) if self._watch is not None else []
@@ -167,12 +161,9 @@ class Mixing:
                 row = self._materialize(end, read, self._watch.log_probs[self._watched]).row
                 self._watch.see(self._watched, row)
                 self._watched += 1
-        for k in {*self._layers.values(), len(out) - 1} - {-1}:
-            np.negative(np.log(out[k], out=out[k]), out=out[k])
         for name, k in self._layers.items():
-            nats = out[k] if k >= 0 else np.where(record.scored[piece], record.nll[piece], 0.0)
+            nats = -np.log(out[k]) if k >= 0 else np.where(record.scored[piece], record.nll[piece], 0.0)
             self._nats[name][piece] = nats
-        self._sampled[len(self._rows) - len(here) : len(self._rows)] = out[-1, np.array(here, np.int64) - read.begin]
 
     def result(self) -> MixResult:
         """After the last piece."""
@@ -193,7 +184,7 @@ class Mixing:
         return NormalizationReport(
             positions=positions,
             sums=np.array([each.row.sum() for each in self._rows]),
-            target_errors=np.abs(truth - np.exp(-self._sampled)),
+            target_errors=np.abs(truth - np.exp(-self._nats["mixture"][positions])),
             chain_weights=np.array([each.weight for each in self._rows]),
             count_mismatches=sum(not each.agrees for each in self._rows),
             calibration=calibration,

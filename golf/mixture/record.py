@@ -132,47 +132,47 @@ class NeuralRecord:
 
 @dataclass(frozen=True)
 class StreamRecord:
-    """``plain`` and, when the pass had the bias, ``biased``: N rows each, row t speaks of token t.
-    ``tempered`` float64 (K, n): nats of each target under logits / temperature."""
+    """``base``: N rows of the distribution that the mixture lies over, row t speaks of token t; it is the network's,
+    under the document bias when that is on. Of the network itself float64: ``nats`` (n,), the streaming score of every
+    target; ``tempered`` (K, n), the same under logits / temperature; ``sample_log_probs`` (S, V), whole rows at the
+    sampled positions of ``base``."""
 
-    plain: NeuralRecord
-    biased: NeuralRecord | None
+    base: NeuralRecord
+    nats: np.ndarray
     tempered: np.ndarray
-
-    @property
-    def nats(self) -> np.ndarray:
-        """float64 (n,): the plain streaming score of every target."""
-        return self.plain.nll[1:]
+    sample_log_probs: np.ndarray
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Flat arrays for one safetensors file."""
-        flat = {"tempered": self.tempered}
-        for name, record in (("plain", self.plain), ("biased", self.biased)):
-            if record is not None:
-                flat |= {f"{name}.{field}": array for field, array in vars(record).items()}
-        return flat
+        own = {name: getattr(self, name) for name in ("nats", "tempered", "sample_log_probs")}
+        return own | {f"base.{field}": array for field, array in vars(self.base).items()}
 
     @classmethod
     def from_tensors(cls, flat: Mapping[str, np.ndarray]) -> StreamRecord:
         """The inverse of ``tensors``; raises ``GolfError`` for arrays that do not fit together."""
 
-        names = [field.name for field in fields(NeuralRecord)]
-
-        def part(name: str) -> NeuralRecord:
-            missing = [field for field in names if f"{name}.{field}" not in flat]
-            if missing:
-                raise GolfError(f"streaming record: found no {name}.{missing[0]}; re-run `evaluate streaming`")
-            return NeuralRecord(**{field: flat[f"{name}.{field}"] for field in names})
-
-        plain = part("plain")
-        biased = part("biased") if any(key.startswith("biased.") for key in flat) else None
-        tempered = flat.get("tempered", np.zeros(0))
-        sizes = {len(plain.nll)} | ({len(biased.nll)} if biased is not None else set())
-        fits = tempered.ndim == 2 and tempered.dtype.kind == "f" and {tempered.shape[1] + 1} == sizes
-        parts = (tempered[:, piece] for piece in pieces(tempered.shape[-1]))
-        if not fits or not all((np.isfinite(part) & (part >= -ROUNDING)).all() for part in parts):
+        parts = [field.name for field in fields(NeuralRecord)]
+        wanted = [*(f"base.{name}" for name in parts), "nats", "tempered", "sample_log_probs"]
+        missing = [name for name in wanted if name not in flat]
+        if missing:
+            raise GolfError(f"streaming record: found no {missing[0]}; re-run `evaluate streaming`")
+        base = NeuralRecord(**{name: flat[f"base.{name}"] for name in parts})
+        nats, tempered, rows = (flat[name] for name in wanted[len(parts) :])
+        for name, array in (("nats", nats[None]), ("tempered", tempered)):
+            fits = array.ndim == 2 and array.dtype.kind == "f" and array.shape[1] + 1 == len(base.nll)
+            if not fits or not all(_are_nats(array[:, piece]) for piece in pieces(array.shape[-1])):
+                raise GolfError(
+                    f"streaming record: {len(base.nll)} positions and {name} of shape {flat[name].shape}, expected "
+                    "finite numbers, one for each position but the first; re-run `evaluate streaming`"
+                )
+            forget(array)
+        if rows.shape != base.sample_log_probs.shape or not (rows <= ROUNDING).all():
             raise GolfError(
-                f"streaming record: {sorted(sizes)} positions and tempered nats of shape {tempered.shape}, expected "
-                "finite numbers, one for each position but the first; re-run `evaluate streaming`"
+                f"streaming record: sample_log_probs of shape {rows.shape}, expected {base.sample_log_probs.shape} "
+                "logarithms of probabilities; re-run `evaluate streaming`"
             )
-        return cls(plain, biased, tempered)
+        return cls(base, nats, tempered, rows)
+
+
+def _are_nats(array: np.ndarray) -> bool:
+    return bool((np.isfinite(array) & (array >= -ROUNDING)).all())

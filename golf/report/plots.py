@@ -20,8 +20,8 @@ SIZE = (7.2, 4.0)  # inches
 MIXTURE_TABLES = ("orders", "weights", "rows")
 PARTS = {
     "hedge_bias": "document bias",
-    "hedge_chain": "back-off chain",
-    "hedge_cascade": "cascade",
+    "hedge_cascade": "cascade over it",
+    "hedge_chain": "back-off chain over that",
     "hedge_final": "chain and cascade mixed",
     "hedge": "all",
 }

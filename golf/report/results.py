@@ -25,9 +25,9 @@ _TEXTS = ("_kind", "_source")  # ends of keys whose values are words
 PARTS = {  # key in the metrics of hedge: what it is; absent where the parameters switch a part off
     "hedge_simple": "plain Hedge with fixed share",
     "hedge_bias": "document bias alone",
-    "hedge_chain": "back-off chain over the cascade, no bias",
-    "hedge_cascade": "candidate cascade, no bias",
-    "hedge_final": "all layers, no bias",
+    "hedge_cascade": "candidate cascade over it",
+    "hedge_chain": "back-off chain over that",
+    "hedge_final": "mean of these two, learned",
     "hedge": "whole mixture, the headline",
 }
 

@@ -55,8 +55,8 @@ class TextView:
             if not whole or (ids >= len(self.pieces)).any() or not ((probs >= 0) & (probs < 1.001)).all():
                 raise GolfError(f"{name}: its likeliest tokens are not ids and probabilities of {count} targets")
         at = self.mixture_targets
-        if at.ndim != 1 or (len(at) and not 0 <= at[0] <= at[-1] < targets) or (np.diff(at) <= 0).any():
-            raise GolfError("mixture: found targets that do not rise or are none of the text's")
+        if at.ndim != 1 or (len(at) and not 0 <= at[0] <= at[-1] < shown) or (np.diff(at) <= 0).any():
+            raise GolfError(f"mixture: found targets that do not rise or are none of the first {shown}")
 
     @property
     def num_shown(self) -> int:

@@ -50,8 +50,9 @@ class Likeliest:
 
 
 def passages(num_targets: int, vocab_size: int) -> np.ndarray:
-    """int64 (H,): targets of the passages, which are of one length and spread evenly over the text; all of a short
-    text."""
+    """int64 (H,): targets of the passages, which are of one length and spread evenly over those that are shown of a
+    text; all of a short text."""
+    num_targets = min(num_targets, SHOWN_TARGETS)
     most = min(PASSAGE_TARGETS, PASSAGE_PROBABILITIES // vocab_size)
     if num_targets <= most:
         return np.arange(num_targets)
@@ -62,7 +63,8 @@ def passages(num_targets: int, vocab_size: int) -> np.ndarray:
 
 class LikeliestRows:
     """What the streaming pass gathers, from pieces of rows in reading order: the ``network``'s likeliest tokens of the
-    first targets; and ``rows`` float32 (H, V), the log-probabilities that the mixture mixes over, of ``passages``."""
+    targets that are shown, the first ones; and ``rows`` float32 (H, V), the log-probabilities that the mixture mixes
+    over, of ``passages``."""
 
     def __init__(self, text: ValidationText) -> None:
         self.network = Likeliest.empty(np.arange(min(text.num_targets, SHOWN_TARGETS)), text.vocab_size)

@@ -3,9 +3,9 @@
 Shapes: n targets, N = n + 1 tokens, B bins of the small tables that say where the gain comes from.
 
 The headline is the whole mixture of golf.mixture: document bias, candidate cascade, back-off chain, the
-exponentiated-gradient mean of these two, counts of the document. Beside it, on the same logits: its parts, the same
-without the bias, and plain Hedge with fixed share (golf.scoring.hedge). Which of them is the headline is said by the
-parameters, never by the result.
+exponentiated-gradient mean of these two, counts of the document, each over the one before. Beside it, on the same
+logits: the layers below the last, and plain Hedge with fixed share (golf.scoring.hedge). Which of them is the headline
+is said by the parameters, never by the result.
 """
 
 from __future__ import annotations
@@ -160,10 +160,8 @@ def _rows(text: ValidationText, record: NeuralRecord, headline: MixResult) -> Ta
 
 @dataclass(frozen=True, kw_only=True)
 class HedgeConfig(LayerConfig):
-    """``bias``: mix over the biased distribution of the record; the layers of the mixture; and what plain Hedge, scored
-    beside it, has of its own."""
+    """The layers of the mixture, and what plain Hedge, scored beside it, has of its own."""
 
-    bias: bool = True
     learning_rate: Positive = 0.5
     share: BelowOne = 0.01
     smoothing: Positive = 0.001
@@ -177,7 +175,7 @@ class HedgeConfig(LayerConfig):
 class MixtureScore:
     """``score``: the headline with all figures in its details; ``curves``: where the gain comes from; ``beside``:
     the other scorers on the same record, plain Hedge and the mixture's parts, by name; ``likeliest``: the tokens of
-    passages, where they were asked for and rows of the distribution that is mixed over were recorded."""
+    passages, where they were asked for."""
 
     score: Score
     curves: Curves
@@ -198,20 +196,13 @@ def score_mixture(
 ) -> MixtureScore:
     """Mix the recorded scores; with ``likeliest`` also find the mixture's tokens in its passages.
 
-    Raises ``ScoringError`` when the record is not of this text or lacks the bias.
+    Raises ``ScoringError`` when the record is not of this text.
     """
     if len(record.nats) != text.num_targets:
         raise ScoringError(
             f"the streaming record has {len(record.nats)} targets, the text {text.num_targets}; re-run `dvc repro`"
         )
-    if config.bias and record.biased is None:
-        raise ScoringError(
-            "evaluate.hedge.bias is true, the streaming pass had evaluate.streaming.bias false; "
-            "expected it true there too"
-        )
-    for part in (record.plain, record.biased):
-        if part is not None:
-            part.check(text.vocab_size)
+    record.base.check(text.vocab_size)
     if len(record.tempered) != len(streaming.temperatures):
         raise ScoringError(
             f"the streaming record has nats under {len(record.tempered)} temperatures, its parameters name "
@@ -220,28 +211,25 @@ def score_mixture(
     begin = time.perf_counter()
     source = _counted(text, MixtureConfig(streaming, config))
     counted = time.perf_counter()
-    first = record.biased if config.bias and record.biased is not None else record.plain
-    shown, watch = None, None
-    if likeliest is not None and first is (record.biased or record.plain):  # whose rows were kept
-        shown, watch = watched(likeliest)
-    parts = ("chain", "cascade", "mixture")  # the headline is shown as a whole, of the other its parts
-    mixings = [Mixing(source, first, only=("neural", "mixture") if config.bias else parts, watch=watch)]
-    mixings += [Mixing(source, record.plain, only=parts)] if config.bias else []
-    probe = record.plain.sample_positions - 1
-    neural = NeuralScores(record.nats, record.tempered, probe, record.plain.sample_log_probs)
+    shown, watch = watched(likeliest) if likeliest is not None else (None, None)
+    mixing = Mixing(source, record.base, watch=watch)
+    neural = NeuralScores(record.nats, record.tempered, record.base.sample_positions - 1, record.sample_log_probs)
     plain_hedge = SimpleHedge(text, neural, config.simple(streaming.temperatures), source.index)
     pairs = source.table if set(ORDERS) <= set(source.table.orders) else _contexts(text, ORDERS)
-    for read in source.pieces():  # all of them over the counts that were read once
-        for mixing in mixings:
-            mixing.advance(read)
+    for read in source.pieces():  # both over the counts that were read once
+        mixing.advance(read)
         plain_hedge.advance(read.counts if pairs is source.table else pairs.read(read.begin, read.stop))
-        forget(record.plain.nll)
-    results, simple = [mixing.result() for mixing in mixings], plain_hedge.result()
+        forget(record.base.nll)
+    mixed, simple = mixing.result(), plain_hedge.result()
     times = {"hedge_counting_seconds": counted - begin, "hedge_mixing_seconds": time.perf_counter() - counted}
-    nats = _named(record, results[0], results[-1], simple)
+    names = {"neural": "hedge_bias", "mixture": "hedge"}
+    layers = {names.get(name, f"hedge_{name}"): values[1:] for name, values in mixed.nats.items()}
+    if not streaming.bias:
+        del layers["hedge_bias"]
+    nats = {"streaming": record.nats, "hedge_simple": simple.nats} | layers
     scores = {name: make_score(name, text, values) for name, values in nats.items()}
-    details = _details(text, scores, results[0], simple) | times
-    curves = make_curves(text, nats, source.table.orders, first, results[0], simple)
+    details = _details(text, scores, mixed, simple) | times
+    curves = make_curves(text, nats, source.table.orders, record.base, mixed, simple)
     beside = {name: score for name, score in scores.items() if name not in ("streaming", "hedge")}
     return MixtureScore(dataclasses.replace(scores["hedge"], details=details), curves, beside, shown)
 
@@ -254,19 +242,6 @@ def _counted(text: ValidationText, config: MixtureConfig) -> Source:
     tokens, near, orders = text.tokens.astype(np.int32), config.layers.near_tokens, config.layers.document_orders
     documents = Documents(tokens, text.doc_starts, orders, near_tokens=near)
     return Source(tokens, _contexts(text, config.orders, near), documents, config)
-
-
-def _named(
-    record: StreamRecord, headline: MixResult, unbiased: MixResult, simple: HedgeResult
-) -> dict[str, np.ndarray]:
-    """Nats (n,) of every scorer that is reported, on the targets alone."""
-    nats = {"streaming": record.nats, "hedge": headline.nats["mixture"][1:], "hedge_simple": simple.nats}
-    if unbiased is not headline:
-        nats["hedge_bias"] = headline.nats["neural"][1:]
-    for part, name in (("chain", "hedge_chain"), ("cascade", "hedge_cascade"), ("mixture", "hedge_final")):
-        if part in unbiased.nats:
-            nats[name] = unbiased.nats[part][1:]
-    return nats
 
 
 def _details(

@@ -3,8 +3,9 @@
 Shapes: n targets, N = n + 1 tokens, K temperatures, J candidates, R rows, S sampled rows, V vocabulary.
 
 One pass over the logits, in reading order, gives the plain score, its tempered copies, and the ``NeuralRecord`` of the
-plain distribution and of the same distribution under the document bias (golf.mixture.bias), which learns from
-each chunk after it was scored. Everything that needs whole rows happens here; the mixture then runs from the file.
+distribution that the mixture lies over: the plain one, or that under the document bias (golf.mixture.bias), which
+learns from each chunk after it was scored. Everything that needs whole rows happens here; the mixture then runs from
+the file.
 """
 
 from __future__ import annotations
@@ -70,32 +71,30 @@ def record_stream(
     ]
     groups = list(_groups(chunks))
     sizes = (group[-1][1] - group[0][0] for group in groups)
-    plain, biased = _Gatherer(text, ids, config), _Gatherer(text, ids, config) if config.bias else None
-    tempered = np.zeros((len(config.temperatures), text.num_targets))
+    base, nats = _Gatherer(text, ids, config), np.zeros((1 + len(config.temperatures), text.num_targets))
+    sampled = np.zeros((len(base.samples), text.vocab_size))
     bias: DocumentBias | None = None
     for rows, group in zip(iterate_stream_rows(model, text, config, sizes=sizes, ranks=ranks), groups, strict=True):
         logits = rows.logits.double()
         truth = logits.gather(1, rows.ids[:, None])[:, 0]
-        taken = [(logits / t).logsumexp(1) - truth / t for t in config.temperatures]
+        tempered = [(logits / t).logsumexp(1) - truth / t for t in config.temperatures]
         log_probs = logits.sub_(logits.logsumexp(1, keepdim=True))
-        taken += plain.take(rows, log_probs)
+        taken = [-log_probs.gather(1, rows.ids[:, None])[:, 0], *tempered]
+        base.sample(rows, log_probs, sampled)
         mixed = log_probs
-        if biased is not None:
+        if config.bias:
             bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
             mixed = _apply_bias(bias, log_probs, rows, group)
-            taken += biased.take(rows, mixed)
+        taken += base.take(rows, mixed)
         first = int(rows.targets[0])
         taken += likeliest.take(first, log_probs) if likeliest is not None else []
         columns = _fetched(taken)
-        for k in range(len(tempered)):
-            tempered[k, rows.targets] = checked_nats(columns[k], rows.targets)
-        columns = columns[len(tempered) :]
-        for gatherer in (plain, biased):
-            if gatherer is not None:
-                columns = gatherer.store(rows.targets, columns)
+        for k in range(len(nats)):
+            nats[k, rows.targets] = checked_nats(columns[k], rows.targets)
+        columns = base.store(rows.targets, columns[len(nats) :])
         if likeliest is not None:
             likeliest.store(first, columns, mixed)
-    return StreamRecord(plain.record(), biased.record() if biased is not None else None, tempered)
+    return StreamRecord(base.record(), nats[0], nats[1:], sampled)
 
 
 def probe_targets(num_targets: int, samples: int) -> np.ndarray:
@@ -155,8 +154,17 @@ class _Gatherer:
         num, self._ids = len(text.tokens), ids
         self._nll, self._entropy, self._top = np.zeros(num), np.zeros(num), np.zeros(num)
         self._argmax, self._chosen = np.zeros(num, np.int32), np.zeros(ids.shape)
-        self._samples = probe_targets(text.num_targets, config.sampled_rows) + 1
-        self._rows = np.zeros((len(self._samples), text.vocab_size))
+        self.samples = probe_targets(text.num_targets, config.sampled_rows) + 1  # positions
+        self._rows = np.zeros((len(self.samples), text.vocab_size))
+
+    def sample(self, rows: Rows, log_probs: torch.Tensor, into: np.ndarray) -> None:
+        """Those of ``log_probs`` (R, V) that are of sampled positions ``into`` (S, V)."""
+        import torch
+
+        at = rows.targets + 1
+        here = np.flatnonzero((self.samples >= at[0]) & (self.samples <= at[-1]))
+        if len(here):
+            into[here] = log_probs[torch.from_numpy(self.samples[here] - at[0])].cpu().numpy()
 
     def take(self, rows: Rows, log_probs: torch.Tensor) -> list[torch.Tensor]:
         """What is needed of ``log_probs`` (R, V), float64, as columns (R,); sampled rows are stored at once."""
@@ -166,9 +174,7 @@ class _Gatherer:
         top, argmax = log_probs.max(dim=1)
         entropy = torch.einsum("rv,rv->r", log_probs.exp(), log_probs).neg()
         ids = torch.from_numpy(np.maximum(self._ids[at], 0).astype(np.int64)).to(log_probs.device)
-        here = np.flatnonzero((self._samples >= at[0]) & (self._samples <= at[-1]))
-        if len(here):
-            self._rows[here] = log_probs[torch.from_numpy(self._samples[here] - at[0])].cpu().numpy()
+        self.sample(rows, log_probs, self._rows)
         nats = -log_probs.gather(1, rows.ids[:, None])[:, 0]
         return [nats, top, argmax, entropy, *log_probs.gather(1, ids).unbind(1)]
 
@@ -190,7 +196,7 @@ class _Gatherer:
             argmax_log_prob=self._top,
             candidate_log_prob=self._chosen,
             scored=scored,
-            sample_positions=self._samples,
+            sample_positions=self.samples,
             sample_log_probs=self._rows,
         )
 

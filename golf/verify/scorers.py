@@ -105,7 +105,7 @@ class NeuralScorer(ModeScorer):
         text = self.text(np.append(prefix, prefix[-1]))
         if self.name == "streaming":  # of two sampled rows or more, one is the last target's
             config = with_values(self.config, sampled_rows=2)
-            return np.asarray(np.exp(record_stream(self.model, text, config).plain.sample_log_probs[-1]))
+            return np.asarray(np.exp(record_stream(self.model, text, config).sample_log_probs[-1]))
         logits = next(rows.logits[-1] for rows in self._rows(text) if rows.targets[-1] == text.num_targets - 1)
         return np.asarray(logits.double().softmax(-1).cpu().numpy())
 
@@ -160,7 +160,7 @@ class HedgeScorer(ModeScorer):
         streaming, hedge = self.config.streaming, self.config.hedge
         text = self.text(tokens)
         record = record_stream(self.model, text, with_values(streaming, sampled_rows=text.num_targets))
-        rows = (record.biased if hedge.bias and record.biased is not None else record.plain).sample_log_probs
+        rows = record.base.sample_log_probs
         state = MixtureState(MixtureConfig(streaming, hedge), vocab_size=self.vocab_size)
         state.update(int(tokens[0]), starts_document=True)
         return rows, state, set(text.doc_starts.tolist())

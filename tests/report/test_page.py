@@ -100,6 +100,8 @@ def test_the_text_is_packed_to_an_eighth_of_a_bit(view: TextView) -> None:
         ({"network_ids": np.full((1999, 3), len(PIECES), np.uint16)}, "network: its likeliest tokens are not"),
         ({"mixture_probs": np.zeros(0)}, "mixture: its likeliest tokens are not"),
         ({"mixture_targets": np.arange(10) + 1995}, "mixture: found targets"),
+        ({"nats": {"streaming": np.ones(12)}, "network_ids": np.zeros((12, 3), np.uint16),
+          "network_probs": np.zeros((12, 3), np.float32)}, "none of the first 12"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(view: TextView, change: dict[str, Any], words: str) -> None:
@@ -110,7 +112,10 @@ def test_arrays_that_do_not_fit_are_refused(view: TextView, change: dict[str, An
 def test_what_a_byte_cannot_hold_ends_at_its_end(view: TextView) -> None:
     nats = {"streaming": np.array([0.0, 500.0]), "hedge": np.array([500.0, 0.0])}
     probs = np.array([[0.0], [1.0]], np.float32)
-    small = dataclasses.replace(view, nats=nats, network_ids=view.network_ids[:2, :1], network_probs=probs)
+    small = dataclasses.replace(
+        view, nats=nats, network_ids=view.network_ids[:2, :1], network_probs=probs, mixture_targets=np.arange(0),
+        mixture_ids=view.mixture_ids[:0], mixture_probs=view.mixture_probs[:0],
+    )  # fmt: skip
     _, arrays = unpacked(pack(small, tokens=9, candidates=9))
     assert arrays["bits.streaming"].tolist() == [0, 255]
     assert (arrays["bits.hedge"] + arrays["bits.streaming"]).tolist() == [255, 0]

@@ -14,7 +14,7 @@ from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import StreamRecord
 from golf.scoring.mixture_score import HedgeConfig, MixtureScore, score_mixture
 from golf.scoring.record_stream import StreamingConfig, probe_targets
-from golf.scoring.text import ScoringError, ValidationText
+from golf.scoring.text import ValidationText
 from reference_mixture import record_from_log_probs
 
 VOCAB = 20
@@ -22,7 +22,7 @@ PARAMS = Path(__file__).resolve().parent.parent.parent / "params.yaml"
 STREAMING = dataclasses.replace(
     load_section(PARAMS, "evaluate.streaming", StreamingConfig), sampled_rows=50, bias=False, temperatures=()
 )
-HEDGE = dataclasses.replace(load_section(PARAMS, "evaluate.hedge", HedgeConfig), bias=False)
+HEDGE = load_section(PARAMS, "evaluate.hedge", HedgeConfig)
 
 
 def make_text(num_tokens: int = 600) -> ValidationText:
@@ -42,7 +42,7 @@ def make_record(text: ValidationText) -> StreamRecord:
     plain = record_from_log_probs(text.tokens, rows, ids)
     at = probe_targets(text.num_targets, STREAMING.sampled_rows) + 1
     plain = dataclasses.replace(plain, sample_positions=at, sample_log_probs=rows[at])
-    return StreamRecord(plain, None, np.zeros((0, text.num_targets)))
+    return StreamRecord(plain, plain.nll[1:], np.zeros((0, text.num_targets)), plain.sample_log_probs)
 
 
 def score(text: ValidationText, **changes: object) -> MixtureScore:
@@ -89,12 +89,7 @@ def test_a_mixture_that_loses_is_reported_and_not_an_error() -> None:
     text = make_text(60)
     record = make_record(text)
     nats = np.full(len(text.tokens), 1e-9)  # the network knows every token; nothing can gain on that
-    plain = dataclasses.replace(record.plain, nll=nats, sample_positions=np.zeros(0, np.int64),
-                                sample_log_probs=np.zeros((0, VOCAB)))  # fmt: skip
-    lost = score_mixture(text, StreamRecord(plain, None, record.tempered), STREAMING, HEDGE).score
+    none = np.zeros((0, VOCAB))
+    base = dataclasses.replace(record.base, nll=nats, sample_positions=np.zeros(0, np.int64), sample_log_probs=none)
+    lost = score_mixture(text, StreamRecord(base, nats[1:], record.tempered, none), STREAMING, HEDGE).score
     assert lost.details["hedge_gain_bits_per_byte"] < 0.0
-
-
-def test_a_bias_that_was_not_recorded_is_refused() -> None:
-    with pytest.raises(ScoringError, match="evaluate.streaming.bias false"):
-        score(make_text(), bias=True)

@@ -154,7 +154,7 @@
   function passagePlace(target) {
     let before = 0;
     for (const [first, length] of head.passages) {
-      if (target >= first && target < first + length) return mixture.length ? before + target - first : -1;
+      if (target >= first && target < first + length) return before + target - first;
       before += length;
     }
     return -1;
@@ -221,7 +221,7 @@
     const text = plain(...tokens.subarray(start + 1, start + 14)).replace(/\s+/g, " ");
     $("document").append(make("option", `${number}: ${text}`, { value: number }));
   }
-  for (const [first, length] of mixture.length ? head.passages : []) {
+  for (const [first, length] of head.passages) {
     const item = make("li"), button = make("button", `tokens ${(first + 1).toLocaleString("en")} to ${(first + length).toLocaleString("en")}`, { type: "button" });
     button.addEventListener("click", () => open(first + 1, length));
     item.append(button);
