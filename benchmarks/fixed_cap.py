@@ -35,6 +35,7 @@ from golf.models.registry import build_model, config_from_dict
 from golf.quantize.calibrate import CalibrateConfig, Divergence, calibrate, calibration_windows, training_windows
 from golf.quantize.fit import fit_to_target
 from golf.quantize.pipeline import Quantizer
+from golf.quantize.sensitivity import row_sensitivities
 from golf.quantize.tensors import QuantizedModel
 from golf.scoring.modes import run_mode
 from golf.scoring.network import SlidingConfig
@@ -42,7 +43,7 @@ from golf.scoring.text import ValidationText
 from golf.training.optimizers import OptimizerConfig, Optimizers
 
 LITE = quantize_section("gptq_lite", 8.0)
-STACK = quantize_section("gptq_trellis", 12.0, token_exponent=0.5)
+STACK = quantize_section("gptq_trellis", 12.0, row_exponent=0.375)
 CALIBRATE = CalibrateConfig(tokens=16384, window=256, source="train", sensitivity_tokens=0)
 SLIDING = SlidingConfig(256, 128, 8, "fp32")
 TITLES = {
@@ -65,7 +66,6 @@ class Bench:
     steps: int
     text: ValidationText
     tokenizer: bytes
-    counts: np.ndarray  # of every token id in the training split (V,)
 
     @property
     def results(self) -> Path:
@@ -134,9 +134,10 @@ def coded(bench: Bench, state: dict[str, np.ndarray], meta: dict[str, Any], targ
         result = Quantizer(state, model, LITE, meta=meta).run()
         return bench.packed(result.model, "rans"), result.metrics
     model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    found = calibrate(model, calibration_windows(bench.training(), CALIBRATE), CALIBRATE)
+    windows = calibration_windows(bench.training(), CALIBRATE)
+    found, rows = calibrate(model, windows, CALIBRATE), row_sensitivities(model, windows)
     hessians = {**found.hessians, **dict.fromkeys(found.without)}
-    quantizer = Quantizer(state, model, STACK, meta=meta, hessians=hessians, token_counts=bench.counts)
+    quantizer = Quantizer(state, model, STACK, meta=meta, hessians=hessians, sensitivities=rows)
     damage = Divergence(model, state, training_windows(bench.training(), tokens=2048, window=256))
     size = lambda quantized: len(bench.packed(quantized, "smallest"))  # noqa: E731 (needs bench)
     fit = fit_to_target(quantizer, size=size, target=target, damage=damage)
@@ -213,11 +214,9 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=100_000, help="bytes of validation text at most")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    split = open_split(args.tokens / "train")
-    counts = np.bincount(split.read(0, split.num_tokens), minlength=split.vocab_size)
     widths = {"narrow": args.narrow, "wide": args.wide, "wide_time": args.wide}
     text, tokenizer = validation_text(args.tokens, args.bytes), (args.tokens / "tokenizer.model").read_bytes()
-    bench = Bench(args.tokens, args.work, args.cap, widths, args.steps, text, tokenizer, counts)
+    bench = Bench(args.tokens, args.work, args.cap, widths, args.steps, text, tokenizer)
     short = {**TRAIN, "iterations": 2, "momentum_warmup_steps": 0}
     trained(Stack({**MODEL, "width": 16}, short, {"warm-up": Variant("warm-up")}), "warm-up", 0, args.tokens)
     for seed in map(int, args.seeds.split(",")):

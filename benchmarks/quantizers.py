@@ -21,7 +21,7 @@ from golf.artifact.write import pack
 from golf.base.files import load_numpy
 from golf.data.shards import open_split
 from golf.models.registry import build_model, config_from_dict
-from golf.quantize.calibrate import Divergence, training_windows
+from golf.quantize.calibrate import Divergence, sensitivities, training_windows
 from golf.quantize.fit import split_steps
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import Quantizer
@@ -36,7 +36,7 @@ class Recipe:
     label: str
     method: str
     column_exponent: float = 0.0
-    token_exponent: float = 0.0
+    row_exponent: float = 0.0
     split: bool = False
     coder: str = "rans"
     settings: tuple[float, ...] = (6.0, 9.0, 13.0)  # clips, or levels of gptq_lite; chosen so that the curves overlap
@@ -51,7 +51,8 @@ RECIPES = (
     Recipe("gptq + trellis + column steps, order-0 rANS", "gptq_trellis", 0.5, settings=(9.0, 13.0, 18.0)),
     Recipe("the same, smallest coder", "gptq_trellis", 0.5, coder="smallest", settings=(9.0, 13.0, 18.0)),
     Recipe("the same + split by tensor", "gptq_trellis", 0.5, 0.0, True, "smallest", (9.0, 15.0, 22.0)),
-    Recipe("the same + token exponent 0.5", "gptq_trellis", 0.5, 0.5, True, "smallest", (9.0, 18.0, 28.0)),
+    Recipe("without the split, rows by damage", "gptq_trellis", 0.5, 0.375, False, "smallest", (9.0, 15.0, 22.0)),
+    Recipe("rows by damage, then the split", "gptq_trellis", 0.5, 0.375, True, "smallest", (9.0, 15.0, 22.0)),
 )
 
 
@@ -63,7 +64,7 @@ class Bench:
     meta: dict[str, Any]
     hessians: dict[str, np.ndarray | None]
     tokenizer: bytes
-    counts: np.ndarray
+    sensitivities: dict[str, np.ndarray]
     held_out: Divergence
     training: Divergence
 
@@ -75,11 +76,11 @@ class Bench:
             8.0 if lite else setting,
             levels=int(setting) if lite else 31,
             column_exponent=recipe.column_exponent,
-            token_exponent=recipe.token_exponent,
+            row_exponent=recipe.row_exponent,
         )
         model = build_model(config_from_dict(self.meta["model"]), self.meta["vocab_size"])
         quantizer = Quantizer(
-            self.state, model, config, meta=self.meta, hessians=self.hessians, token_counts=self.counts
+            self.state, model, config, meta=self.meta, hessians=self.hessians, sensitivities=self.sensitivities
         )
         if recipe.split:
             result = split_steps(quantizer, damage=self.training, say=lambda line: None).result
@@ -96,15 +97,14 @@ def prepare(root: Path, tokens: int) -> Bench:
     found, about = load_hessians(root / "artifacts/calibrate/hessians.safetensors", made_by="`calibrate`")
     hessians = {**found, **dict.fromkeys(about["without"])}  # type: ignore[call-overload]
     tokenizer = (root / "artifacts/tokens/tokenizer.model").read_bytes()
-    train = open_split(root / "artifacts/tokens/train")
-    counts = np.bincount(train.read(0, train.num_tokens), minlength=meta["vocab_size"])
 
     def divergence(split: str, count: int) -> Divergence:
         model = build_model(config_from_dict(meta["model"]), meta["vocab_size"])
         windows = training_windows(open_split(root / f"artifacts/tokens/{split}"), tokens=count, window=256)
         return Divergence(model, state, windows)
 
-    return Bench(state, meta, hessians, tokenizer, counts, divergence("holdout", tokens), divergence("train", 2048))
+    held_out, training = divergence("holdout", tokens), divergence("train", 2048)
+    return Bench(state, meta, hessians, tokenizer, sensitivities(root), held_out, training)
 
 
 def bytes_at(curve: list[tuple[int, float]], kl: float) -> float:

@@ -19,6 +19,7 @@ from golf.base.params import from_dict
 from golf.cli.params import compose
 from golf.data.shards import load_split
 from golf.models.registry import build_model, config_from_dict
+from golf.quantize.calibrate import sensitivities
 from golf.quantize.hessian import load_hessians
 from golf.quantize.pipeline import QuantizeConfig, Quantizer
 from golf.report.baselines import integer_sizes
@@ -26,11 +27,12 @@ from golf.report.plots import new_figure, save_figure
 
 __all__ = ["curve", "curve_page", "draw"]
 
-PUBLIC, PLAIN, STACK = "GPTQ + SDClip + order-0 rANS", "GPTQ + column steps", "GPTQ + trellis (whole stack)"
+PUBLIC, PLAIN = "GPTQ + SDClip + order-0 rANS", "GPTQ + column steps, rows by damage"
+STACK = "GPTQ + trellis (whole stack)"
 TRELLIS = "GPTQ + SDClip + trellis + order-0 rANS"
 ROLES = ("embedding", "attention", "mlp")
 CLIPS = (3.0, 5.0, 8.0, 12.0, 17.0)
-BARE = ["gptq.column_exponent=0.0", "gptq.token_exponent=0.0"]  # a step per row, every token alike
+BARE = ["gptq.column_exponent=0.0", "gptq.row_exponent=0.0"]  # a step per row, by its spread alone
 FP16 = ["control_step=0.0"]  # vectors and scalars, in all recipes that code with order-0 rANS
 RECIPES: dict[str, tuple[str, str, list[list[str]]]] = {  # coder, then overrides of each point
     "GPTQ-lite": (
@@ -73,8 +75,7 @@ def curve(root: Path, tokens: int) -> dict[str, Any]:
     known, found = load_hessians(root / "artifacts/calibrate/hessians.safetensors", made_by="`calibrate`")
     hessians = {**known, **dict.fromkeys(found["without"])}  # type: ignore[call-overload]
     tokenizer = (root / "artifacts/tokens/tokenizer.model").read_bytes()
-    train = load_split(root / "artifacts/tokens/train")
-    counts = np.bincount(train.tokens, minlength=meta["vocab_size"])
+    rows = sensitivities(root)
     judge = _Judge(root, state, meta, tokens)
     recipes: dict[str, Points] = {}
     for title, (coder, method, points) in RECIPES.items():
@@ -85,7 +86,7 @@ def curve(root: Path, tokens: int) -> dict[str, Any]:
             words = [f"quantize.method={method}", *(f"quantize.{word}" for word in overrides + plain)]
             section = compose(Path("conf"), overrides=words)["quantize"]
             quantize = from_dict(QuantizeConfig, section, where="quantize")
-            measured: dict[str, Any] = {"hessians": hessians, "token_counts": counts}
+            measured: dict[str, Any] = {"hessians": hessians, "sensitivities": rows}
             result = Quantizer(state, judge.model, quantize, meta=meta, **measured).run().model
             data = pack(result, tokenizer, coders=config.coders, embedding_coders=config.embedding_coders)
             unpacked = unpack(data)

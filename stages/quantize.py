@@ -1,8 +1,7 @@
 """Stage `quantize`: averaged float weights to integers with steps; matrices by role, small tensors to fp16.
 
-In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate and, with
-quantize.gptq.token_exponent, artifacts/tokens/train. Out: artifacts/quantize/{model.safetensors,errors.tsv},
-metrics/quantize.json.
+In: artifacts/average/model.safetensors; for the methods gptq and gptq_trellis artifacts/calibrate.
+Out: artifacts/quantize/{model.safetensors,errors.tsv}, metrics/quantize.json.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def public_point(
 ) -> dict[str, Any]:
     """GPTQ with SDClip and order-0 tables at ``clip``; Hessians, levels and damping are ours."""
     roles = {name: RoleConfig(None, None) for name in config.roles}
-    recipe = dataclasses.replace(config.gptq, column_exponent=0.0, token_exponent=0.0, row_exponent=0.0)
+    recipe = dataclasses.replace(config.gptq, column_exponent=0.0, row_exponent=0.0)
     plain = dataclasses.replace(config, method="gptq", clip=clip, gptq=recipe, roles=roles)
     model = Quantizer.load(root, plain, once=True).run().model
     blob = require(root / "artifacts/tokens/tokenizer.model", made_by="`import_model`").read_bytes()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CalibrateConfig", "Calibration", "Divergence", "LOOKUP_REASON", "TokenSource", "WEIGHTS", "calibrate",
     "calibration_windows", "hessians_or_none", "sampled_windows", "sensitivities", "spread_windows",
-    "token_counts", "training_windows",
+    "training_windows",
 ]  # fmt: skip
 
 State = Mapping[str, NDArray[np.floating]]
@@ -209,20 +209,9 @@ def hessians_or_none(root: Path) -> Mapping[str, NDArray[np.float32] | None]:
 
 
 def sensitivities(root: Path) -> dict[str, NDArray[np.float32]]:
-    """What `calibrate` wrote: the sensitivity (R,) of every row of a matrix, by name."""
+    """What `calibrate` wrote: the sensitivity (R,) of every row of a matrix or table, by name."""
     remedy = "`calibrate` with calibrate.sensitivity_tokens above 0"
     return load_numpy(root / "artifacts/calibrate/rows.safetensors", made_by=remedy)[0]
-
-
-def token_counts(root: Path, vocab_size: int) -> NDArray[np.int64]:
-    """How often each token id (V,) stands in the training split."""
-    from golf.data.shards import open_split
-
-    source, chunk = open_split(root / "artifacts/tokens/train"), 1 << 22
-    counts = np.zeros(vocab_size, np.int64)
-    for start in range(0, source.num_tokens, chunk):
-        counts += np.bincount(source.read(start, min(chunk, source.num_tokens - start)), minlength=vocab_size)
-    return counts
 
 
 def training_windows(source: TokenSource, *, tokens: int, window: int) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ class GptqConfig:
     damping: Annotated[float, Gt(0), Le(1)]
     column_exponent: Share
     act_order: bool
-    token_exponent: Annotated[float, Ge(0), Le(0.5)]
     row_exponent: Annotated[float, Ge(0), Le(0.5)]
 
 
@@ -97,11 +96,6 @@ class QuantizeConfig:
     def needs_sensitivities(self) -> bool:
         """Whether a method uses what `calibrate` measures by gradients."""
         return self.gptq.row_exponent > 0 and self.needs_hessians
-
-    @property
-    def needs_token_counts(self) -> bool:
-        """Whether a method uses how often each token stands in the training split."""
-        return self.gptq.token_exponent > 0 and self.needs_hessians
 
 
 @dataclass(frozen=True)

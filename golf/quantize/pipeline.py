@@ -14,12 +14,12 @@ from golf.base.errors import GolfError
 from golf.base.files import require
 from golf.base.progress import progress
 from golf.base.tensor_file import LARGE
-from golf.quantize.calibrate import WEIGHTS, hessians_or_none, sensitivities, token_counts
+from golf.quantize.calibrate import WEIGHTS, hessians_or_none, sensitivities
 from golf.quantize.config import QUANTIZED_ROLES, QuantizeConfig, Recipe
 from golf.quantize.gptq import factor_of, importance_for, quantize_gptq
 from golf.quantize.hessian import StoredHessians
-from golf.quantize.rounding import check_matrix, entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
-from golf.quantize.steps import column_codes, row_factors, token_factors
+from golf.quantize.rounding import entropy_bits, quantize_gptq_lite, quantize_sdclip, stored_control
+from golf.quantize.steps import column_codes, row_factors
 from golf.quantize.tensors import QuantizedModel, QuantizedTensor, column_steps
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class Quantizer:
         *,
         meta: dict[str, Any],
         hessians: Hessians | None = None,
-        token_counts: NDArray[np.int64] | None = None,
         sensitivities: Mapping[str, NDArray[np.float32]] | None = None,
         once: bool = False,
     ) -> None:
@@ -63,7 +62,6 @@ class Quantizer:
         ``model`` ties become aliases, and must hold equal data.
         Methods of GPTQ take ``hessians``: every quantized name with its H (C, C), or ``None`` for a lookup table.
         ``once``: no factor of a Hessian is kept for another run.
-        ``token_counts`` (V,) of the training split are for ``config.gptq.token_exponent``, which acts on tables (V, C);
         ``sensitivities`` (R,) by name (``golf.quantize.sensitivity``) for ``config.gptq.row_exponent``.
         Raises ``GolfError`` naming the tensor for missing or surplus names, wrong shapes, NaN, infinity, broken ties.
         """
@@ -74,9 +72,6 @@ class Quantizer:
                 raise GolfError(f"{alias} is tied to {name} in the model but differs in the file; re-run `average`")
         self.state, self.hessians = state, {} if hessians is None else hessians
         self.config, self.meta = config, meta
-        if config.needs_token_counts and token_counts is None:
-            raise GolfError("quantize.gptq.token_exponent: expected token counts of the training split, found none")
-        self._token_counts = token_counts
         parameters = dict(model.named_parameters(remove_duplicate=False))
         unique = [name for name in sorted(state) if name not in self.aliases]
         self.roles = {name: model.role(name) if name in parameters else "control" for name in unique}
@@ -107,11 +102,8 @@ class Quantizer:
             state = {name: tensor.numpy() for name, tensor in weights.items()}
         model = empty_model(meta, path=path, made_by=made_by, device="meta" if bare else "cpu")
         hessians = hessians_or_none(root) if config.needs_hessians else None
-        counts = token_counts(root, meta["vocab_size"]) if config.needs_token_counts else None
         found = sensitivities(root) if config.needs_sensitivities else None
-        return cls(
-            state, model, config, meta=meta, hessians=hessians, token_counts=counts, sensitivities=found, once=once
-        )
+        return cls(state, model, config, meta=meta, hessians=hessians, sensitivities=found, once=once)
 
     def quantized_names(self) -> list[str]:
         """Names that become integers, sorted."""
@@ -151,7 +143,7 @@ class Quantizer:
             clip=clip,
             config=config.gptq,
             trellis=trellis,
-            factors=self._row_factors.get(name, self._token_factors(weights, role)),
+            factors=self._row_factors.get(name),
         )
 
     def _factor(self, name: str, weights: NDArray[np.float32], trellis: bool) -> Factor | None:
@@ -169,14 +161,14 @@ class Quantizer:
         """The name that the Hessian of ``name`` is stored under."""
         return self.hessians.leader(name) if isinstance(self.hessians, StoredHessians) else name
 
-    def _loss_of_steps(self, name: str, weights: NDArray[np.float32], trellis: bool) -> float | None:
-        """GPTQ's loss of one squared row step in all columns, as a share of tr H; ``None`` for a lookup table.
+    def _loss_of_steps(self, name: str, weights: NDArray[np.float32], trellis: bool) -> float:
+        """GPTQ's loss of one squared row step in all columns, as a share of tr H; all of it for a lookup table.
 
         Of a factor that is not kept until it is used, only the pivots are computed.
         """
         hessian, config = self.hessians.get(name), self.config.gptq
         if hessian is None:
-            return None
+            return 1.0
         if self._kept > _KEPT:
             factor = self._factor(name, weights, trellis)
             assert factor is not None
@@ -190,7 +182,7 @@ class Quantizer:
     def _by_damage(self, sensitivities: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
         """Factors (R,) on the row steps of every matrix that a method of GPTQ quantizes, by name."""
         damages: dict[str, NDArray[np.floating]] = {}
-        losses: dict[tuple[str, bool], float | None] = {}  # of a Hessian, for all matrices that share it
+        losses: dict[tuple[str, bool], float] = {}  # of a Hessian, for all matrices that share it
         for name in self.quantized_names():
             method, weights = self.config.recipe(self.roles[name]).method, self.state[name]
             if method not in ("gptq", "gptq_trellis"):
@@ -198,20 +190,11 @@ class Quantizer:
             key = (self._shared(name), method == "gptq_trellis")
             if key not in losses:
                 losses[key] = self._loss_of_steps(name, weights, key[1])
-            loss = losses[key]
-            if loss is None:
-                continue
             found = sensitivities.get(name)
             if found is None or found.shape != weights.shape[:1] or not (np.isfinite(found) & (found >= 0)).all():
                 raise GolfError(f"{name}: expected the sensitivity of each of {len(weights)} rows; re-run `calibrate`")
-            damages[name] = found * loss
+            damages[name] = found * losses[key]
         return row_factors(damages, self.state, exponent=self.config.gptq.row_exponent)
-
-    def _token_factors(self, weights: NDArray[np.float32], role: str) -> NDArray[np.float64] | None:
-        counts, exponent = self._token_counts, self.config.gptq.token_exponent
-        if not exponent or counts is None or role != "embedding" or weights.shape[:-1] != counts.shape:
-            return None
-        return token_factors(check_matrix("table", weights), counts, exponent=exponent)
 
 
 def _aliases(model: LanguageModel) -> dict[str, str]:

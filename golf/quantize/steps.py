@@ -1,4 +1,4 @@
-"""All that decides a quantization step: of a row by its spread, of a column by its Hessian, of a token by frequency.
+"""All that decides a quantization step: of a row by its spread and its damage, of a column by its Hessian.
 
 Row: the step is clip * sigma_row / levels, with sigma the standard deviation of the row; entropy coding turns it into a
 rate, and nothing is clipped although the parameter of the public records has that name (SDClip, parameter-golf records
@@ -10,13 +10,10 @@ inputs and U the upper Cholesky factor of its inverse, the GPTQ loss is the sum 
 with d_j = 1 / U_jj. At a fixed sum of log steps (a fixed rate) it is smallest when step_j * d_j is constant, exponent
 1. Exponent 0.5 keeps half of that in logarithm, for a Hessian from few samples.
 
-Token: an error in row v of a lookup table is met as often as token v is read, and as a row of the output head it moves
-the loss by about p_v (1 - p_v): in both uses damage grows with the frequency f_v, which spans orders of magnitude. At a
-fixed sum of log steps the sum of f_v * step_v ** 2 is least for steps ~ f_v ** -1/2, whatever the spread of a row.
-
-Row of any matrix, by its measured damage per squared step: the same sum over all rows of all matrices, so the rule also
-says which matrices get the bits. Half to three quarters of it in logarithm, exponents 1/4 to 3/8, was best on held-out
-text: the damage is that of the calibration text.
+Damage: rows of all matrices and tables by what a squared step costs, measured (``golf.quantize.sensitivity``); it spans
+orders of magnitude. At a fixed sum of log steps the sum of damage_r * step_r ** 2 over all rows is least for steps ~
+damage ** -1/2, whatever the spread of a row, so the rule also says which matrices get the bits. Half to three quarters
+of it in logarithm, exponents 1/4 to 3/8, was best on held-out text: the damage is that of the calibration text.
 
 Only the encoder knows of all this; codes become float32 steps by a table and ``ldexp`` (``golf.quantize.tensors``), no
 logarithm or power is evaluated when decoding. Sources: reverse water-filling, Cover & Thomas ch. 10; WaterSIC (arXiv
@@ -33,13 +30,10 @@ from numpy.typing import NDArray
 from golf.base.errors import GolfError
 from golf.base.tensor_file import LARGE
 
-__all__ = [
-    "StepError", "column_codes", "row_codes", "row_factors", "row_steps_by_spread", "step_codes", "token_factors",
-]  # fmt: skip
+__all__ = ["StepError", "column_codes", "row_codes", "row_factors", "row_steps_by_spread", "step_codes"]
 
 _LARGEST = 16000.0  # a row's largest integer before feedback, half of what the kernels accept
 _WIDEST = 2.5  # octaves by which a row's damage may move its step
-_SMOOTHING = 0.05  # of the mean count, added to each: a token that training never showed may still come
 
 
 class StepError(GolfError):
@@ -117,25 +111,6 @@ def column_codes(importance: NDArray[np.floating], *, exponent: float, name: str
         raise StepError(f"{name}: importance must be positive finite numbers, 1 / diagonal of chol(H^-1)")
     log_step = -exponent * np.log2(importance)
     return step_codes(np.exp2(log_step - log_step.mean()), per_octave=4, name=name)
-
-
-def token_factors(matrix: NDArray[np.floating], counts: NDArray[np.integer], *, exponent: float) -> NDArray[np.float64]:
-    """Factors (V,) on row steps that are proportional to the spread sigma of the rows of ``matrix`` (V, C).
-
-    (f * sigma ** 2) ** -exponent with geometric mean 1, so the mean log step stays: exponent 0 leaves the steps as they
-    are, 0.5 makes them ~ f ** -1/2. ``counts`` (V,) are of the training tokens. Raises ``GolfError`` for counts that
-    do not fit or are all zero, or an exponent outside [0, 0.5].
-    """
-    if not 0 <= exponent <= 0.5:
-        raise GolfError(f"token_exponent: found {exponent}, expected 0 (off) to 0.5 (water-filling)")
-    if counts.shape != (len(matrix),) or counts.min(initial=0) < 0 or not counts.any():
-        raise GolfError(f"counts: found shape {counts.shape}, expected {len(matrix)} token counts, not all zero")
-    shares = counts / counts.mean() + _SMOOTHING
-    sigma = _spreads(matrix)
-    sigma = np.maximum(sigma, 1e-3 * float(sigma.mean()) or 1.0)  # a constant row keeps a step of usual size
-    log_factor = -exponent * (np.log2(shares) + 2 * np.log2(sigma))
-    factors: NDArray[np.float64] = np.exp2(log_factor - log_factor.mean())
-    return factors
 
 
 def row_factors(

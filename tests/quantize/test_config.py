@@ -49,7 +49,7 @@ def test_the_published_recipe_of_the_manual_has_its_steps_and_bits(root: Path, p
     keys = re.findall(r"-S (\S+)", page)
     values = compose(root / "conf", preset=preset, overrides=keys)
     config, table = from_dict(QuantizeConfig, values["quantize"]), shaken(MODEL | {"width": 128}, 400, noise=0.0)
-    assert values["fit"]["target_bytes"] == 0 and set(config.methods) == {"gptq"} and not config.needs_token_counts
+    assert values["fit"]["target_bytes"] == 0 and set(config.methods) == {"gptq"}
     state = {name: tensor.numpy() for name, tensor in table.state_dict().items()}
     rng, names = np.random.default_rng(0), table.quantizable_names()
     state |= {name: rng.standard_normal(state[name].shape).astype(np.float32) for name in names}
@@ -78,7 +78,7 @@ def test_hessians_are_needed_when_one_role_needs_them() -> None:
         ("roles.mlp", {"method": None}, "roles.mlp: missing key `clip`"),
         ("roles.mlp", {"method": None, "clip": None, "bits": 4}, "roles.mlp: unknown key `bits`"),
         ("control_step", 2, "control_step: found 2"),
-        ("gptq.token_exponent", 0.7, "token_exponent: found 0.7"),
+        ("gptq.row_exponent", 0.7, "row_exponent: found 0.7"),
     ],
 )
 def test_wrong_values_are_named(key: str, value: Any, message: str) -> None:

@@ -23,7 +23,6 @@ from golf.models.registry import build_model, config_from_dict
 from golf.quantize.calibrate import Divergence, training_windows
 from golf.quantize.config import FitConfig, QuantizeConfig
 from golf.quantize.fit import TOLERANCE, Group, TargetError, fit_to_target, split_octaves, split_steps
-from golf.quantize.hessian import save_hessians
 from golf.quantize.pipeline import Quantizer
 from golf.quantize.storage import load_quantized
 from golf.quantize.tensors import QuantizedModel
@@ -197,18 +196,3 @@ def test_without_either_the_model_is_passed_on(project: Run, tmp_path: Path) -> 
     project()
     for name in ("model.safetensors", "errors.tsv"):
         assert (tmp_path / "artifacts/fit" / name).read_bytes() == (tmp_path / "artifacts/quantize" / name).read_bytes()
-
-
-def test_the_stage_counts_tokens_for_their_exponent(project: Run, tmp_path: Path) -> None:
-    """Tables change, matrices do not."""
-    save_hessians(tmp_path / "artifacts/calibrate/hessians.safetensors", *calibration())
-    free = project(method="gptq")
-    found = project(method="gptq", gptq=dataclasses.replace(CONFIG.gptq, token_exponent=0.5))
-    for name, array in found["arrays"].items():
-        assert np.array_equal(free["arrays"][name], array) == ("embedding" not in name or "/columns" in name), name
-
-
-def calibration() -> tuple[dict[str, np.ndarray], dict[str, object]]:
-    found = hessians(tiny_model())
-    without = {name: "a lookup table" for name, hessian in found.items() if hessian is None}
-    return {name: hessian for name, hessian in found.items() if hessian is not None}, {"without": without}

@@ -1,23 +1,19 @@
-"""Steps of rows, columns and tokens: few bits, nearly the same error, exact floats, water-filling, knobs that act."""
+"""Steps of rows and columns: few bits, nearly the same error, exact floats, water-filling, knobs that act."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from golf.quantize.config import QuantizeConfig
-from golf.quantize.pipeline import Quantizer
 from golf.quantize.rounding import entropy_bits
-from golf.quantize.steps import StepError, column_codes, row_codes, row_steps_by_spread, step_codes, token_factors
+from golf.quantize.steps import StepError, column_codes, row_codes, row_steps_by_spread, step_codes
 from golf.quantize.tensors import column_steps, row_steps
-from tiny import quantize_config, recurrent, shaken
+from tiny import quantize_config, recurrent
 
 IMPORTANCE = np.exp2(np.random.default_rng(0).normal(0, 1.5, 300))
 VOCAB = 60
@@ -128,61 +124,3 @@ def test_scaling_the_importance_changes_nothing() -> None:
 def test_column_errors(importance: np.ndarray, exponent: float, message: str) -> None:
     with pytest.raises(StepError, match=message):
         column_codes(importance, exponent=exponent, name="w")
-
-
-def test_at_one_half_the_token_steps_follow_frequency_alone() -> None:
-    matrix = np.random.default_rng(0).standard_normal((VOCAB, 8)) * np.linspace(1, 9, VOCAB)[:, None]
-    steps = matrix.std(1) * token_factors(matrix, COUNTS, exponent=0.5)
-    frequency = COUNTS / COUNTS.mean() + 0.05
-    np.testing.assert_allclose(steps / steps[0], (frequency / frequency[0]) ** -0.5)
-    for exponent in (0.0, 0.2, 0.5):
-        factors = token_factors(matrix, COUNTS, exponent=exponent)
-        assert np.log(factors).mean() == pytest.approx(0.0, abs=1e-12)
-        assert exponent > 0 or (factors == 1).all()
-
-
-def test_tokens_without_counts_or_spread_keep_a_finite_step() -> None:
-    matrix = np.random.default_rng(0).standard_normal((4, 8))
-    matrix[1] = 0.0
-    factors = token_factors(matrix, np.array([0, 5, 0, 100]), exponent=0.5)
-    assert np.isfinite(factors).all() and (factors > 0).all()
-    assert np.isfinite(token_factors(np.zeros((2, 3)), np.array([1, 0]), exponent=0.5)).all()
-
-
-@pytest.mark.parametrize(
-    ("counts", "exponent", "message"),
-    [([1, 2], 0.6, "token_exponent: found 0.6"), ([1], 0.5, "expected 2 token counts"), ([0, 0], 0.5, "not all zero")],
-)
-def test_wrong_token_arguments_are_named(counts: list[int], exponent: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        token_factors(np.ones((2, 3)), np.array(counts), exponent=exponent)
-
-
-def quantize(config: QuantizeConfig, counts: np.ndarray | None = COUNTS) -> Any:
-    model = shaken(MODEL, VOCAB)
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    hessians: dict[str, Any] = dict.fromkeys(model.quantizable_names())
-    meta = {"model": MODEL, "vocab_size": VOCAB}
-    return state, Quantizer(state, model, config, meta=meta, hessians=hessians, token_counts=counts).run()
-
-
-@pytest.mark.parametrize("method", ["gptq", "gptq_trellis"])
-def test_the_token_exponent_lowers_the_error_that_counts_on_tables_alone(method: Any) -> None:
-    config = dataclasses.replace(CONFIG, method=method)
-    state, plain = quantize(config)
-    _, found = quantize(dataclasses.replace(config, gptq=dataclasses.replace(CONFIG.gptq, token_exponent=0.5)))
-    for name, tensor in found.model.tensors.items():
-        errors = [
-            float((((r.model.tensors[name].dequantize() - state[name]) ** 2).sum(1) * COUNTS).sum())
-            for r in (plain, found)
-        ] if tensor.role == "embedding" else [1.0, 0.0]  # fmt: skip
-        assert errors[1] < errors[0], name
-        same = np.array_equal(tensor.values, plain.model.tensors[name].values)
-        assert same == (tensor.role != "embedding"), name
-
-
-def test_the_token_exponent_needs_counts_and_a_method_of_gptq() -> None:
-    with_exponent = dataclasses.replace(CONFIG, gptq=dataclasses.replace(CONFIG.gptq, token_exponent=0.5))
-    with pytest.raises(ValueError, match="quantize.gptq.token_exponent: expected token counts"):
-        quantize(with_exponent, None)
-    quantize(dataclasses.replace(with_exponent, method="gptq_lite"), None)  # whose clips are its own

@@ -66,7 +66,7 @@ def shaken(shape: dict[str, Any], vocab_size: int, *, seed: int = 0, noise: floa
 def quantize_config(method: Any, clip: float = 8.0, **changes: Any) -> QuantizeConfig:
     """Section `quantize` with everything that a method can do without left out."""
     levels, roles = dict.fromkeys(QUANTIZED_ROLES, 31), dict.fromkeys(QUANTIZED_ROLES, RoleConfig(None, None))
-    gptq = GptqConfig(damping=0.01, column_exponent=0.5, act_order=False, token_exponent=0.0, row_exponent=0.0)
+    gptq = GptqConfig(damping=0.01, column_exponent=0.5, act_order=False, row_exponent=0.0)
     plain = {"levels": levels, "percentiles": (0.999, 1.0), "gptq": gptq, "roles": roles, "control_step": 0.0}
     return QuantizeConfig(method=method, clip=clip, **(plain | changes))
 
