@@ -278,6 +278,19 @@ def moments(preset: str, source: str, windows: int) -> dict[str, Any]:
         return per_million(counts, 32 * windows)
 
 
+def damages(preset: str, windows: int) -> dict[str, Any]:
+    """The gradients by which `calibrate` measures what an error in each row costs; waits for each million tokens."""
+    import numpy as np
+
+    from golf.quantize.sensitivity import row_sensitivities
+
+    with pretend.gpu() as waits, stand_in_kernel():
+        model = build(parameters(preset)).to("cuda:0")
+        with waits.counted(answered=True) as counts:
+            row_sensitivities(model, np.zeros((windows, 256), np.int64))
+        return per_million(counts, 256 * windows)
+
+
 @contextlib.contextmanager
 def planted(fault: str) -> Iterator[None]:
     """A fault that a GPU would find, put into the running code."""
@@ -346,6 +359,7 @@ def run(name: str) -> dict[str, Any]:
         "fault": fault,
         "score": lambda preset, mode, targets, *more: score(preset, mode, int(targets), *more),
         "heldout": lambda preset, targets: heldout(preset, int(targets)),
+        "damages": lambda preset, windows: damages(preset, int(windows)),
         "moments": lambda preset, source, windows: moments(preset, source, int(windows)),
     }
     began = time.process_time()

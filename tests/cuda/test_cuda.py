@@ -47,7 +47,7 @@ LONG_STEPS = {
     **{f"step {RECORD} {at} {rank}": _RECORD | {"depth": depth, "qat": 0, "kept_mib": kept}
        for at, depth, kept in ((0, 1, 41761), (0.99, 3, 63744)) for rank in (0, 7)},
 }  # fmt: skip
-# waits for each million targets (tokens, of `moments`) at most; what is not named must not happen at all
+# waits for each million targets (tokens, of `moments` and `damages`) at most; what is not named must not happen at all
 SCORES = {
     f"score {DR10} roundtrip 65536": {"down": 500},
     f"score {DR10} sliding 32768": {"down": 550},
@@ -55,6 +55,7 @@ SCORES = {
     f"score {DR10} streaming 2048 evaluate.streaming.sampled_rows=8": {"down": 2000},
     f"heldout {DR10} 32768": {"read": 31},
     f"moments {DR10} train 4": {"down": 150000},  # once for each of the 19 matrices, however many tokens
+    f"damages {DR10} 4": {"down": 21000},  # once for each of 21 matrices and tables
 }
 LONG_SCORES = {
     f"score {GDN} roundtrip 65536": {"down": 550},
@@ -65,6 +66,8 @@ LONG_SCORES = {
     f"score {DR10} ttt 2048 evaluate.ttt.enabled=true": {"down": 8000},
     f"moments {DR10} samples 4": {"down": 250000},  # one token at a time, drawn by the host
     f"moments {GDN} train 4": {"down": 1000000},
+    f"damages {GDN} 2": {"down": 160000},
+    f"damages {RECORD} 1": {"down": 280000},
 }
 _ONE_LAYER = ("train.depth_phases=[] model.blocks=1 model.repeats=1 model.xsa_last=1 model.cross_repeat_skip=false "
               "train.micro_batch_tokens=2048 train.tokens_per_step=16384")  # fmt: skip
