@@ -3,7 +3,7 @@
     python -m benchmarks.fixed_cap --tokens artifacts/tokens --work /tmp/golf-fixed-cap
 
 Runs: `narrow`, as wide as GPTQ-lite int6 with order-0 rANS fits under the cap; `wide`, as wide as GPTQ with trellis,
-column steps, token exponent 0.5 and the split by tensor fits at a little over 3 bits a weight; `wide_time`, the wide
+column steps, rows by damage and the split by tensor fits at a little over 3 bits a weight; `wide_time`, the wide
 model with fewer steps, so that it takes the processor time of `narrow`. All else is that of `benchmarks.ablations`;
 runs of one seed see the same batches. The narrow weights are coded both ways, which shows what precision alone brings.
 Our stack is fitted to the very bytes that GPTQ-lite takes in that seed. A size is that of the whole artifact, tokenizer

@@ -51,8 +51,8 @@ RECIPES = (
     Recipe("gptq + trellis + column steps, order-0 rANS", "gptq_trellis", 0.5, settings=(9.0, 13.0, 18.0)),
     Recipe("the same, smallest coder", "gptq_trellis", 0.5, coder="smallest", settings=(9.0, 13.0, 18.0)),
     Recipe("the same + split by tensor", "gptq_trellis", 0.5, 0.0, True, "smallest", (9.0, 15.0, 22.0)),
-    Recipe("without the split, rows by damage", "gptq_trellis", 0.5, 0.375, False, "smallest", (9.0, 15.0, 22.0)),
-    Recipe("rows by damage, then the split", "gptq_trellis", 0.5, 0.375, True, "smallest", (9.0, 15.0, 22.0)),
+    Recipe("without the split, rows by damage", "gptq_trellis", 0.5, 0.375, False, "smallest", (9.0, 15.0, 22.0, 30.0)),
+    Recipe("rows by damage, then the split", "gptq_trellis", 0.5, 0.375, True, "smallest", (9.0, 15.0, 22.0, 30.0)),
 )
 
 
