@@ -4,8 +4,8 @@
     python -m benchmarks.full_size --work /tmp/golf-full --most 1                # the next missing stage alone
     python -m benchmarks.full_size --work /tmp/golf-two model.layers=2 'model.loop=[0,1]' model.lanes_from=1  # a trial
 
-The stages of dvc.yaml up to `compress` run as they are, each in a process of its own, then the artifact is decoded by
-one thread. Width, layers, vocabulary, quantizer, size target and coder are the preset's; what only costs a CPU time and
+The stages of dvc.yaml up to `compress` and `verify` run as they are, each in a process of its own; between them the
+artifact is decoded by one thread. Width, layers, vocabulary, quantizer, size target and coder are the preset's; what only costs a CPU time and
 changes no size is small: the corpus, steps and their tokens, the text calibrated on. Every finished stage is a row of
 WORK/results.jsonl and is not run again. Scores of so short a training mean nothing, and its weights are nearly random:
 trained ones may code faster or slower.
@@ -25,7 +25,7 @@ from golf.base.files import write_json
 from golf.cli.params import compose
 from golf.cli.rehearse import stage_commands
 
-STAGES = ("tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "decode")
+STAGES = ("tokenize", "train", "average", "calibrate", "quantize", "fit", "compress", "decode", "verify")
 TOKENS = 512  # of a training step and of a window
 SMALL = (
     *("tokenize.source=enwik8", "tokenize.text_key=text", "tokenize.max_bytes=8000000", "tokenize.train_bytes=8000000"),
