@@ -5,7 +5,7 @@ for ``d`` with its own rate; ``d`` starts at 0 in every document. The bias of a 
 scored: score before update at chunk granularity.
 
 It needs whole rows, so it runs inside the neural pass, before a ``NeuralRecord`` is formed, on that pass's device. One
-process does it for all while other GPUs wait, so a chunk takes few launches: six kernels.
+process does it for all while other GPUs wait, so a chunk takes few launches: six.
 Shapes: R rows of whole chunks, V vocabulary. Source: unigram cache of Kuhn and De Mori (1990), as a gradient step on
 the softmax biases.
 """

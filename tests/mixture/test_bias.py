@@ -66,7 +66,7 @@ def test_bias_scores_a_chunk_before_it_learns_it() -> None:
 
 
 def test_a_chunk_is_six_launches() -> None:
-    """Sixteen operations, one of them of some eight kernels, let other GPUs wait."""
+    """It was 15 operations, of which ``logsumexp`` alone is nine kernels, while other GPUs waited."""
     counts: Counter[int] = Counter()
 
     class Launches(TorchDispatchMode):
