@@ -17,11 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from golf.base.jit import kernel
 from golf.base.score import bits_per_byte
 from golf.mixture.batch import MixResult, mix
-from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixture.bias import DocumentBias, chunk_bounds
 from golf.mixture.config import LayerConfig, MixtureConfig, RecordConfig
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.document import count_documents
@@ -85,16 +86,14 @@ class Base:
         check = np.unique(np.linspace(1, num - 1, samples).astype(np.int64))
         nll, entropy, top, scored = np.zeros(num), np.zeros(num), np.zeros(num), np.arange(num) > 0
         argmax, chosen, sampled = np.zeros(num, np.int32), np.zeros(ids.shape), np.zeros((len(check), self.vocab_size))
-        bias = DocumentBias(np.zeros(self.vocab_size), numpy_ops(self.vocab_size), config)
+        bias = DocumentBias(self.vocab_size, config, torch.device("cpu"))
         buffer = np.zeros((config.bias_chunk_tokens, self.vocab_size))
         for begin, end, starts_document in chunk_bounds(starts, num, config.bias_chunk_tokens):
             rows = buffer[: end - begin]
             fill_rows(tokens, begin, end, self.bits, self.grams, self.counts, self.unigram, rows)
-            if starts_document:
-                bias.start_document()
             if config.bias:
-                rows = bias.apply(rows)
-                bias.update(rows, tokens[begin:end])
+                truth = torch.from_numpy(tokens[begin:end].astype(np.int64))
+                rows = bias.apply(torch.from_numpy(rows), truth, [(begin, end, starts_document)]).numpy()
             gather(rows, tokens, ids, begin, nll, entropy, argmax, top, chosen)
             for i in range(np.searchsorted(check, begin), np.searchsorted(check, end)):
                 sampled[i] = rows[check[i] - begin]

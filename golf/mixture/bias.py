@@ -4,88 +4,59 @@
 for ``d`` with its own rate; ``d`` starts at 0 in every document. The bias of a chunk is fixed before its first token is
 scored: score before update at chunk granularity.
 
-It needs whole rows, so it runs inside the neural pass, before a ``NeuralRecord`` is formed, on whatever array library
-that pass uses: every operation is an operator or one of the three functions of ``ArrayOps``.
-Shapes: T positions of one chunk, V vocabulary. Source: unigram cache of Kuhn and De Mori (1990), as a gradient step on
+It needs whole rows, so it runs inside the neural pass, before a ``NeuralRecord`` is formed, on that pass's device. One
+process does it for all while other GPUs wait, so a chunk takes few launches: six.
+Shapes: R rows of whole chunks, V vocabulary. Source: unigram cache of Kuhn and De Mori (1990), as a gradient step on
 the softmax biases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from golf.mixture.config import RecordConfig
 
-__all__ = ["ArrayOps", "DocumentBias", "chunk_bounds", "numpy_ops"]
+if TYPE_CHECKING:
+    import torch
 
-
-@dataclass(frozen=True)
-class ArrayOps:
-    """The array functions the bias needs: ``log_sum_exp(x (T, V)) -> (T, 1)``, ``exp``, ``counts(ids (T,)) -> (V,)``.
-
-    In torch: ``lambda x: x.logsumexp(-1, keepdim=True)``, ``torch.exp``, ``lambda i: torch.bincount(i, minlength=V)``.
-    """
-
-    log_sum_exp: Callable[[Any], Any]
-    exp: Callable[[Any], Any]
-    counts: Callable[[Any], Any]
-
-
-def numpy_ops(vocab_size: int) -> ArrayOps:
-    """``ArrayOps`` for numpy arrays."""
-
-    def log_sum_exp(x: np.ndarray) -> np.ndarray:
-        top = x.max(axis=-1, keepdims=True)
-        return np.asarray(top + np.log(np.exp(x - top).sum(axis=-1, keepdims=True)))
-
-    return ArrayOps(log_sum_exp, np.exp, lambda ids: np.bincount(ids, minlength=vocab_size))
+__all__ = ["DocumentBias", "chunk_bounds"]
 
 
 class DocumentBias:
-    """Carried state: ``shared`` g (V,) of all text and ``document`` d (V,) of one stream's document.
+    """What a stream of documents has taught so far, float64 (2, V): ``g``, and ``g + d``, which learns with the sum of
+    the two rates; a new document begins with ``g`` alone."""
 
-    ``zeros`` is a float array (V,) of zeros in the library, precision and device of the rows. Parallel streams of
-    documents use one object per stream made by ``beside``: they share g, which then learns in the order of the
-    ``update`` calls.
-    """
+    def __init__(self, vocab_size: int, config: RecordConfig, device: torch.device) -> None:
+        import torch
 
-    def __init__(self, zeros: Any, ops: ArrayOps, config: RecordConfig) -> None:
-        self._ops = ops
-        self._rates = (config.bias_global_rate, config.bias_document_rate)
-        self._shared = [zeros + 0.0]
-        self._zeros = zeros
-        self.document = zeros + 0.0
+        rates = [config.bias_global_rate, config.bias_global_rate + config.bias_document_rate]
+        self._rates = torch.tensor(rates, dtype=torch.float64).to(device)
+        self._learned = self._rates.new_zeros(2, vocab_size)
 
-    @property
-    def shared(self) -> Any:
-        """The bias learned from all text, (V,)."""
-        return self._shared[0]
+    def apply(
+        self, log_probs: torch.Tensor, ids: torch.Tensor, chunks: Sequence[tuple[int, int, bool]]
+    ) -> torch.Tensor:
+        """Normalized biased log-probabilities (R, V), chunk by chunk: score a chunk, then learn from it.
 
-    def beside(self) -> DocumentBias:
-        """A new stream: own document bias, the same shared one."""
-        other = object.__new__(DocumentBias)
-        other._ops, other._rates, other._shared, other._zeros = self._ops, self._rates, self._shared, self._zeros
-        other.document = self._zeros + 0.0
-        return other
+        ``log_probs`` float64 (R, V), logits do as well; ``ids`` int64 (R,) of the truth; ``chunks`` as from
+        ``chunk_bounds``, which together are the R rows in order.
+        """
+        import torch
 
-    def start_document(self) -> None:
-        """Forget the document; call it before the chunk whose context begins with a document's first token."""
-        self.document = self._zeros + 0.0
-
-    def apply(self, log_probs: Any) -> Any:
-        """Normalized biased log-probabilities (T, V) of a chunk (T, V); logits do as well as log-probabilities."""
-        biased = log_probs + (self.shared + self.document)
-        return biased - self._ops.log_sum_exp(biased)
-
-    def update(self, biased: Any, targets: Any) -> None:
-        """Learn from the chunk just scored: ``biased`` is what ``apply`` returned, ``targets`` (T,) its tokens."""
-        error = self._ops.counts(targets) - self._ops.exp(biased).sum(0)
-        self._shared[0] = self.shared + self._rates[0] * error
-        self.document = self.document + self._rates[1] * error
+        out, minus_ones = torch.empty_like(log_probs), log_probs.new_full(ids.shape, -1.0)
+        sizes = [end - begin for begin, end, _ in chunks]
+        parts = [x.split(sizes) for x in (log_probs, ids, minus_ones, out)]
+        shared, biases = self._learned
+        for (_, _, starts_document), rows, targets, less, biased in zip(chunks, *parts, strict=True):
+            if starts_document:
+                biases.copy_(shared)
+            torch.log_softmax(rows + biases, 1, out=biased)
+            excess = biased.exp().sum(0).scatter_add_(0, targets, less)  # bincount would wait for the GPU
+            self._learned.addr_(self._rates, excess, alpha=-1.0)
+        return out
 
 
 def chunk_bounds(doc_starts: np.ndarray, num_tokens: int, chunk_tokens: int) -> Iterator[tuple[int, int, bool]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from golf.base.distributed import ALONE, Ranks
 from golf.base.params import Count, Gt, Le
-from golf.mixture.bias import ArrayOps, DocumentBias, chunk_bounds
+from golf.mixture.bias import DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
 from golf.mixture.counts import Contexts, candidates
 from golf.mixture.record import NeuralRecord, StreamRecord, pieces
@@ -83,8 +83,8 @@ def record_stream(
         base.sample(rows, log_probs, sampled)
         mixed = log_probs
         if config.bias:
-            bias = bias or DocumentBias(log_probs.new_zeros(text.vocab_size), _torch_ops(text.vocab_size), config)
-            mixed = _apply_bias(bias, log_probs, rows, group)
+            bias = bias or DocumentBias(text.vocab_size, config, log_probs.device)
+            mixed = bias.apply(log_probs, rows.ids, group)
         taken += base.take(rows, mixed)
         first = int(rows.targets[0])
         taken += likeliest.take(first, log_probs) if likeliest is not None else []
@@ -114,37 +114,11 @@ def _groups(chunks: list[tuple[int, int, bool]]) -> Iterator[list[tuple[int, int
         yield group
 
 
-def _torch_ops(vocab_size: int) -> ArrayOps:
-    import torch
-
-    def counts(ids: torch.Tensor) -> torch.Tensor:  # bincount would make the host wait for the GPU
-        ones = torch.ones(ids.shape, dtype=torch.float64, device=ids.device)
-        return ones.new_zeros(vocab_size).scatter_add_(0, ids, ones)
-
-    return ArrayOps(lambda x: x.logsumexp(-1, keepdim=True), lambda x: x.exp(), counts)
-
-
 def _fetched(columns: list[torch.Tensor]) -> np.ndarray:
     """``columns`` (R,) of one group of rows as float64 (C, R): one wait for the GPU instead of one for each."""
     import torch
 
     return np.asarray(torch.stack([column.double() for column in columns]).cpu().numpy())
-
-
-def _apply_bias(
-    bias: DocumentBias, log_probs: torch.Tensor, rows: Rows, group: list[tuple[int, int, bool]]
-) -> torch.Tensor:
-    """Biased log-probabilities (R, V), chunk by chunk: score a chunk, then learn from it."""
-    import torch
-
-    origin, out = group[0][0], torch.empty_like(log_probs)
-    for begin, end, starts_document in group:
-        piece = slice(begin - origin, end - origin)
-        if starts_document:
-            bias.start_document()
-        out[piece] = bias.apply(log_probs[piece])
-        bias.update(out[piece], rows.ids[piece])
-    return out
 
 
 class _Gatherer:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixture.bias import DocumentBias, chunk_bounds
 from golf.mixture.config import RecordConfig
 
 VOCAB = 12
@@ -18,13 +23,11 @@ def make_rows(num: int) -> np.ndarray:
 
 
 def run(tokens: np.ndarray, rows: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    bias = DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), CONFIG)
-    out = rows.copy()
-    for begin, end, starts_document in chunk_bounds(starts, len(tokens), CONFIG.bias_chunk_tokens):
-        if starts_document:
-            bias.start_document()
-        out[begin:end] = bias.apply(rows[begin:end])
-        bias.update(out[begin:end], tokens[begin:end])
+    bias, out = DocumentBias(VOCAB, CONFIG, torch.device("cpu")), rows.copy()
+    chunks = list(chunk_bounds(starts, len(tokens), CONFIG.bias_chunk_tokens))
+    for group in (chunks[:5], chunks[5:]):
+        place = slice(group[0][0], group[-1][1])
+        out[place] = bias.apply(torch.from_numpy(rows[place]), torch.from_numpy(tokens[place]), group).numpy()
     return out
 
 
@@ -62,12 +65,22 @@ def test_bias_scores_a_chunk_before_it_learns_it() -> None:
     assert not np.array_equal(before[13], after[13])
 
 
-def test_streams_share_what_all_text_teaches() -> None:
-    first = DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), CONFIG)
-    second = first.beside()
-    rows = make_rows(4)
-    first.update(first.apply(rows), np.array([2, 2, 2, 2]))
-    assert second.shared[2] > 0.0 and second.document[2] == 0.0 and first.document[2] > 0.0
+def test_a_chunk_is_six_launches() -> None:
+    """It was 15 operations, of which ``logsumexp`` alone is nine kernels, while other GPUs waited."""
+    counts: Counter[int] = Counter()
+
+    class Launches(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            counts[chunks] += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    for chunks in (8, 9):
+        bias, num = DocumentBias(VOCAB, CONFIG, torch.device("cpu")), 4 * chunks
+        group = list(chunk_bounds(np.array([0]), num + 1, 4))
+        rows, ids = torch.from_numpy(make_rows(num)), torch.zeros(num, dtype=torch.int64)
+        with Launches():
+            bias.apply(rows, ids, group)
+    assert counts[9] - counts[8] == 6
 
 
 @pytest.mark.parametrize(("starts", "num", "chunk"), [([0], 9, 4), ([0, 1, 5], 20, 4), ([0, 8], 9, 3), ([0], 1, 2)])

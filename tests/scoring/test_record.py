@@ -11,12 +11,13 @@ import torch
 
 from golf.base.files import load_numpy, save_numpy
 from golf.base.params import ParamsError, from_dict, to_dict
-from golf.mixture.bias import DocumentBias, chunk_bounds, numpy_ops
+from golf.mixture.bias import chunk_bounds
 from golf.mixture.counts import candidates, count_contexts
 from golf.mixture.record import NeuralRecord, StreamRecord
 from golf.scoring.record_stream import StreamingConfig, record_stream
 from golf.scoring.streaming import streaming_nats
 from golf.scoring.text import ScoringError, ValidationText
+from reference_bias import ReferenceBias
 from reference_mixture import record_from_log_probs
 from tiny import recurrent, shaken
 
@@ -48,7 +49,7 @@ def by_hand(model: torch.nn.Module, text: ValidationText) -> tuple[NeuralRecord,
         state = model.new_state(1, CONFIG.window, 16)
         logits = model.logits(model.step(torch.from_numpy(text.tokens[None, :-1]), state))[0].double()
     plain = np.concatenate([np.full((1, VOCAB), -np.log(VOCAB)), torch.log_softmax(logits, -1).numpy()])
-    biased, bias = plain.copy(), DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), CONFIG)
+    biased, bias = plain.copy(), ReferenceBias(VOCAB, CONFIG)
     for begin, end, starts in chunk_bounds(text.doc_starts, len(text.tokens), CONFIG.bias_chunk_tokens):
         if starts:
             bias.start_document()

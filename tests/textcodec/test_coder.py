@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from golf.mixture.bias import DocumentBias, numpy_ops
 from golf.mixture.config import MixtureConfig
 from golf.mixture.stream import MixtureState
 from golf.textcodec import blocks
 from golf.textcodec.blocks import BlockCodec
 from golf.textcodec.range_coder import RangeEncoder, RangeError, frequencies
+from reference_bias import ReferenceBias
 
 VOCAB, STREAMS, BOS = 43, 3, 1
 
@@ -34,7 +34,7 @@ def naive(tokens: np.ndarray, logits: np.ndarray, config: MixtureConfig | None) 
     parts = np.split(tokens, np.cumsum([base + (s < longer) for s in range(STREAMS)])[:-1])
     coder, nats = RangeEncoder(), 0.0
     state = MixtureState(config or MixtureConfig(), vocab_size=VOCAB, streams=STREAMS)
-    first = DocumentBias(np.zeros(VOCAB), numpy_ops(VOCAB), (config or MixtureConfig()).record)
+    first = ReferenceBias(VOCAB, (config or MixtureConfig()).record)
     biases = [first, *(first.beside() for _ in range(STREAMS - 1))]
     for stream in range(STREAMS):
         state.update(BOS, stream=stream, starts_document=True)
