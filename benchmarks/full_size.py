@@ -5,10 +5,10 @@
     python -m benchmarks.full_size --work /tmp/golf-two model.layers=2 'model.loop=[0,1]' model.lanes_from=1  # a trial
 
 The stages of dvc.yaml up to `compress` and `verify` run as they are, each in a process of its own; between them the
-artifact is decoded by one thread. Width, layers, vocabulary, quantizer, size target and coder are the preset's; what only costs a CPU time and
-changes no size is small: the corpus, steps and their tokens, the text calibrated on. Every finished stage is a row of
-WORK/results.jsonl and is not run again. Scores of so short a training mean nothing, and its weights are nearly random:
-trained ones may code faster or slower.
+artifact is decoded by one thread. Width, layers, vocabulary, quantizer, size target and coder are the preset's; what
+only costs a CPU time and changes no size is small: the corpus, steps and their tokens, the text calibrated on. Every
+finished stage is a row of WORK/results.jsonl and is not run again. Scores of so short a training mean nothing, and its
+weights are nearly random: trained ones may code faster or slower.
 """
 
 from __future__ import annotations
