@@ -2,25 +2,30 @@
 
     python -m benchmarks.gpu_steps --preset h100x8_10min --preset record_h100x8_10min
     python -m benchmarks.gpu_steps --preset record_h100x8_10min --depth 3 --profile model.exclusive=false
+    python -m benchmarks.gpu_steps --preset h100x8_10min --depth 4 --sdpa flash
 
 The step is `Trainer`'s own, compiled and warmed up as by `stages.train`: the share of one of 8 GPUs (micro batches,
 clip, optimizers, moving average), without the messages between them. Tokens are random, documents of 700 on average.
-Each depth is measured at the longest context that the preset has there, beside what `make cuda-kernels` predicted.
+Each depth is measured at the longest context that the preset has there, beside what `make cuda-kernels` predicted of
+the preset without overrides. `--sdpa` is of dense attention: the record's segments have a kernel of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from golf.base.params import from_dict
 from golf.cli.params import compose
@@ -33,6 +38,11 @@ from golf.training.ready import prepare
 from tests.cuda.kernels import PRESETS, milliseconds_of
 
 GPUS, DOCUMENT, PREDICTED = 8, 700, Path("docs/results/cuda_predicted.md")
+BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 KINDS = {
     "attention": "flash|fmha|sdpa|cudnn_generated",
     "matrix products": "gemm|nvjet|cutlass|cublas|xmma|matmul",
@@ -55,6 +65,20 @@ class RandomText:
     def read(self, start: int, length: int) -> np.ndarray:
         """``length`` tokens from ``start``."""
         return self._tokens[start : start + length]
+
+
+@contextlib.contextmanager
+def attention_by(name: str | None) -> Iterator[None]:
+    """Only the backend ``name`` for dense attention, in graphs made meanwhile too; None: torch's own choice.
+
+    The caches of graphs are off: their keys hold no backend, so they would bring back a graph of another one.
+    """
+    if name is None:
+        yield
+        return
+    without_caches = torch.compiler.config.patch(force_disable_caches=True)  # type: ignore[attr-defined]
+    with sdpa_kernel(BACKENDS[name]), without_caches:
+        yield
 
 
 def trainer_at(values: dict[str, Any], depth: int, folder: Path) -> Trainer:
@@ -127,6 +151,24 @@ def told(name: str, trainer: Trainer, times: list[tuple[float, float]], predicte
     )
 
 
+def measure(preset: str, depth: int, args: argparse.Namespace, predicted: str) -> None:
+    """Print one line of ``preset`` at ``depth``, and its kernels where ``args`` say so."""
+    torch.cuda.empty_cache()
+    torch.compiler.reset()
+    torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, attention_by(args.sdpa):
+        values = compose(Path("conf"), preset=preset, overrides=args.overrides)
+        trainer = trainer_at(values, depth, Path(folder))
+        ready = time.monotonic() - began
+        times = seconds_of(trainer, args.steps + 3)[3:]
+        attention = [f"{args.sdpa} attention"] if args.sdpa else []
+        name = ", ".join([f"{preset} depth {depth}", *attention, *args.overrides])
+        print(f"{told(name, trainer, times, predicted)}, ready in {ready:.0f} s", flush=True)
+        if args.profile:
+            print(profiled(trainer, 3), flush=True)
+
+
 def main() -> None:
     """One line for each preset and depth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,28 +176,15 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=0, help="one depth alone (default: all of the preset)")
     parser.add_argument("--steps", type=int, default=12, help="measured, after 3 more")
     parser.add_argument("--profile", action="store_true", help="say what kernels take")
+    parser.add_argument("--sdpa", choices=BACKENDS, help="the one backend of dense attention (default: torch chooses)")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as of `golf params`")
     args = parser.parse_args()
-    predicted = milliseconds_of(PREDICTED.read_text(encoding="utf-8"))
+    predicted = {} if args.overrides else milliseconds_of(PREDICTED.read_text(encoding="utf-8"))
     for preset in args.preset or PRESETS:
         phases = compose(Path("conf"), preset=preset, overrides=args.overrides)["train"]["depth_phases"]
         for depth in sorted({depth for _, depth in phases} or {1}):
-            if args.depth not in (0, depth):
-                continue
-            torch.cuda.empty_cache()
-            torch.compiler.reset()
-            torch.cuda.reset_peak_memory_stats()
-            began = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                values = compose(Path("conf"), preset=preset, overrides=args.overrides)
-                trainer = trainer_at(values, depth, Path(folder))
-                ready = time.monotonic() - began
-                times = seconds_of(trainer, args.steps + 3)[3:]
-            line = told(f"{preset} depth {depth}", trainer, times, predicted.get((preset, depth), "-"))
-            print(f"{line}, ready in {ready:.0f} s", flush=True)
-            if args.profile:
-                print(profiled(trainer, 3), flush=True)
-            del trainer
+            if args.depth in (0, depth):
+                measure(preset, depth, args, predicted.get((preset, depth), "-"))
 
 
 if __name__ == "__main__":

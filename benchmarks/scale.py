@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 VOCAB, BOS, DOCUMENT = 1024, 1, 1000
 COMPETITION = 62_021_632  # targets of its validation text
+MODES = ("roundtrip", "sliding", "streaming", "ttt")  # of `score`, the last only when named
 
 
 def synthetic(num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,8 +165,8 @@ def tokenize(num_tokens: int, model: Path, shard: Path) -> None:
             tokenize_corpus(from_dict(TokenizeConfig, values), name, processes=1)
 
 
-def score(num_targets: int, preset: str) -> None:
-    """Round trip and streaming of a preset's untrained model on the GPU, wall seconds."""
+def score(num_targets: int, preset: str, modes: tuple[str, ...]) -> None:
+    """``modes`` of a preset's untrained model on the GPU, wall seconds."""
     import torch
 
     from golf.cli.params import compose
@@ -180,7 +181,7 @@ def score(num_targets: int, preset: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "params.json")
         path.write_text(json.dumps(values), encoding="utf-8")
-        configs = load_modes(path, ("roundtrip", "sliding", "streaming"))
+        configs = load_modes(path, modes)
     for mode, config in configs.items():
         begin = time.perf_counter()
         run_mode(mode, model, text, config)
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/fineweb_1024_bpe.model"), help="of `tokenize`")
     parser.add_argument("--shard", type=Path, default=Path("data/fineweb10B_sp1024/fineweb_val_000000.bin"))
     parser.add_argument("--preset", default="h100x8_10min", help="of `score`")
+    parser.add_argument("--mode", action="append", choices=MODES, help=f"of `score` (default: {', '.join(MODES[:3])})")
     args = parser.parse_args()
     if args.what == "mixture":
         mixture(args.tokens)
@@ -222,7 +224,7 @@ def main() -> None:
     elif args.what == "kernels":
         kernels()
     else:
-        score(args.tokens, args.preset)
+        score(args.tokens, args.preset, tuple(args.mode or MODES[:3]))
 
 
 if __name__ == "__main__":

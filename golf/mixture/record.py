@@ -43,8 +43,9 @@ class NeuralRecord:
 
     Row t belongs to the prediction of ``tokens[t]`` from ``tokens[:t]``; where ``scored[t]`` is false (the first
     token of a stream, which nothing predicts) the other fields are ignored, the token is only counted.
-    Natural logarithms; float32 (29 bytes a token with J = 3) is enough for scores, float64 when the numbers are to
-    be proved against whole rows or by coding: all fields of a row must come from ONE array of log-probabilities.
+    Natural logarithms; float32 (29 bytes a token with J = 3) is enough for scores, float64 (53 bytes, as `evaluate
+    streaming` makes it) when the numbers are to be proved against whole rows or by coding: all fields of a row must
+    come from ONE array of log-probabilities.
 
     - ``nll`` (N,): ``-log p(tokens[t])``, nats
     - ``entropy`` (N,): ``-sum p log p``, nats
