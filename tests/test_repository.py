@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from golf.cli import __version__
@@ -63,3 +65,14 @@ def test_version_and_license_are_the_same_everywhere(root: Path) -> None:
     assert 'license = "Apache-2.0"' in project and 'dynamic = ["version"]' in project
     assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
     assert (root / "golf/py.typed").is_file()
+
+
+def test_the_kernels_of_the_hybrid_are_pinned_to_a_pair_that_works(root: Path) -> None:
+    """Triton from 3.4 to 3.7.0 miscompiles a gradient, so a pin outside what `golf[gdn]` asks for must not stand."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    wanted = [Requirement(text) for text in project["project"]["optional-dependencies"]["gdn"]]
+    assert {"flash-linear-attention", "triton"} == {each.name for each in wanted}
+    assert [each.name for each in wanted if pinned[each.name] not in each.specifier] == []
+    assert pinned["fla-core"] == pinned["flash-linear-attention"]

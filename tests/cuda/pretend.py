@@ -89,7 +89,8 @@ def gpu() -> Iterator[Waits]:
 class Waits:
     """``counts``: how often the host waits for the GPU, by kind. ``read``: a number (`.item()`, `float()`, `bool()`,
     `.tolist()`); ``down``: a tensor; ``size``: a result whose size depends on values (`nonzero`, `bincount`). ``up``
-    counts copies to the GPU, ``behind`` those from it that are queued behind its work: both wait for nothing."""
+    counts copies to the GPU, ``behind`` those from it that are queued behind its work: both wait for nothing.
+    ``launched`` counts what gives the GPU work, see ``launches``."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self.counts = counts
@@ -116,10 +117,12 @@ class Waits:
                     return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].dtype.is_floating_point else 1)
                 if packet is aten.bincount:
                     waits.note("size", args[0])
+                    waits.note("launched", args[0])
                     return torch.empty((kwargs or {}).get("minlength", 1), dtype=torch.int64, device=args[0].device)
                 if packet in (aten.nonzero, aten.masked_select, aten._unique2):
                     waits.note("size", args[0])
                 out = func(*args, **(kwargs or {}))
+                waits.counts["launched"] += launches(func, (args, kwargs), out)
                 if packet in (aten._to_copy, aten.copy_, aten.to, aten.cpu):  # the last two without gradients
                     source = args[1] if packet is aten.copy_ else args[0]
                     if source.device != out.device:
@@ -130,6 +133,28 @@ class Waits:
 
         with Mode():
             yield self.counts
+
+
+def launches(func: Any, given: Any, out: Any) -> bool:
+    """Whether an operation gives the GPU work: it writes to a tensor there, a new one or one that it was ``given``.
+
+    Copies and fills count; views, empty tensors and what hands on an input as it is do not. Each counts once, however
+    many kernels it is; a copy to the host counts as what it is, not here. Without gradients some operations come whole
+    (`linear`), else as what autograd makes of them. Nothing is compiled: a compiled model launches less.
+    """
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    before, after = (
+        [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.device.type == "cuda"]
+        for tree in (given, out)
+    )
+    if func._schema.is_mutable:  # one on a list of tensors returns nothing
+        return bool(after if isinstance(out, torch.Tensor) else before)
+    if func._overloadpacket.__name__.startswith(("empty", "new_empty")):
+        return False
+    old = {tensor.untyped_storage()._cdata for tensor in before}
+    return any(tensor.untyped_storage()._cdata not in old for tensor in after)
 
 
 def _moved(module: Any, device: Any) -> Any:

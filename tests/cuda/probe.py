@@ -1,6 +1,7 @@
-"""What the real code does on a pretended GPU, measured in a process of its own: `python probe.py SHIM CHECK...`.
+"""What the real code does on a pretended GPU, measured in a process of its own: `python tests/cuda/probe.py CHECK...`.
 
-Prints one JSON object, the result of each check by name. A check that fails gives {"error": first line}.
+Prints one JSON object, the result of each check by name. A check that fails gives {"error": first line}. A check is a
+function here and its arguments, "step h100x8_10min 0 7"; behind "fault KIND" it runs with that fault of `faults.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import faults  # noqa: E402
 import pretend  # noqa: E402
 
 VOCAB = 1024
@@ -222,12 +225,12 @@ def text(targets: int) -> Any:
 
 
 def score(preset: str, mode: str, targets: int, *overrides: str) -> dict[str, Any]:
-    """A mode of evaluation as its stage runs it; waits for each million targets."""
+    """A mode of evaluation as its stage runs it; waits and launches for each million targets."""
     from golf.scoring import modes
 
     config = modes.load_modes(parameters_file(preset, *overrides), (mode,))[mode]
     with pretend.gpu() as waits, stand_in_kernel():
-        model = build(parameters(preset)).to("cuda:0")
+        model = build(parameters(preset, *overrides)).to("cuda:0")
         with waits.counted(answered=True) as counts:
             modes.run_mode(mode, model, text(targets), config)
         return per_million(counts, targets)
@@ -240,20 +243,18 @@ def per_million(counts: Any, targets: int) -> dict[str, Any]:
 
 def parameters_file(preset: str, *overrides: str) -> Path:
     """The composed parameters as a file."""
-    import tempfile
-
     path = Path(tempfile.mkdtemp()) / "params.json"
     path.write_text(json.dumps(parameters(preset, *overrides)), encoding="utf-8")
     return path
 
 
-def heldout(preset: str, targets: int) -> dict[str, Any]:
+def heldout(preset: str, targets: int, *overrides: str) -> dict[str, Any]:
     """The loss on held-out text that `average` compares weights by."""
     import numpy as np
 
     from golf.training.average import heldout_loss
 
-    values = parameters(preset)
+    values = parameters(preset, *overrides)
     with pretend.gpu() as waits, stand_in_kernel():
         model = build(values).to("cuda:0")
         with waits.counted(answered=True) as counts:
@@ -261,12 +262,12 @@ def heldout(preset: str, targets: int) -> dict[str, Any]:
         return per_million(counts, targets)
 
 
-def moments(preset: str, source: str, windows: int) -> dict[str, Any]:
-    """The second moments of `calibrate`, on training text or on samples; waits for each million tokens."""
+def moments(preset: str, source: str, windows: int, *overrides: str) -> dict[str, Any]:
+    """The second moments of `calibrate`, on training text or on samples; waits and launches for each million tokens."""
     from golf.base.params import from_dict
     from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 
-    values = parameters(preset, f"calibrate.source={source}", "calibrate.window=32")
+    values = parameters(preset, f"calibrate.source={source}", "calibrate.window=32", *overrides)
     with pretend.gpu() as waits, stand_in_kernel():
         config = from_dict(CalibrateConfig, values["calibrate"] | {"tokens": 32 * windows})
         model = build(values).to("cuda:0")
@@ -278,98 +279,45 @@ def moments(preset: str, source: str, windows: int) -> dict[str, Any]:
         return per_million(counts, 32 * windows)
 
 
-def damages(preset: str, windows: int) -> dict[str, Any]:
-    """The gradients by which `calibrate` measures what an error in each row costs; waits for each million tokens."""
+def damages(preset: str, windows: int, *overrides: str) -> dict[str, Any]:
+    """The gradients by which `calibrate` weighs errors in a row; waits and launches for each million tokens."""
     import numpy as np
 
     from golf.quantize.sensitivity import row_sensitivities
 
     with pretend.gpu() as waits, stand_in_kernel():
-        model = build(parameters(preset)).to("cuda:0")
+        model = build(parameters(preset, *overrides)).to("cuda:0")
         with waits.counted(answered=True) as counts:
             row_sensitivities(model, np.zeros((windows, 256), np.int64))
         return per_million(counts, 256 * windows)
 
 
-@contextlib.contextmanager
-def planted(fault: str) -> Iterator[None]:
-    """A fault that a GPU would find, put into the running code."""
-    import torch
-
-    from golf.models import block, record
-    from golf.scoring import network
-    from golf.training import muon
-
-    clip, tables, zeros, norm = torch.nn.utils.clip_grad_norm_, block.rope_tables, torch.zeros_like, block.rms_norm
-
-    def read(parameters: Any, limit: float) -> Any:
-        norm = clip(parameters, limit)
-        assert float(norm) < 1e9
-        return norm
-
-    def on_host(positions: Any, *args: Any) -> Any:
-        return tables(positions.cpu(), *args)
-
-    def padded_on_host(like: Any, dtype: Any = None, **more: Any) -> Any:
-        return zeros(like, dtype=dtype, **more).cpu() if dtype is torch.bfloat16 else zeros(like, dtype=dtype, **more)
-
-    def kept_twice(x: Any, eps: float) -> Any:
-        return norm(x.float(), eps).to(x.dtype) * x.new_ones(x.shape)  # the ones are kept for backward
-
-    def row_by_row(rows: Any) -> Any:
-        import numpy as np
-
-        return np.array([float(logits.logsumexp(0)) for logits in rows.logits])
-
-    patches = {
-        "read": mock.patch.object(torch.nn.utils, "clip_grad_norm_", read),
-        "host": mock.patch.object(block, "rope_tables", on_host),
-        "padding": mock.patch.object(muon.torch, "zeros_like", padded_on_host),
-        "kept": mock.patch.object(block, "rms_norm", kept_twice),
-        "rows": mock.patch.object(network, "target_nats", row_by_row),
-        "segments": mock.patch.object(record.Record, "knowing", lambda model, ids: contextlib.nullcontext()),
-    }
-    with patches[fault]:
-        yield
-
-
-SMALL = ("model.width=64", "model.heads=2", "model.kv_heads=1", "train.micro_batch_tokens=2048",
-         "train.tokens_per_step=16384")  # fmt: skip
-
-
-def fault(kind: str, rank: str) -> dict[str, Any]:
-    """A step of a small model (of `rows`: a score) with a planted fault, or with `none`."""
-    with contextlib.nullcontext() if kind == "none" else planted(kind):
-        if kind == "rows":
-            return score("h100x8_10min", "roundtrip", 64, "evaluate.roundtrip.window=64")
-        if kind == "segments":
-            longer = ("train.sequence_length=4096", "train.micro_batch_tokens=4096", "train.tokens_per_step=32768")
-            return step("record_h100x8_10min", 0.0, int(rank), *SMALL, *longer)
-        return step("h100x8_10min", 0.0, int(rank), *SMALL)
-
-
 def run(name: str) -> dict[str, Any]:
-    """A check by its name: the name of a function here and its arguments, separated by spaces."""
+    """A check by its name."""
     kind, *arguments = name.split()
+    planted: Callable[[], Any] = contextlib.nullcontext
+    if kind == "fault":
+        planted, (kind, *arguments) = faults.FAULTS[arguments[0]], arguments[1:]
     functions: dict[str, Callable[..., dict[str, Any]]] = {
         "step": lambda preset, at, rank, *more: step(preset, float(at), int(rank), *more),
         "graphs": graphs,
         "refused": refused,
         "saved": saved,
-        "fault": fault,
         "score": lambda preset, mode, targets, *more: score(preset, mode, int(targets), *more),
-        "heldout": lambda preset, targets: heldout(preset, int(targets)),
-        "damages": lambda preset, windows: damages(preset, int(windows)),
-        "moments": lambda preset, source, windows: moments(preset, source, int(windows)),
+        "heldout": lambda preset, targets, *more: heldout(preset, int(targets), *more),
+        "damages": lambda preset, windows, *more: damages(preset, int(windows), *more),
+        "moments": lambda preset, source, windows, *more: moments(preset, source, int(windows), *more),
     }
     began = time.process_time()
     try:
-        return functions[kind](*arguments) | {"seconds": round(time.process_time() - began, 1)}
+        with planted():
+            found = functions[kind](*arguments)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"}
+    return found | {"seconds": round(time.process_time() - began, 1)}
 
 
 if __name__ == "__main__":
-    pretend.load_shim(Path(sys.argv[1]))
+    pretend.load_shim(pretend.build_shim(Path(tempfile.mkdtemp())))
     warnings.simplefilter("ignore")
-    print(json.dumps({name: run(name) for name in sys.argv[2:]}, indent=1))
+    print(json.dumps({name: run(name) for name in sys.argv[1:]}, indent=1))

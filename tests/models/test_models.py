@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -149,6 +150,15 @@ def test_loss_is_the_mean_of_the_scored_logits(data: dict[str, Any]) -> None:
     expected = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     torch.testing.assert_close(model.loss(ids[:, :-1], ids[:, 1:]), expected)
     torch.testing.assert_close(model(ids[:, :-1], ids[:, 1:]), expected)
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(1024, 65_536), (8192, 8192), (131_072, 2048)])
+def test_a_gpu_turns_268_mb_of_logits_at_a_time_and_never_fewer_rows_than_a_cpu(vocabulary: int, rows: int) -> None:
+    model = mock.Mock(vocab_size=vocabulary, loss_rows=2048)
+    head = model.layer_function.return_value
+    for on_gpu, expected in ((True, rows), (False, 2048)):
+        LanguageModel.loss(model, mock.Mock(is_cuda=on_gpu), mock.Mock())
+        assert head.call_args.args[-1] == expected
 
 
 def test_wrong_depth_is_refused() -> None:
