@@ -133,7 +133,8 @@ def chosen(*tables: Mapping[str, Any], long: Mapping[str, Any] | None = None) ->
     they are asked for."""
     names = [name for table in (*tables, (long or {}) if LONG else {}) for name in table]
     quick = {name for name in names if _TINY in name} | QUICK
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in dict.fromkeys(names)]
+    slow = pytest.mark.slow
+    return [pytest.param(name, id=name, marks=() if name in quick else slow) for name in dict.fromkeys(names)]
 
 
 @pytest.fixture(scope="session")
@@ -141,8 +142,9 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The results of the checks whose tests are to run, by name; of several workers the first measures them."""
     if pretend.compiler() is None:
         pytest.skip("no C++ compiler (c++, g++): the shim that pretends a GPU cannot be built")
-    tests = [item for item in request.session.items if "found" in getattr(item, "fixturenames", ())]
-    names = list(dict.fromkeys(item.callspec.params["name"] for item in tests if isinstance(item, pytest.Function)))
+    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    here = [item for item in functions if item.path == Path(__file__) and "found" in item.fixturenames]
+    names = list(dict.fromkeys(item.callspec.params["name"] for item in here))
     folder = tmp_path_factory.getbasetemp()
     results = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "pretended_gpu.json"
     with results.open("a+", encoding="utf-8") as file:
