@@ -39,12 +39,12 @@ def row_sensitivities(model: LanguageModel, windows: NDArray[np.int64]) -> dict[
     unlikely come in other text, and an error that doubles a small p costs more than its square says. Each row
     of another lookup table is taken to be looked up a quarter of a time more, at the cost of the average.
     """
-    names = {id(parameter): name for name, parameter in model.unique_parameters().items()}
+    parameters = model.unique_parameters()
+    names = {id(parameter): name for name, parameter in parameters.items()}
     table = getattr(model, "head_table", model.token_embedding)
     linear = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear)}
     weights = {names[key]: weight for key, weight in linear.items() if key in names and weight is not table}
-    lookups = {name: p for name, p in model.unique_parameters().items() if model.role(name) == "embedding"}
-    lookups = {name: weight for name, weight in lookups.items() if weight is not table and name not in weights}
+    lookups = {n: p for n, p in parameters.items() if p is not table and model.role(n) == "embedding"}
     weights |= lookups
     sums = {name: weight.new_zeros(len(weight), dtype=torch.float64) for name, weight in weights.items()}
     at_head = table.new_zeros(len(table), dtype=torch.float64)

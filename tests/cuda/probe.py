@@ -229,15 +229,17 @@ def score(preset: str, mode: str, targets: int, *overrides: str) -> dict[str, An
     from golf.scoring import modes
 
     config = modes.load_modes(parameters_file(preset, *overrides), (mode,))[mode]
+    return per_million(
+        parameters(preset, *overrides), targets, lambda model: modes.run_mode(mode, model, text(targets), config)
+    )
+
+
+def per_million(values: dict[str, Any], targets: int, work: Callable[[Any], Any]) -> dict[str, Any]:
+    """What ``work`` counts with the model of these parameters on the GPU, for each million of targets, rounded up."""
     with pretend.gpu() as waits, stand_in_kernel():
-        model = build(parameters(preset, *overrides)).to("cuda:0")
+        model = build(values).to("cuda:0")
         with waits.counted(answered=True) as counts:
-            modes.run_mode(mode, model, text(targets), config)
-        return per_million(counts, targets)
-
-
-def per_million(counts: Any, targets: int) -> dict[str, Any]:
-    """Counts for each million of targets, rounded up."""
+            work(model)
     return {kind: -(-count * 1_000_000 // targets) for kind, count in counts.items()}
 
 
@@ -254,12 +256,9 @@ def heldout(preset: str, targets: int, *overrides: str) -> dict[str, Any]:
 
     from golf.training.average import heldout_loss
 
-    values = parameters(preset, *overrides)
-    with pretend.gpu() as waits, stand_in_kernel():
-        model = build(values).to("cuda:0")
-        with waits.counted(answered=True) as counts:
-            heldout_loss(model, np.zeros(targets + 1, np.uint16), length=values["train"]["sequence_length"])
-        return per_million(counts, targets)
+    values, tokens = parameters(preset, *overrides), np.zeros(targets + 1, np.uint16)
+    length = values["train"]["sequence_length"]
+    return per_million(values, targets, lambda model: heldout_loss(model, tokens, length=length))
 
 
 def moments(preset: str, source: str, windows: int, *overrides: str) -> dict[str, Any]:
@@ -268,15 +267,15 @@ def moments(preset: str, source: str, windows: int, *overrides: str) -> dict[str
     from golf.quantize.calibrate import CalibrateConfig, calibrate, calibration_windows, sampled_windows
 
     values = parameters(preset, f"calibrate.source={source}", "calibrate.window=32", *overrides)
-    with pretend.gpu() as waits, stand_in_kernel():
-        config = from_dict(CalibrateConfig, values["calibrate"] | {"tokens": 32 * windows})
-        model = build(values).to("cuda:0")
-        with waits.counted(answered=True) as counts:
-            if source == "samples":
-                sampled_windows(model, config, bos_id=1)
-            else:
-                calibrate(model, calibration_windows(Zeros(), config), config)
-        return per_million(counts, 32 * windows)
+    config = from_dict(CalibrateConfig, values["calibrate"] | {"tokens": 32 * windows})
+
+    def work(model: Any) -> None:
+        if source == "samples":
+            sampled_windows(model, config, bos_id=1)
+        else:
+            calibrate(model, calibration_windows(Zeros(), config), config)
+
+    return per_million(values, 32 * windows, work)
 
 
 def damages(preset: str, windows: int, *overrides: str) -> dict[str, Any]:
@@ -285,11 +284,8 @@ def damages(preset: str, windows: int, *overrides: str) -> dict[str, Any]:
 
     from golf.quantize.sensitivity import row_sensitivities
 
-    with pretend.gpu() as waits, stand_in_kernel():
-        model = build(parameters(preset, *overrides)).to("cuda:0")
-        with waits.counted(answered=True) as counts:
-            row_sensitivities(model, np.zeros((windows, 256), np.int64))
-        return per_million(counts, 256 * windows)
+    ids = np.zeros((windows, 256), np.int64)
+    return per_million(parameters(preset, *overrides), ids.size, lambda model: row_sensitivities(model, ids))
 
 
 def run(name: str) -> dict[str, Any]:

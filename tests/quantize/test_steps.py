@@ -13,13 +13,8 @@ from hypothesis import strategies as st
 from golf.quantize.rounding import entropy_bits
 from golf.quantize.steps import StepError, column_codes, row_codes, row_steps_by_spread, step_codes
 from golf.quantize.tensors import column_steps, row_steps
-from tiny import quantize_config, recurrent
 
 IMPORTANCE = np.exp2(np.random.default_rng(0).normal(0, 1.5, 300))
-VOCAB = 60
-MODEL = recurrent(blocks=1)
-COUNTS = (100_000 / np.arange(1, VOCAB + 1)).astype(np.int64)
-CONFIG = quantize_config("gptq")
 
 
 def test_decoded_steps_are_the_nearest_float32_of_the_power() -> None:
